@@ -1,0 +1,264 @@
+"""Neuron dynamics as pure functions of tensors: charge, fire, reset.
+
+One step of a spiking neuron is `h = charge(v, x)`, `s = fire(h)`, `v = reset(h, s)`: the
+membrane potential `v` takes the input `x` in, the charged potential `h` is compared with the
+threshold, the spike `s` resets it. Nothing here holds configuration or state; the cells in
+`keras_snn.layers` do. All tensors of one call have the same shape, `(batch, ...)`, or broadcast
+to it; the order of operations is SpikingJelly's, so that float32 results are equal bit for bit.
+"""
+
+from keras import ops
+
+__all__ = [
+    "CONNECTIONS",
+    "RESETS",
+    "adaptive_threshold",
+    "connect",
+    "decay_charge",
+    "exponential_charge",
+    "fire",
+    "if_charge",
+    "lif_charge",
+    "lif_step",
+    "quadratic_charge",
+    "reset_membrane",
+]
+
+RESETS = ("hard", "soft", "none")
+
+
+def if_charge(v, x):
+    """Integrate: `h = v + x`.
+
+    Args:
+        v: Membrane potential.
+        x: Input current of this step.
+
+    Returns:
+        The charged membrane potential.
+    """
+    return v + x
+
+
+def lif_charge(v, x, tau=None, rate=None, v_rest=0.0, decay_input=True):
+    """Leaky integrate: `h = v + (x - (v - v_rest)) / tau`, or `h = v - (v - v_rest) / tau + x`.
+
+    Args:
+        v: Membrane potential.
+        x: Input current of this step.
+        tau: Membrane time constant in steps; divides.
+        rate: Alternatively `1 / tau`, as a factor (the parametric LIF's `sigmoid(w)`).
+        v_rest: Potential that the leak pulls to.
+        decay_input: Whether the input is divided by `tau` too (the first form).
+
+    Returns:
+        The charged membrane potential.
+
+    Source: SpikingJelly `LIFNode`, `ParametricLIFNode`.
+    """
+
+    def leak(z):
+        return z / tau if rate is None else z * rate
+
+    if decay_input:
+        return v + leak(x - (v - v_rest))
+    return v - leak(v - v_rest) + x
+
+
+def decay_charge(v, x, decay):
+    """Integrate with a decay factor: `h = decay * v + x`.
+
+    Args:
+        v: Membrane potential.
+        x: Input current of this step.
+        decay: Share of the potential that is left after a step, 0 to 1.
+
+    Returns:
+        The charged membrane potential.
+
+    Source: STBP-tdBN (Zheng et al., 2021); snnTorch `Leaky`, where it is called `beta`.
+    """
+    return decay * v + x
+
+
+def quadratic_charge(v, x, tau, v_rest, v_critical, a0):
+    """Quadratic integrate: `h = v + (x + a0 (v - v_rest) (v - v_critical)) / tau`.
+
+    Args:
+        v: Membrane potential.
+        x: Input current of this step.
+        tau: Membrane time constant in steps.
+        v_rest: Resting potential.
+        v_critical: Potential above which the neuron excites itself.
+        a0: Strength of the quadratic term.
+
+    Returns:
+        The charged membrane potential.
+
+    Source: SpikingJelly `QIFNode`.
+    """
+    return v + (x + a0 * (v - v_rest) * (v - v_critical)) / tau
+
+
+def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
+    """Exponential integrate: `h = v + (x + v_rest - v + delta_t exp((v - theta_rh) / delta_t)) / tau`.
+
+    Args:
+        v: Membrane potential.
+        x: Input current of this step.
+        tau: Membrane time constant in steps.
+        v_rest: Resting potential.
+        theta_rh: Rheobase threshold, where the exponential takes over.
+        delta_t: Sharpness of that onset.
+
+    Returns:
+        The charged membrane potential.
+
+    Source: SpikingJelly `EIFNode`.
+    """
+    return v + (x + v_rest - v + delta_t * ops.exp((v - theta_rh) / delta_t)) / tau
+
+
+def fire(h, threshold, surrogate, strict=False):
+    """Spikes of a charged membrane: 1 where `h >= threshold` (`h > threshold` if `strict`).
+
+    Args:
+        h: Charged membrane potential.
+        threshold: Firing threshold, a number or a tensor.
+        surrogate: A `keras_snn.surrogates.Surrogate`.
+        strict: Whether a potential of exactly the threshold stays silent.
+
+    Returns:
+        Zeros and ones.
+    """
+    return surrogate(h - threshold, strict)
+
+
+def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True):
+    """The membrane potential after firing.
+
+    Args:
+        h: Charged membrane potential.
+        spikes: What `fire` returned.
+        threshold: Firing threshold.
+        reset: `"hard"` sets to `v_reset`, `(1 - s) h + s v_reset`; `"soft"` subtracts,
+            `h - s threshold`; `"none"` leaves `h`.
+        v_reset: Potential after a hard reset.
+        detach: Whether no gradient flows through the spikes of the reset.
+
+    Returns:
+        The membrane potential for the next step.
+
+    Raises:
+        ValueError: If `reset` is unknown.
+    """
+    if detach:
+        spikes = ops.stop_gradient(spikes)
+    if reset == "hard":
+        return (1.0 - spikes) * h + spikes * v_reset
+    if reset == "soft":
+        return h - spikes * threshold
+    if reset == "none":
+        return h
+    raise ValueError(
+        f"Received an invalid value for argument `reset`, expected one of {RESETS}, got {reset!r}."
+    )
+
+
+def lif_step(
+    v,
+    x,
+    surrogate,
+    tau=2.0,
+    threshold=1.0,
+    reset="hard",
+    v_reset=0.0,
+    decay_input=True,
+    detach_reset=True,
+    strict=False,
+):
+    """One step of the leaky integrate-and-fire neuron.
+
+    Args:
+        v: Membrane potential before the step, `(batch, ...)`.
+        x: Input current, `(batch, ...)`.
+        surrogate: A `keras_snn.surrogates.Surrogate`.
+        tau: Membrane time constant in steps.
+        threshold: Firing threshold.
+        reset: `"hard"`, `"soft"` or `"none"`.
+        v_reset: Resting potential, which is also the potential after a hard reset.
+        decay_input: Whether the input is divided by `tau`.
+        detach_reset: Whether no gradient flows through the reset.
+        strict: Whether a potential of exactly the threshold stays silent.
+
+    Returns:
+        `(spikes, v)`.
+
+    Example:
+
+    >>> from keras_snn import surrogates
+    >>> v, x = keras.ops.zeros((1,)), keras.ops.ones((1,))
+    >>> spikes, v = lif_step(v, x, surrogates.ATan())
+    >>> print(float(spikes[0]), float(v[0]))
+    0.0 0.5
+    """
+    h = lif_charge(v, x, tau=tau, v_rest=v_reset, decay_input=decay_input)
+    spikes = fire(h, threshold, surrogate, strict)
+    return spikes, reset_membrane(h, spikes, threshold, reset, v_reset, detach_reset)
+
+
+def adaptive_threshold(a, spikes, tau, strength):
+    """Adaptation of a threshold: `a + (strength * s - a) / tau`.
+
+    Args:
+        a: What is added to the threshold so far.
+        spikes: Spikes of this step.
+        tau: Time constant of the adaptation in steps.
+        strength: Value that `a` tends to while the neuron fires at every step.
+
+    Returns:
+        The adaptation for the next step.
+
+    Source: Bellec et al. (2018), with `rho = 1 - 1 / tau`.
+    """
+    return a + (strength * spikes - a) / tau
+
+
+CONNECTIONS = {
+    "add": lambda a, s: a + s,
+    "and": lambda a, s: a * s,
+    "iand": lambda a, s: (1.0 - a) * s,
+    "or": lambda a, s: a + s - a * s,
+    "xor": lambda a, s: a * (1.0 - s) + s * (1.0 - a),
+}
+
+
+def connect(branch, shortcut, mode="add"):
+    """Joins the spikes of a residual branch and of its shortcut.
+
+    Args:
+        branch: Spikes of the branch, `A`.
+        shortcut: Spikes of the shortcut, `S`, of the same shape.
+        mode: `"add"` (`A + S`), `"and"` (`A S`), `"iand"` (`(1 - A) S`), `"or"` (`A + S - A S`)
+            or `"xor"` (`A (1 - S) + S (1 - A)`).
+
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        ValueError: If `mode` is unknown.
+
+    Source: SEW-ResNet (Fang et al., 2021).
+
+    Example:
+
+    >>> a, s = keras.ops.array([0.0, 1.0, 0.0, 1.0]), keras.ops.array([0.0, 0.0, 1.0, 1.0])
+    >>> print(keras.ops.convert_to_numpy(connect(a, s, "iand")))
+    [0. 0. 1. 0.]
+    """
+    if mode not in CONNECTIONS:
+        raise ValueError(
+            "Received an invalid value for argument `mode`, expected one of "
+            f"{tuple(CONNECTIONS)}, got {mode!r}."
+        )
+    return CONNECTIONS[mode](branch, shortcut)

@@ -1,0 +1,2 @@
+from keras_snn.layers.base import *
+from keras_snn.layers.neurons import *

@@ -1,0 +1,638 @@
+"""What all neurons share: the cell (one step) and the layer (a sequence).
+
+`NeuronCell` holds a neuron's configuration and weights and applies one step; `SpikingCell` adds
+threshold, surrogate and reset. `SpikingRNN` runs any cell over the time axis, with the contract
+of `keras.layers.RNN`; `Neuron` is a `SpikingRNN` that takes its cell's arguments, as
+`keras.layers.GRU` takes those of `GRUCell`.
+
+A new neuron is a `SpikingCell` with a `charge` method (or a whole `step`) and a `Neuron` that
+names it. Read `neurons.py` next.
+"""
+
+import inspect
+import textwrap
+
+import keras
+from keras import KerasTensor, ops, tree
+
+from keras_snn import dynamics, surrogates
+
+__all__ = ["Neuron", "NeuronCell", "SpikingCell", "SpikingRNN"]
+
+# Above so many steps a loop that is compiled is rolled: compile time grows with unrolled length.
+UNROLL_LIMIT = {"tensorflow": 64, "jax": 16}
+
+_TITLES = ("Args:", "Call arguments:", "Example:", "Raises:", "Returns:", "Source:")
+
+SHARING = ("scalar", "channel", "neuron")
+
+
+def check_number(name, value, minimum=None, above=None, maximum=None):
+    """`value`, if it is a number within bounds; a `ValueError` that names it otherwise."""
+    wanted = "a number"
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    for bound, word, holds in (
+        (minimum, "of at least", lambda: value >= minimum),
+        (above, "above", lambda: value > above),
+        (maximum, "of at most", lambda: value <= maximum),
+    ):
+        if bound is not None:
+            wanted += f" {word} {bound}"
+            good = good and holds()
+    if not good:
+        raise ValueError(
+            f"Received an invalid value for argument `{name}`, expected {wanted}, got {value!r}."
+        )
+    return value
+
+
+def check_integer(name, value, minimum=1):
+    """`value`, if it is an integer of at least `minimum`; a `ValueError` otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(
+            f"Received an invalid value for argument `{name}`, expected an integer of at least "
+            f"{minimum}, got {value!r}."
+        )
+    return value
+
+
+def check_choice(name, value, choices):
+    """`value`, if it is one of `choices`; a `ValueError` otherwise."""
+    if value not in choices:
+        raise ValueError(
+            f"Received an invalid value for argument `{name}`, expected one of {tuple(choices)}, "
+            f"got {value!r}."
+        )
+    return value
+
+
+def positive(weight):
+    """Constraint of learnable thresholds: keeps them above 0."""
+    return ops.maximum(weight, keras.config.epsilon())
+
+
+def _arguments(cls, base):
+    """Own and inherited keyword arguments of `cls` up to and with `base`, own ones first."""
+    found = {}
+    for parent in cls.__mro__:
+        init = parent.__dict__.get("__init__")
+        for parameter in list(inspect.signature(init).parameters.values())[1:] if init else []:
+            if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+                found.setdefault(parameter.name, parameter)
+        if parent is base:
+            return found
+    return found
+
+
+def _sections(doc):
+    """A docstring in three: the text before its `Args:`, the arguments, the text after."""
+    lines = inspect.cleandoc(doc or "").split("\n")
+    titles = [i for i, line in enumerate(lines) if line in _TITLES] + [len(lines)]
+    head, arguments, tail = lines[: titles[0]], [], lines[titles[0] :]
+    if tail and tail[0] == "Args:":
+        arguments, tail = lines[titles[0] + 1 : titles[1]], lines[titles[1] :]
+    arguments = textwrap.dedent("\n".join(arguments)).strip().split("\n**kwargs")[0]
+    return "\n".join(head).strip(), arguments, "\n".join(tail)
+
+
+def _argument_docs(cls, base):
+    """The documentation of own and inherited arguments of `cls` up to and with `base`."""
+    classes = cls.__mro__[: cls.__mro__.index(base) + 1]
+    texts = [_sections(c.__dict__.get("_own_doc", c.__doc__))[1] for c in classes]
+    return "\n".join(text for text in texts if text and not text.startswith("**"))
+
+
+def _describe(cls, arguments, documentation, tail=""):
+    """Registers a class with Keras and gives it a full signature and docstring."""
+    keras.saving.register_keras_serializable(package="keras_snn")(cls)
+    kwargs = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+    cls.__signature__ = inspect.Signature([*arguments.values(), kwargs])
+    cls._own_doc = cls.__doc__
+    if cls.__doc__:
+        head, _, own_tail = _sections(cls.__doc__)
+        documentation += "\n**kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...)."
+        parts = (head, "Args:\n" + textwrap.indent(documentation, "    "), tail, own_tail)
+        cls.__doc__ = "\n\n".join(part.strip("\n") for part in parts if part)
+
+
+class NeuronCell(keras.layers.Layer):
+    """One step of a neuron without a threshold; the base class of all cells.
+
+    A subclass defines `charge`, or `step` if it has other states than the membrane potential. Its
+    arguments are found in its constructor's signature, its parents' included; each is stored
+    under its own name, and `get_config` reads them back.
+
+    Args:
+        v_reset: Resting potential: where the state starts, where the leak pulls to, and where a
+            hard reset returns to. A number.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, `trainable`, ...).
+    """
+
+    # One initial value for each state; `None` stands for `v_reset`.
+    initial_values = (None,)
+
+    def __init__(self, v_reset=0.0, **kwargs):
+        # States and weights keep the policy's variable dtype (float32 under mixed precision);
+        # Keras's autocast would round them to the compute dtype.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.v_reset = check_number("v_reset", v_reset)
+        self._step_shape = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _describe(cls, _arguments(cls, NeuronCell), _argument_docs(cls, NeuronCell))
+
+    def charge(self, v, x):
+        """The membrane potential `v` with the input `x` taken in, both `(batch, ...)`."""
+        raise TypeError(f"{type(self).__name__} must define `charge(v, x)` or `step(x, states)`.")
+
+    def step(self, x, states):
+        """One step, in the state's dtype.
+
+        Args:
+            x: Input, `(batch, ...)`.
+            states: List of state tensors.
+
+        Returns:
+            `(output, states)`.
+        """
+        v = self.charge(states[0], x)
+        return v, [v]
+
+    def initial_states(self, x):
+        """The states before the first step, for an input like `x`, `(batch, ...)`."""
+        values = [self.v_reset if value is None else value for value in self.initial_values]
+        return [ops.zeros_like(x) + value for value in values]
+
+    def get_initial_state(self, batch_size=None):
+        """The states before the first step.
+
+        Args:
+            batch_size: Number of examples.
+
+        Returns:
+            A list of tensors `(batch_size, ...)`.
+        """
+        if self._step_shape is None or None in self._step_shape[1:]:
+            raise ValueError(
+                f"{self.name} must be built with a known shape to tell its initial state, "
+                f"got the input shape {self._step_shape}."
+            )
+        return self.initial_states(
+            ops.zeros((batch_size, *self._step_shape[1:]), dtype=self.variable_dtype)
+        )
+
+    @property
+    def state_size(self):
+        count = len(self.initial_values)
+        if self._step_shape is None:
+            return [1] * count
+        shape = self._step_shape[1:]
+        return [shape[0] if len(shape) == 1 else tuple(shape)] * count
+
+    @property
+    def output_size(self):
+        return self.state_size[0] if self._step_shape is not None else None
+
+    def build(self, input_shape):
+        self._step_shape = tuple(input_shape)
+        self.built = True
+
+    def call(self, inputs, states, training=False):
+        states = list(states) if tree.is_nested(states) else [states]
+        given = [state.dtype for state in states]
+        states = [ops.cast(state, self.variable_dtype) for state in states]
+        output, states = self.step(ops.cast(inputs, self.variable_dtype), states)
+        states = [ops.cast(state, dtype) for state, dtype in zip(states, given)]
+        return ops.cast(output, self.compute_dtype), states
+
+    def compute_output_shape(self, input_shape, states_shape=None):
+        return tuple(input_shape), [tuple(input_shape)] * len(self.initial_values)
+
+    def add_parameter(self, name, value, parameter_shape, **kwargs):
+        """A weight shared as `parameter_shape` says, filled with `value`."""
+        step_shape = self._step_shape[1:]
+        if parameter_shape == "scalar":
+            shape = ()
+        elif parameter_shape == "neuron":
+            shape = step_shape
+        else:
+            first = keras.config.image_data_format() == "channels_first" and len(step_shape) > 1
+            shape = (step_shape[0], *[1] * (len(step_shape) - 1)) if first else step_shape[-1:]
+        if None in shape:
+            raise ValueError(
+                f"`parameter_shape={parameter_shape!r}` needs a known input shape, got "
+                f"{self._step_shape}."
+            )
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=keras.initializers.Constant(value),
+            autocast=False,
+            **kwargs,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        return config | {name: getattr(self, name) for name in _arguments(type(self), NeuronCell)}
+
+
+class SpikingCell(NeuronCell):
+    """One step of a neuron that fires; the base class of all spiking cells.
+
+    Args:
+        threshold: Firing threshold, a number above 0.
+        reset: What a spike does to the membrane potential: `"hard"` sets it to `v_reset`,
+            `"soft"` subtracts the threshold, `"none"` leaves it.
+        detach_reset: Whether no gradient flows through the reset.
+        surrogate: Surrogate gradient: a name, a config or an object, see `keras_snn.surrogates`.
+        strict: Whether a potential of exactly the threshold stays silent (`v > threshold`);
+            by default it fires (`v >= threshold`).
+        trainable_threshold: Whether the threshold is a weight.
+        parameter_shape: How trainable parameters are shared: `"scalar"` (one for the layer),
+            `"channel"` or `"neuron"`.
+        **kwargs: Those of `NeuronCell` and `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        threshold=1.0,
+        reset="hard",
+        detach_reset=True,
+        surrogate="atan",
+        strict=False,
+        trainable_threshold=False,
+        parameter_shape="scalar",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.threshold = check_number("threshold", threshold, above=0)
+        self.reset = check_choice("reset", reset, dynamics.RESETS)
+        self.detach_reset = bool(detach_reset)
+        self.surrogate = surrogates.get(surrogate)
+        self.strict = bool(strict)
+        self.trainable_threshold = bool(trainable_threshold)
+        self.parameter_shape = check_choice("parameter_shape", parameter_shape, SHARING)
+        self.threshold_weight = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.trainable_threshold:
+            self.threshold_weight = self.add_parameter(
+                "threshold", self.threshold, self.parameter_shape, constraint=positive
+            )
+
+    @property
+    def current_threshold(self):
+        """The threshold in force: the number, or the weight if it is trainable."""
+        return self.threshold if self.threshold_weight is None else self.threshold_weight
+
+    def fire(self, h, threshold=None):
+        """Spikes of the charged membrane potential `h`, in its dtype."""
+        threshold = self.current_threshold if threshold is None else threshold
+        return dynamics.fire(h, threshold, self.surrogate, self.strict)
+
+    def reset_membrane(self, h, spikes, threshold=None):
+        """The membrane potential that `spikes` leave of the charged one, `h`."""
+        threshold = self.current_threshold if threshold is None else threshold
+        return dynamics.reset_membrane(
+            h, spikes, threshold, self.reset, self.v_reset, self.detach_reset
+        )
+
+    def step(self, x, states):
+        h = self.charge(states[0], x)
+        spikes = self.fire(h)
+        return spikes, [self.reset_membrane(h, spikes)]
+
+    def get_config(self):
+        return super().get_config() | {"surrogate": surrogates.serialize(self.surrogate)}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class SpikingRNN(keras.layers.RNN):
+    """Runs a cell over the time axis; `keras.layers.RNN` for neurons.
+
+    What differs from `keras.layers.RNN`: inputs and states of any rank; `return_sequences` is true
+    by default; states keep the policy's variable dtype (float32 under mixed precision) while the
+    output has the compute dtype; states of `stateful=True` are exact on every backend, through
+    `fit`, `predict` and calls, are no weights (files do not depend on the batch size), and
+    `reset_state()` restores the cell's initial state; a masked step emits no spikes.
+
+    Args:
+        cell: A cell of this package, a Keras RNN cell, or a list of cells to stack.
+        return_sequences: Whether to return the output of every step or of the last one.
+            True by default, unlike in Keras.
+        return_state: Whether to return the states after the last step too.
+        go_backwards: Whether to process the sequence from its end (and return it reversed).
+        stateful: Whether the states of a batch are where the next batch starts from. Needs a
+            known batch size.
+        unroll: Whether to unroll the loop whatever its length. By default short loops are
+            unrolled. Needs a known number of steps.
+        zero_output_for_mask: Whether a masked step gives zeros; else it repeats the output before.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, `trainable`, ...).
+
+    Call arguments:
+        sequences: `(batch, time, ...)`.
+        initial_state: Optional list of states, each `(batch, ...)`.
+        mask: Optional `(batch, time)`, true for steps to use. A masked step leaves the states
+            alone.
+        training: Whether in training mode.
+
+    Returns:
+        `(batch, time, ...)`, or `(batch, ...)` if not `return_sequences` (the output of the last
+        unmasked step); with `return_state` a tuple of that and the states.
+
+    Raises:
+        ValueError: If the rank is below 3, the batch size changes while stateful, or the number of
+            steps is unknown where it must be known.
+
+    Example:
+
+    >>> from keras_snn.layers import LIFCell, SpikingRNN
+    >>> layer = SpikingRNN([LIFCell(tau=2.0), LIFCell(tau=4.0)])
+    >>> layer(keras.ops.ones((2, 5, 3))).shape == (2, 5, 3)
+    True
+    """
+
+    def __init__(
+        self,
+        cell,
+        return_sequences=True,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        zero_output_for_mask=True,
+        **kwargs,
+    ):
+        kwargs.setdefault("autocast", False)
+        if isinstance(cell, (list, tuple)):
+            cell = keras.layers.StackedRNNCells(cell, dtype=kwargs.get("dtype"))
+        if isinstance(cell, keras.layers.StackedRNNCells):
+            cell.autocast = False
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            **kwargs,
+        )
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        if len(sequences_shape) < 3:
+            raise ValueError(
+                f"{self.name} expects inputs of rank 3 or more, (batch, time, ...), got the shape "
+                f"{tuple(sequences_shape)}."
+            )
+        if self.stateful and None in (sequences_shape[0], *sequences_shape[2:]):
+            raise ValueError(
+                f"{self.name} has `stateful=True` and needs a known shape but for time, got "
+                f"{tuple(sequences_shape)}. Give `batch_size` to `keras.Input`."
+            )
+        step_shape = (sequences_shape[0], *sequences_shape[2:])
+        if not self.cell.built:
+            self.cell.build(step_shape)
+            self.cell.built = True
+        self.state_size = self.cell.state_size
+        if self.stateful and self.states is None:
+            self._create_state_variables(sequences_shape[0])
+        batch = sequences_shape[0] if self.stateful else None
+        self.input_spec = keras.layers.InputSpec(
+            shape=(batch, None, *(None for _ in sequences_shape[2:]))
+        )
+        self.built = True
+
+    def _create_state_variables(self, batch_size):
+        initial = self.get_initial_state(batch_size)
+
+        def add(index, value):
+            return self.add_weight(
+                name=f"state_{index}",
+                shape=value.shape,
+                dtype=self.variable_dtype,
+                initializer=lambda shape, dtype: tree.flatten(self.get_initial_state(batch_size))[
+                    index
+                ],
+                trainable=False,
+                autocast=False,
+            )
+
+        variables = [add(i, value) for i, value in enumerate(tree.flatten(initial))]
+        self.states = tree.pack_sequence_as(initial, variables)
+
+    def reset_state(self):
+        """Puts the states of `stateful=True` back to the cell's initial state."""
+        if self.states is not None:
+            states = tree.flatten(self.states)
+            initial = tree.flatten(self.get_initial_state(states[0].shape[0]))
+            for variable, value in zip(states, initial):
+                variable.assign(value)
+
+    @property
+    def weights(self):
+        states = {id(variable) for variable in tree.flatten(self.states or [])}
+        return [weight for weight in super().weights if id(weight) not in states]
+
+    # States stay out of weights files, or a file would be tied to a batch size.
+    def save_own_variables(self, store):
+        pass
+
+    def load_own_variables(self, store):
+        pass
+
+    def compute_output_shape(self, sequences_shape, initial_state_shape=None):
+        batch, time = sequences_shape[:2]
+        step_shape = (batch, *sequences_shape[2:])
+        output, states = self._step_shapes(step_shape)
+        if self.return_sequences:
+            output = (batch, time, *output[1:])
+        return (output, *states) if self.return_state else output
+
+    def _step_shapes(self, step_shape):
+        """Shapes of one step's output and of the states."""
+        if isinstance(self.cell, NeuronCell):
+            return self.cell.compute_output_shape(step_shape)
+        states = [(step_shape[0], size) for size in tree.flatten(self.cell.state_size)]
+        output_size = getattr(self.cell, "output_size", None)
+        if output_size is None:
+            output_size = tree.flatten(self.cell.state_size)[0]
+        if isinstance(self.cell, keras.layers.StackedRNNCells):
+            output, states = step_shape, []
+            for cell in self.cell.cells:
+                if isinstance(cell, NeuronCell):
+                    output, shapes = cell.compute_output_shape(output)
+                else:
+                    shapes = [(step_shape[0], n) for n in tree.flatten(cell.state_size)]
+                    output = (step_shape[0], getattr(cell, "output_size", shapes[0][1]))
+                states.append(shapes)
+            return output, states
+        return (step_shape[0], output_size), states
+
+    def compute_output_spec(self, sequences, *args, **kwargs):
+        shape = self.compute_output_shape(sequences.shape)
+        if not self.return_state:
+            return KerasTensor(shape, dtype=self.compute_dtype)
+        states = tree.map_shape_structure(
+            lambda s: KerasTensor(s, dtype=self.variable_dtype), list(shape[1:])
+        )
+        return (KerasTensor(shape[0], dtype=self.compute_dtype), *states)
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if self.unroll and sequences.shape[1] is None:
+            raise ValueError(
+                f"{self.name} has `unroll=True` and needs a known number of steps, got inputs of "
+                f"shape {tuple(sequences.shape)}."
+            )
+        sequences = ops.cast(sequences, self.variable_dtype)
+        states = self._first_states(sequences, initial_state)
+        last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+        if self.stateful:
+            for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
+                variable.assign(ops.stop_gradient(state))
+        output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
+        return (output, *states) if self.return_state else output
+
+    def _first_states(self, sequences, initial_state):
+        if initial_state is not None:
+            states = initial_state if tree.is_nested(initial_state) else [initial_state]
+        elif self.stateful:
+            # Copies: assigning in place must not touch what the backward pass has saved.
+            states = tree.map_structure(lambda v: ops.copy(v.value), self.states)
+        elif isinstance(self.cell, NeuronCell):
+            states = self.cell.initial_states(sequences[:, 0])
+        else:
+            states = self.get_initial_state(ops.shape(sequences)[0])
+        if len(states) != len(self.state_size):
+            raise ValueError(
+                f"{self.name} has {len(self.state_size)} states, got {len(states)} in "
+                "`initial_state`."
+            )
+        return tree.map_structure(lambda s: ops.cast(s, self.variable_dtype), list(states))
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        """The loop over time: `(last output, outputs or None, states)`."""
+        if isinstance(self.cell, NeuronCell):
+            step = self.cell.step
+        else:
+            accepts = inspect.signature(self.cell.call).parameters
+            kwargs = {"training": training} if "training" in accepts else {}
+
+            def step(x, states):
+                output, new = self.cell(x, states, **kwargs)
+                new = new if tree.is_nested(new) else [new]
+                return ops.cast(output, self.variable_dtype), tree.map_structure(
+                    lambda s: ops.cast(s, self.variable_dtype), list(new)
+                )
+
+        xs, carry = sequences, ((), initial_state)
+        if mask is not None:
+            xs = (sequences, ops.cast(mask, "bool"))
+            nothing = ops.zeros_like(step(sequences[:, 0], initial_state)[0])
+            step, carry = self._masked(step), (nothing, initial_state)
+
+        def body(carry, x):
+            held, states = carry
+            if mask is None:
+                output, states = step(x, states)
+                return ((), states), output
+            output, held, states = step(x, held, states)
+            return (held, states), output
+
+        return self._run(body, carry, xs, mask is not None)
+
+    def _masked(self, step):
+        """A step that does nothing where its mask is false, and holds the last output."""
+
+        def masked_step(inputs, held, states):
+            x, keep = inputs
+
+            def choose(new, old):
+                rank = len(new.shape)
+                return ops.where(ops.reshape(keep, (-1, *[1] * (rank - 1))), new, old)
+
+            output, new_states = step(x, states)
+            held = choose(output, held)
+            output = choose(output, ops.zeros_like(output)) if self.zero_output_for_mask else held
+            return output, held, tree.map_structure(choose, new_states, states)
+
+        return masked_step
+
+    def _run(self, body, carry, xs, masked):
+        timesteps = tree.flatten(xs)[0].shape[1]
+        limit = UNROLL_LIMIT.get(keras.backend.backend(), float("inf"))
+        if timesteps is not None and (self.unroll or timesteps <= limit):
+            steps = list(zip(*[ops.unstack(x, axis=1) for x in tree.flatten(xs)]))
+            outputs = []
+            for step in reversed(steps) if self.go_backwards else steps:
+                carry, output = body(carry, tree.pack_sequence_as(xs, list(step)))
+                outputs.append(output)
+            last_output = carry[0] if masked else outputs[-1]
+            outputs = ops.stack(outputs, axis=1) if self.return_sequences else None
+            return last_output, outputs, carry[1]
+        xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
+        if self.go_backwards:
+            xs = tree.map_structure(lambda x: ops.flip(x, axis=0), xs)
+        # On TensorFlow what `scan` collects must have the structure of what it carries.
+        first = tree.map_structure(lambda x: x[0], xs)
+        blank = ops.zeros_like(body(carry, first)[1])
+
+        def scanned(carry, x):
+            carry, output = body(carry[1], x)
+            return (output, carry), (output, carry)
+
+        (last_output, carry), (outputs, _) = ops.scan(scanned, (blank, carry), xs)
+        last_output = carry[0] if masked else last_output
+        return last_output, ops.swapaxes(outputs, 0, 1), carry[1]
+
+
+class Neuron(SpikingRNN):
+    """A `SpikingRNN` that takes the arguments of the cell that its class names.
+
+    `class LIF(Neuron, cell=LIFCell)` has the signature, config and documentation of both.
+    """
+
+    cell_class = None
+
+    def __init_subclass__(cls, cell=None, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cell is not None:
+            cls.cell_class = cell
+            loop = _arguments(SpikingRNN, SpikingRNN)
+            loop.pop("cell")
+            loop.update({k: loop[k].replace(default=v) for k, v in cls.defaults.items()})
+            own = _arguments(cell, NeuronCell)
+            docs = _sections(SpikingRNN.__doc__)[1].split("\n", 1)[1]
+            docs = _argument_docs(cell, NeuronCell) + "\n" + docs
+            _describe(cls, own | loop, docs, _sections(SpikingRNN.__doc__)[2].split("Example:")[0])
+
+    # Defaults that differ from those of `SpikingRNN`.
+    defaults = {}
+
+    def __init__(self, *args, **kwargs):
+        own = list(_arguments(self.cell_class, NeuronCell))
+        if len(args) > len(own):
+            raise TypeError(
+                f"{type(self).__name__} takes at most {len(own)} positional arguments, "
+                f"got {len(args)}."
+            )
+        given = dict(zip(own, args))
+        twice = sorted(set(given) & set(kwargs))
+        if twice:
+            raise TypeError(f"{type(self).__name__} got two values for {twice}.")
+        given |= {name: kwargs.pop(name) for name in own if name in kwargs}
+        cell = self.cell_class(**given, dtype=kwargs.get("dtype"))
+        super().__init__(cell, **(self.defaults | kwargs))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["cell"]
+        own = self.cell.get_config()
+        return config | {name: own[name] for name in _arguments(self.cell_class, NeuronCell)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)

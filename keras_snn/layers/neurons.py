@@ -1,0 +1,531 @@
+"""Neurons: a cell (one step) and a layer (a sequence) each.
+
+Each cell is its `charge` equation, or its `step` where it has further states; everything else
+stands in `base.py`. Default surrogate is ATan(2), firing is at `v >= threshold`, reset is hard to
+0 and detached, unless a class says otherwise.
+"""
+
+import math
+
+from keras import ops
+
+from keras_snn import dynamics
+from keras_snn.layers.base import Neuron, NeuronCell, SpikingCell, check_number
+
+__all__ = [
+    "EIF",
+    "IF",
+    "KLIF",
+    "LIF",
+    "QIF",
+    "Accumulator",
+    "AccumulatorCell",
+    "AdaptiveLIF",
+    "AdaptiveLIFCell",
+    "DecayLIF",
+    "DecayLIFCell",
+    "DelayedLIF",
+    "DelayedLIFCell",
+    "EIFCell",
+    "IFCell",
+    "Izhikevich",
+    "IzhikevichCell",
+    "KLIFCell",
+    "LIFCell",
+    "LeakyIntegrator",
+    "LeakyIntegratorCell",
+    "ParametricLIF",
+    "ParametricLIFCell",
+    "QIFCell",
+    "SynapticLIF",
+    "SynapticLIFCell",
+]
+
+
+class IFCell(SpikingCell):
+    """Integrate-and-fire, one step: `h = v + x`.
+
+    Source: SEW-ResNet (Fang et al., 2021); SpikingJelly `IFNode`.
+    """
+
+    def charge(self, v, x):
+        return dynamics.if_charge(v, x)
+
+
+class IF(Neuron, cell=IFCell):
+    """Integrate-and-fire: `h = v + x`, a spike where `h >= threshold`, then a reset.
+
+    Example:
+
+    >>> spikes = IF()(0.4 * keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 0. 1. 0. 0. 1.]
+    """
+
+
+class LIFCell(SpikingCell):
+    """Leaky integrate-and-fire, one step: `h = v + (x - (v - v_reset)) / tau`.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1 (1 remembers nothing).
+        decay_input: Whether the input is divided by `tau` too. If not,
+            `h = v - (v - v_reset) / tau + x`.
+
+    Source: SpikingJelly `LIFNode`.
+    """
+
+    def __init__(self, tau=2.0, decay_input=True, **kwargs):
+        super().__init__(**kwargs)
+        self.tau = check_number("tau", tau, minimum=1)
+        self.decay_input = bool(decay_input)
+
+    def charge(self, v, x):
+        return dynamics.lif_charge(
+            v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
+        )
+
+
+class LIF(Neuron, cell=LIFCell):
+    """Leaky integrate-and-fire: `h = v + (x - (v - v_reset)) / tau`, fire, reset.
+
+    Example:
+
+    >>> spikes = LIF(tau=2.0)(1.5 * keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 1. 0. 1. 0. 1.]
+    """
+
+
+class ParametricLIFCell(SpikingCell):
+    """LIF whose time constant is learned, one step; `1 / tau = sigmoid(w)`.
+
+    The weight `w` starts at `-ln(tau - 1)`.
+
+    Args:
+        tau: Initial membrane time constant in steps, above 1.
+        decay_input: Whether the input is divided by tau too.
+
+    Source: Fang et al. (2021), PLIF; SpikingJelly `ParametricLIFNode`.
+    """
+
+    def __init__(self, tau=2.0, decay_input=True, **kwargs):
+        super().__init__(**kwargs)
+        self.tau = check_number("tau", tau, above=1)
+        self.decay_input = bool(decay_input)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.w = self.add_parameter("w", -math.log(self.tau - 1), self.parameter_shape)
+
+    @property
+    def current_tau(self):
+        """The time constant in force, `1 / sigmoid(w)`."""
+        return 1 / ops.sigmoid(self.w)
+
+    def charge(self, v, x):
+        return dynamics.lif_charge(
+            v, x, rate=ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
+        )
+
+
+class ParametricLIF(Neuron, cell=ParametricLIFCell):
+    """LIF whose time constant is learned (PLIF), for the layer, each channel or each neuron.
+
+    Example:
+
+    >>> layer = ParametricLIF(tau=2.0, parameter_shape="channel")
+    >>> spikes = layer(1.5 * keras.ops.ones((1, 4, 8, 8, 3)))
+    >>> layer.count_params()
+    3
+    """
+
+
+class DecayLIFCell(SpikingCell):
+    """LIF with a decay factor, one step: `h = decay * v + x`.
+
+    With the defaults this is `u[t] = decay * u[t-1] * (1 - o[t-1]) + x[t]`, the gated reset of
+    STBP-tdBN, whose gate is differentiated and which fires above the threshold only. With
+    `reset="soft"`, `surrogate="triangle"`, `detach_reset=True` it is S-ResNet's neuron.
+
+    Args:
+        decay: Share of the potential that is left after a step, 0 to 1.
+
+    Source: Zheng et al. (2021), STBP-tdBN; Vicente-Sola et al. (2022), S-ResNet.
+    """
+
+    def __init__(
+        self,
+        decay=0.25,
+        threshold=0.5,
+        detach_reset=False,
+        surrogate="rectangle",
+        strict=True,
+        **kwargs,
+    ):
+        super().__init__(
+            threshold=threshold,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            strict=strict,
+            **kwargs,
+        )
+        self.decay = check_number("decay", decay, minimum=0, maximum=1)
+
+    def charge(self, v, x):
+        return dynamics.decay_charge(v, x, self.decay)
+
+
+class DecayLIF(Neuron, cell=DecayLIFCell):
+    """LIF with a decay factor and gated reset, tdBN's neuron: `h = decay * v + x`, fire, reset.
+
+    Example:
+
+    >>> spikes = DecayLIF(decay=0.25, threshold=0.5)(0.45 * keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 1. 0. 1. 0. 1.]
+    """
+
+
+class DelayedLIFCell(SpikingCell):
+    """LIF that fires before it takes its input in, one step: every layer delays by a step.
+
+    `s = fire(v)`; soft reset: `v <- decay * v + x - s * threshold`; hard reset:
+    `v <- decay * (1 - s) * v + s * v_reset + x`. The subtracted threshold does not decay.
+
+    Args:
+        decay: Share of the potential that is left after a step, 0 to 1.
+
+    Source: Rathi et al. (2020), hybrid training; Spyx `LIF`; snnTorch `Leaky` returns its spikes
+    one step earlier.
+    """
+
+    def __init__(self, decay=1.0, reset="soft", surrogate="triangle", strict=True, **kwargs):
+        super().__init__(reset=reset, surrogate=surrogate, strict=strict, **kwargs)
+        self.decay = check_number("decay", decay, minimum=0, maximum=1)
+
+    def step(self, x, states):
+        (v,) = states
+        spikes = self.fire(v)
+        # What the reset takes away; only a hard reset acts before the decay.
+        if self.reset == "hard":
+            v = dynamics.decay_charge(self.reset_membrane(v, spikes), x, self.decay)
+        else:
+            lost = v - self.reset_membrane(v, spikes)
+            v = dynamics.decay_charge(v, x, self.decay) - lost
+        return spikes, [v]
+
+
+class DelayedLIF(Neuron, cell=DelayedLIFCell):
+    """LIF that fires before it takes its input in; a spike comes one step after its cause.
+
+    Example:
+
+    >>> spikes = DelayedLIF(decay=1.0)(0.7 * keras.ops.ones((1, 8, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 0. 1. 1. 0. 1. 1. 0.]
+    """
+
+
+class AdaptiveLIFCell(LIFCell):
+    """LIF with a threshold that rises with its own spikes, one step.
+
+    Fires at `h >= threshold + a`; then `a <- a + (adaptation * s - a) / tau_adaptation`. States:
+    membrane potential, `a`. The reset uses the raised threshold.
+
+    Args:
+        adaptation: Value that `a` tends to while the neuron fires at every step, at least 0.
+        tau_adaptation: Time constant of `a` in steps, at least 1.
+
+    Source: Bellec et al. (2018), LSNN, with `rho = 1 - 1 / tau_adaptation`.
+    """
+
+    initial_values = (None, 0.0)
+
+    def __init__(self, tau=2.0, adaptation=1.8, tau_adaptation=20.0, **kwargs):
+        super().__init__(tau=tau, **kwargs)
+        self.adaptation = check_number("adaptation", adaptation, minimum=0)
+        self.tau_adaptation = check_number("tau_adaptation", tau_adaptation, minimum=1)
+
+    def step(self, x, states):
+        v, a = states
+        h = self.charge(v, x)
+        threshold = self.current_threshold + a
+        spikes = self.fire(h, threshold)
+        a = dynamics.adaptive_threshold(a, spikes, self.tau_adaptation, self.adaptation)
+        return spikes, [self.reset_membrane(h, spikes, threshold), a]
+
+
+class AdaptiveLIF(Neuron, cell=AdaptiveLIFCell):
+    """LIF with a threshold that rises with its own spikes (LSNN, ALIF).
+
+    Example:
+
+    >>> layer = AdaptiveLIF(tau=1.0, adaptation=4.0, tau_adaptation=4.0)
+    >>> print(keras.ops.convert_to_numpy(layer(1.5 * keras.ops.ones((1, 6, 1))))[0, :, 0])
+    [1. 0. 0. 0. 1. 0.]
+    """
+
+
+class SynapticLIFCell(SpikingCell):
+    """Current-based LIF, one step: `i = synaptic_decay * i + x`, `h = decay * v + i`.
+
+    States: membrane potential, synaptic current.
+
+    Args:
+        synaptic_decay: Share of the current that is left after a step, 0 to 1.
+        decay: Share of the potential that is left after a step, 0 to 1.
+
+    Source: SpikingJelly `CUBALIFNode`; snnTorch `Synaptic`, whose reset comes one step later.
+    """
+
+    initial_values = (None, 0.0)
+
+    def __init__(self, synaptic_decay=0.5, decay=0.75, **kwargs):
+        super().__init__(**kwargs)
+        self.synaptic_decay = check_number("synaptic_decay", synaptic_decay, minimum=0, maximum=1)
+        self.decay = check_number("decay", decay, minimum=0, maximum=1)
+
+    def step(self, x, states):
+        v, current = states
+        current = dynamics.decay_charge(current, x, self.synaptic_decay)
+        h = dynamics.decay_charge(v, current, self.decay)
+        spikes = self.fire(h)
+        return spikes, [self.reset_membrane(h, spikes), current]
+
+
+class SynapticLIF(Neuron, cell=SynapticLIFCell):
+    """Current-based (synaptic) LIF: the input is low-pass filtered before the membrane.
+
+    Example:
+
+    >>> layer = SynapticLIF(synaptic_decay=0.5, decay=0.5, return_state=True)
+    >>> spikes, v, current = layer(keras.ops.ones((1, 2, 1)))
+    >>> print(float(current[0, 0]), keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    1.5 [1. 1.]
+    """
+
+
+class QIFCell(SpikingCell):
+    """Quadratic integrate-and-fire, one step.
+
+    `h = v + (x + a0 (v - v_rest) (v - v_critical)) / tau`.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1.
+        v_rest: Resting potential of the dynamics; the state starts at `v_reset`.
+        v_critical: Potential above which the neuron excites itself.
+        a0: Strength of the quadratic term, above 0.
+
+    Source: SpikingJelly `QIFNode`.
+    """
+
+    def __init__(self, tau=2.0, v_rest=0.0, v_critical=0.8, a0=1.0, v_reset=-0.1, **kwargs):
+        super().__init__(v_reset=v_reset, **kwargs)
+        self.tau = check_number("tau", tau, minimum=1)
+        self.v_rest = check_number("v_rest", v_rest)
+        self.v_critical = check_number("v_critical", v_critical)
+        self.a0 = check_number("a0", a0, above=0)
+
+    def charge(self, v, x):
+        return dynamics.quadratic_charge(v, x, self.tau, self.v_rest, self.v_critical, self.a0)
+
+
+class QIF(Neuron, cell=QIFCell):
+    """Quadratic integrate-and-fire.
+
+    Example:
+
+    >>> QIF()(keras.ops.ones((2, 4, 3))).shape == (2, 4, 3)
+    True
+    """
+
+
+class EIFCell(SpikingCell):
+    """Exponential integrate-and-fire, one step.
+
+    `h = v + (x + v_rest - v + delta_t exp((v - theta_rh) / delta_t)) / tau`.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1.
+        v_rest: Resting potential of the dynamics; the state starts at `v_reset`.
+        theta_rh: Rheobase threshold.
+        delta_t: Sharpness of the onset, above 0.
+
+    Source: SpikingJelly `EIFNode`.
+    """
+
+    def __init__(self, tau=2.0, v_rest=0.0, theta_rh=0.8, delta_t=1.0, v_reset=-0.1, **kwargs):
+        super().__init__(v_reset=v_reset, **kwargs)
+        self.tau = check_number("tau", tau, minimum=1)
+        self.v_rest = check_number("v_rest", v_rest)
+        self.theta_rh = check_number("theta_rh", theta_rh)
+        self.delta_t = check_number("delta_t", delta_t, above=0)
+
+    def charge(self, v, x):
+        return dynamics.exponential_charge(v, x, self.tau, self.v_rest, self.theta_rh, self.delta_t)
+
+
+class EIF(Neuron, cell=EIFCell):
+    """Exponential integrate-and-fire.
+
+    Example:
+
+    >>> EIF()(keras.ops.ones((2, 4, 3))).shape == (2, 4, 3)
+    True
+    """
+
+
+class IzhikevichCell(SpikingCell):
+    """Izhikevich's neuron, one step: a quadratic neuron with an adaptation current `w`.
+
+    `h = v + (x + a0 (v - v_rest) (v - v_critical) - w) / tau`; after firing
+    `w <- w + (a (h - v_rest) - w) / tau_w + b s`. States: membrane potential, `w`.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1.
+        v_rest: Resting potential of the dynamics; the state starts at `v_reset`.
+        v_critical: Potential above which the neuron excites itself.
+        a0: Strength of the quadratic term, above 0.
+        tau_w: Time constant of the adaptation in steps, at least 1.
+        a: Coupling of the adaptation to the membrane.
+        b: What a spike adds to the adaptation.
+
+    Source: SpikingJelly `IzhikevichNode`.
+    """
+
+    initial_values = (None, 0.0)
+
+    def __init__(
+        self,
+        tau=2.0,
+        v_rest=-0.1,
+        v_critical=0.8,
+        a0=1.0,
+        tau_w=2.0,
+        a=0.0,
+        b=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.tau = check_number("tau", tau, minimum=1)
+        self.v_rest = check_number("v_rest", v_rest)
+        self.v_critical = check_number("v_critical", v_critical)
+        self.a0 = check_number("a0", a0, above=0)
+        self.tau_w = check_number("tau_w", tau_w, minimum=1)
+        self.a = check_number("a", a)
+        self.b = check_number("b", b)
+
+    def step(self, x, states):
+        v, w = states
+        h = dynamics.quadratic_charge(v, x - w, self.tau, self.v_rest, self.v_critical, self.a0)
+        spikes = self.fire(h)
+        w = w + (self.a * (h - self.v_rest) - w) / self.tau_w + self.b * spikes
+        return spikes, [self.reset_membrane(h, spikes), w]
+
+
+class Izhikevich(Neuron, cell=IzhikevichCell):
+    """Izhikevich's neuron: quadratic, with an adaptation current.
+
+    Example:
+
+    >>> Izhikevich(a=0.1, b=0.2)(keras.ops.ones((2, 4, 3))).shape == (2, 4, 3)
+    True
+    """
+
+
+class KLIFCell(LIFCell):
+    """LIF with a learned gain and a ReLU on the charged membrane, one step: `h <- relu(k h)`.
+
+    Args:
+        scale_reset: Whether the reset acts on `h / k`, with `threshold / k`.
+
+    Source: Jiang and Zhang (2023); SpikingJelly `KLIFNode`.
+    """
+
+    def __init__(self, tau=2.0, scale_reset=False, **kwargs):
+        super().__init__(tau=tau, **kwargs)
+        self.scale_reset = bool(scale_reset)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.k = self.add_parameter("k", 1.0, self.parameter_shape)
+
+    def charge(self, v, x):
+        return ops.relu(self.k * super().charge(v, x))
+
+    def step(self, x, states):
+        h = self.charge(states[0], x)
+        spikes = self.fire(h)
+        if self.scale_reset:
+            threshold = self.current_threshold / self.k
+            return spikes, [self.reset_membrane(h / self.k, spikes, threshold)]
+        return spikes, [self.reset_membrane(h, spikes)]
+
+
+class KLIF(Neuron, cell=KLIFCell):
+    """LIF with a learned gain `k` and a ReLU on the charged membrane.
+
+    Example:
+
+    >>> KLIF()(keras.ops.ones((2, 4, 3))).shape == (2, 4, 3)
+    True
+    """
+
+
+class LeakyIntegratorCell(NeuronCell):
+    """Leaky integrator that never fires, one step; the output is the membrane potential.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1.
+        decay_input: Whether the input is divided by `tau` too, as in `LIFCell`.
+
+    Source: Norse `LIBox`; SpikingJelly `NonSpikingLIFNode`.
+    """
+
+    def __init__(self, tau=2.0, decay_input=True, **kwargs):
+        super().__init__(**kwargs)
+        self.tau = check_number("tau", tau, minimum=1)
+        self.decay_input = bool(decay_input)
+
+    def charge(self, v, x):
+        return dynamics.lif_charge(
+            v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
+        )
+
+
+class LeakyIntegrator(Neuron, cell=LeakyIntegratorCell):
+    """Leaky integrator that never fires: a readout of the membrane potential.
+
+    A masked step repeats the potential before it (`zero_output_for_mask=False` by default).
+
+    Example:
+
+    >>> v = LeakyIntegrator(tau=2.0)(keras.ops.ones((1, 3, 1)))
+    >>> print(keras.ops.convert_to_numpy(v)[0, :, 0])
+    [0.5   0.75  0.875]
+    """
+
+    defaults = {"zero_output_for_mask": False}
+
+
+class AccumulatorCell(NeuronCell):
+    """Integrator without leak or threshold, one step: `v <- v + x`, which is also the output."""
+
+    def charge(self, v, x):
+        return dynamics.if_charge(v, x)
+
+
+class Accumulator(Neuron, cell=AccumulatorCell):
+    """Integrator without leak or threshold: the running sum of its input.
+
+    With `return_sequences=False` it is the accumulator readout of converted networks. A masked
+    step repeats the sum before it (`zero_output_for_mask=False` by default).
+
+    Example:
+
+    >>> v = Accumulator(return_sequences=False)(keras.ops.ones((1, 3, 1)))
+    >>> float(v[0, 0])
+    3.0
+    """
+
+    defaults = {"zero_output_for_mask": False}

@@ -1,0 +1,20 @@
+"""Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Three backends in three processes share the machine's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    """Every test starts from the same random state."""
+    keras.utils.set_random_seed(0)
+
+
+def pytest_report_header():
+    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
