@@ -101,7 +101,9 @@ def quadratic_charge(v, x, tau, v_rest, v_critical, a0):
 
 
 def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
-    """Exponential integrate: `h = v + (x + v_rest - v + delta_t exp((v - theta_rh) / delta_t)) / tau`.
+    """Exponential integrate.
+
+    `h = v + (x + v_rest - v + delta_t exp((v - theta_rh) / delta_t)) / tau`.
 
     Args:
         v: Membrane potential.

@@ -1,0 +1,41 @@
+# `make demo` trains a spiking ResNet on real digits; `make test` tests the three backends.
+# Both set up a virtual environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Pinned, and installed before what asks for torch: newer builds bring gigabytes of CUDA.
+TORCH = torch==2.13.0
+BACKENDS = tensorflow jax torch
+WORKERS = $(foreach b,$(BACKENDS),--tx popen//env:KERAS_BACKEND=$(b))
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(VENV)/bin/python applications/train.py --output_dir=results/demo
+
+# Every test runs under each backend, side by side; one summary.
+test: $(VENV)/.test
+	TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m pytest --dist=each $(WORKERS)
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable ".[data]"
+	touch $@
+
+# Two peers without their dependencies: torchvision would replace the pinned torch.
+$(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
+	$(PIP) "$(TORCH)"
+	$(PIP) --editable ".[jax,torch,test,peers]" "$(TORCH)"
+	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,5 @@
+"""What a spiking network does: firing rates of its layers."""
+
+from keras_snn.analysis.rates import firing_rates
+
+__all__ = ["firing_rates"]

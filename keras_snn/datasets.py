@@ -1,0 +1,162 @@
+"""Image data sets by name, ready for `model.fit`.
+
+`"digits"` is scikit-learn's and needs neither TensorFlow nor a download; every other name is read
+through TensorFlow Datasets.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["ArrayBatches", "ImageDataset", "load"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A data set of labelled images.
+
+    Attributes:
+        name: Its name.
+        train: Shuffled batches `(images, labels)` for `model.fit`; images are float32 in [-1, 1].
+        test: Held-out batches, in order.
+        input_shape: `(height, width, channels)`.
+        classes: Number of classes.
+    """
+
+    name: str
+    train: Any
+    test: Any
+    input_shape: tuple
+    classes: int
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """Batches of arrays, on any backend.
+
+    Args:
+        images: `(examples, ...)`.
+        labels: `(examples,)`.
+        batch_size: Examples in a batch; the last may have fewer.
+        seed: If given, batches are shuffled, anew for each epoch.
+
+    Example:
+
+    >>> batches = ArrayBatches(np.zeros((10, 8, 8, 1)), np.zeros(10), batch_size=4)
+    >>> [len(batches[i][0]) for i in range(len(batches))]
+    [4, 4, 2]
+    """
+
+    def __init__(self, images, labels, batch_size, seed=None):
+        super().__init__()
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.generator = None if seed is None else np.random.default_rng(seed)
+        self.order = np.arange(len(images))
+        self.on_epoch_end()
+
+    def __len__(self):
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __getitem__(self, index):
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.images[chosen], self.labels[chosen]
+
+    def on_epoch_end(self):
+        if self.generator is not None:
+            self.generator.shuffle(self.order)
+
+
+def load(name, batch_size=64, seed=0, data_dir=None, image_size=None):
+    """A data set by name.
+
+    Args:
+        name: `"digits"`, or the name of a TensorFlow Datasets image classification set with
+            the splits `train` and `test` (or `validation`), such as `"cifar10"`.
+        batch_size: Examples in a batch.
+        seed: Seed of the shuffling, and of the split of `"digits"` (a fifth is held out, the same
+            share of every class).
+        data_dir: Where TensorFlow Datasets keeps its data; by default `TFDS_DATA_DIR` or its own.
+        image_size: Height and width to resize to; needed where images differ in size.
+
+    Returns:
+        An `ImageDataset`.
+
+    Raises:
+        ValueError: If the name is unknown, or the set has no labelled images of a known size.
+        ImportError: If a package is missing; it says which extra to install.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` should be an integer of at least 1, got {batch_size!r}.")
+    if name == "digits":
+        return _digits(batch_size, seed)
+    return _tfds(name, batch_size, seed, data_dir, image_size)
+
+
+def _digits(batch_size, seed):
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError(
+            'The data set "digits" needs scikit-learn: pip install "keras-snn[data]"'
+        ) from error
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=seed
+    )
+    train = ArrayBatches(train_x, train_y, batch_size, seed)
+    test = ArrayBatches(test_x, test_y, batch_size)
+    return ImageDataset("digits", train, test, images.shape[1:], 10)
+
+
+def _tfds(name, batch_size, seed, data_dir, image_size):
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"The data set {name!r} is read through TensorFlow Datasets: "
+            "pip install tensorflow tensorflow-datasets"
+        ) from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f'Unknown data set {name!r}: neither "digits" nor one of TensorFlow Datasets.'
+        ) from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(f"The data set {name!r} has no labelled images, but {list(features)}.")
+    shape = tuple(features["image"].shape)
+    if image_size is not None:
+        shape = (image_size, image_size, shape[-1])
+    if None in shape:
+        raise ValueError(
+            f"Images of the data set {name!r} have the shape {shape}: give `image_size`."
+        )
+    builder.download_and_prepare()
+    held_out = "test" if "test" in builder.info.splits else "validation"
+
+    def prepare(example):
+        image = tf.cast(example["image"], tf.float32) / 127.5 - 1.0
+        if image_size is not None:
+            image = tf.image.resize(image, shape[:2])
+        return image, example["label"]
+
+    def batches(split, shuffle):
+        data = builder.as_dataset(split=split, shuffle_files=False)
+        if shuffle:
+            data = data.shuffle(10_000, seed=seed)
+        data = data.map(prepare, tf.data.AUTOTUNE).batch(batch_size)
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    return ImageDataset(
+        name,
+        batches("train", True),
+        batches(held_out, False),
+        shape,
+        features["label"].num_classes,
+    )

@@ -1,0 +1,213 @@
+"""Time as a batch axis: stateless layers on sequences, and static inputs over time."""
+
+import inspect
+
+import keras
+from keras import KerasTensor, ops
+
+from keras_snn.layers.base import check_integer
+
+__all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
+
+
+def fold(x):
+    """Merges batch and time: `(batch, time, ...)` to `(batch * time, ...)`, a free reshape.
+
+    Args:
+        x: A tensor of rank 2 or more.
+
+    Returns:
+        A tensor of one rank less.
+
+    Example:
+
+    >>> fold(keras.ops.ones((2, 3, 4))).shape == (6, 4)
+    True
+    """
+    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+
+
+def unfold(x, like):
+    """Undoes `fold`: `(batch * time, ...)` to `(batch, time, ...)`.
+
+    Args:
+        x: A tensor whose first axis is batch and time.
+        like: A tensor `(batch, time, ...)` to take the two sizes from.
+
+    Returns:
+        A tensor of one rank more.
+
+    Example:
+
+    >>> unfold(keras.ops.ones((6, 4)), keras.ops.ones((2, 3))).shape == (2, 3, 4)
+    True
+    """
+    batch, time = ops.shape(like)[:2]
+    # One size is left to be inferred, so that a static one stays static.
+    sizes = (-1, time) if isinstance(time, int) else (batch, -1)
+    return ops.reshape(x, (*sizes, *ops.shape(x)[1:]))
+
+
+def fold_mask(mask, folded, layer):
+    """The mask `(batch, time)` as `layer` wants it for its `folded` input."""
+    mask = ops.reshape(mask, (-1,))
+    if isinstance(layer, keras.layers.BatchNormalization):
+        # It wants a mask of all its input's axes but the last.
+        mask = ops.reshape(mask, (-1, *[1] * (len(folded.shape) - 2)))
+        mask = ops.broadcast_to(mask, ops.shape(folded)[:-1])
+    return mask
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class FoldTime(keras.layers.Wrapper):
+    """Applies a stateless layer to every step at once, by folding time into the batch.
+
+    One reshape before and one after, both free. `BatchNormalization` inside sees batch and time
+    together, as the papers' networks do. Do not use `keras.layers.TimeDistributed` for this: it
+    runs its layer once per step, and normalises each step by itself.
+
+    Args:
+        layer: A Keras layer on `(batch, ...)`.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: `(batch, time, ...)`.
+        training: Whether in training mode.
+        mask: Optional `(batch, time)`, true for steps to use; it is passed on, and
+            `BatchNormalization` leaves masked steps out of its statistics.
+
+    Returns:
+        `(batch, time, ...)`.
+
+    Raises:
+        ValueError: If the rank is below 3.
+
+    Example:
+
+    >>> layer = FoldTime(keras.layers.Conv2D(8, 3, padding="same"))
+    >>> layer(keras.ops.ones((2, 4, 16, 16, 3))).shape == (2, 4, 16, 16, 8)
+    True
+    """
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.supports_masking = True
+        parameters = inspect.signature(layer.call).parameters
+        self._passes = {name for name in ("training", "mask") if name in parameters}
+
+    def build(self, input_shape):
+        check_rank(self, input_shape)
+        folded = self._folded(input_shape)
+        if not self.layer.built:
+            self.layer.build(folded)
+            self.layer.built = True
+        self.built = True
+
+    @staticmethod
+    def _folded(shape):
+        batch, time = shape[:2]
+        return (None if None in (batch, time) else batch * time, *shape[2:])
+
+    def compute_output_shape(self, input_shape):
+        output = self.layer.compute_output_shape(self._folded(input_shape))
+        return (*input_shape[:2], *output[1:])
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        folded = KerasTensor(self._folded(inputs.shape), dtype=inputs.dtype)
+        output = self.layer.compute_output_spec(folded)
+        return KerasTensor((*inputs.shape[:2], *output.shape[1:]), dtype=output.dtype)
+
+    def call(self, inputs, training=None, mask=None):
+        kwargs = {"training": training} if "training" in self._passes else {}
+        folded = fold(inputs)
+        if mask is not None and "mask" in self._passes:
+            kwargs["mask"] = fold_mask(mask, folded, self.layer)
+        return unfold(self.layer(folded, **kwargs), inputs)
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class RepeatTime(keras.layers.Layer):
+    """Repeats a static input at every step: direct coding, `(batch, ...)` to `(batch, time, ...)`.
+
+    The first convolution turns the repeated pixels into currents; put the layer behind what does
+    not change over time, and that is computed once.
+
+    Args:
+        timesteps: Number of steps, T.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Example:
+
+    >>> RepeatTime(4)(keras.ops.ones((2, 8, 8, 3))).shape == (2, 4, 8, 8, 3)
+    True
+    """
+
+    def __init__(self, timesteps, **kwargs):
+        super().__init__(**kwargs)
+        self.timesteps = check_integer("timesteps", timesteps)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.timesteps, *input_shape[1:])
+
+    def call(self, inputs):
+        shape = ops.shape(inputs)
+        return ops.broadcast_to(
+            ops.expand_dims(inputs, 1), (shape[0], self.timesteps, *shape[1:])
+        )
+
+    def get_config(self):
+        return super().get_config() | {"timesteps": self.timesteps}
+
+
+DirectEncoder = RepeatTime
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class TimeConstantDropout(keras.layers.Dropout):
+    """Dropout whose mask is drawn once for a sequence and kept for all its steps.
+
+    Args:
+        rate: Share of units to drop, from 0 up to (not including) 1.
+        seed: Optional seed.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: `(batch, time, ...)`.
+        training: Whether to drop; nothing is dropped in inference.
+
+    Source: Rathi et al. (2020); SpikingJelly `layer.Dropout`.
+
+    Example:
+
+    >>> y = TimeConstantDropout(0.5)(keras.ops.ones((2, 4, 8)), training=True)
+    >>> bool(keras.ops.all(y[:, 0] == y[:, 3]))
+    True
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(rate, seed=seed, **kwargs)
+
+    def build(self, input_shape):
+        check_rank(self, input_shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0:
+            return inputs
+        shape = ops.shape(inputs)
+        return keras.random.dropout(
+            inputs, self.rate, (shape[0], 1, *shape[2:]), seed=self.seed_generator
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["noise_shape"]
+        return config
+
+
+def check_rank(layer, shape, minimum=3):
+    if len(shape) < minimum:
+        raise ValueError(
+            f"{layer.name} expects inputs of rank {minimum} or more, (batch, time, ...), got the "
+            f"shape {tuple(shape)}."
+        )

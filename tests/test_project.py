@@ -1,0 +1,71 @@
+"""The project as a newcomer meets it: imports, README, programs."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_import_works_where_tensorflow_is_not_installed(backend):
+    if keras.backend.backend() != backend:
+        pytest.skip(f"checked by the {backend} process")
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow_datasets'] = None\n"
+        "import keras_snn, keras_snn.datasets, keras_snn.analysis\n"
+        "import keras; assert keras_snn.layers.LIF()(keras.ops.ones((1, 2, 3))).shape == (1, 2, 3)"
+    )
+    assert run("-c", code, KERAS_BACKEND=backend).stderr == ""
+    code = "import sys, keras_snn; print([m for m in sys.modules if m.startswith('tensorflow')])"
+    assert run("-c", code, KERAS_BACKEND=backend).stdout.strip() == "[]"
+
+
+def test_readme_code_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    rng = np.random.default_rng(0)
+    for block in blocks:
+        names = {
+            "images": rng.normal(size=(16, 32, 32, 3)).astype("float32"),
+            "labels": np.arange(16) % 10,
+        }
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_training_program(tmp_path):
+    found = run(
+        "applications/train.py", "--epochs=1", "--timesteps=2", f"--output_dir={tmp_path}"
+    )
+    assert found.returncode == 0, found.stderr
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["test_accuracy"] == pytest.approx(result["reloaded_test_accuracy"])
+    assert result["test_accuracy"] > 0.2
+    assert len(result["firing_rates"]) == 9
+    assert result["flags"]["timesteps"] == 2
+    assert "stack3_block1_neuron2" in found.stdout
+
+
+def test_training_program_refuses(tmp_path):
+    for flag in ("--model=ResNet", "--neuron=foo", "--timesteps=0", "--dataset=no_such_set"):
+        found = run("applications/train.py", flag, f"--output_dir={tmp_path}")
+        assert found.returncode != 0
+        assert flag.split("=")[1] in found.stderr
