@@ -137,7 +137,8 @@ def obtain_input(input_tensor, input_shape, include_top, default_size, minimum):
 
 def finish(inputs, outputs, weights, name):
     """The model from `inputs` to `outputs`, with weights loaded if a path is given."""
-    model = keras.Model(keras.utils.get_source_inputs(inputs), outputs, name=name)
+    sources = keras.utils.get_source_inputs(inputs)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=name)
     if weights is not None:
         model.load_weights(weights)
     return model
