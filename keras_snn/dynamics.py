@@ -199,7 +199,7 @@ def lif_step(
     Example:
 
     >>> from keras_snn import surrogates
-    >>> v, x = keras.ops.zeros((1,)), keras.ops.ones((1,))
+    >>> v, x = ops.zeros((1,)), ops.ones((1,))
     >>> spikes, v = lif_step(v, x, surrogates.ATan())
     >>> print(float(spikes[0]), float(v[0]))
     0.0 0.5
@@ -254,8 +254,8 @@ def connect(branch, shortcut, mode="add"):
 
     Example:
 
-    >>> a, s = keras.ops.array([0.0, 1.0, 0.0, 1.0]), keras.ops.array([0.0, 0.0, 1.0, 1.0])
-    >>> print(keras.ops.convert_to_numpy(connect(a, s, "iand")))
+    >>> a, s = ops.array([0.0, 1.0, 0.0, 1.0]), ops.array([0.0, 0.0, 1.0, 1.0])
+    >>> print(ops.convert_to_numpy(connect(a, s, "iand")))
     [0. 0. 1. 0.]
     """
     if mode not in CONNECTIONS:

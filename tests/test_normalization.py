@@ -104,9 +104,7 @@ def test_tdbn_moving_statistics_and_masks():
     mask = np.arange(4)[None] < np.arange(8)[:, None] % 4 + 1
     layer = tdBN()
     layer(np.where(mask[..., None], x, 1e3).astype("float32"), training=True, mask=mask)
-    np.testing.assert_allclose(
-        to_numpy(layer.moving_mean), 0.1 * x[mask].mean(0), rtol=1e-4
-    )
+    np.testing.assert_allclose(to_numpy(layer.moving_mean), 0.1 * x[mask].mean(0), rtol=1e-4)
 
 
 def test_channels_first():

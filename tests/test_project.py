@@ -52,9 +52,7 @@ def test_readme_code_runs():
 
 
 def test_training_program(tmp_path):
-    found = run(
-        "applications/train.py", "--epochs=1", "--timesteps=2", f"--output_dir={tmp_path}"
-    )
+    found = run("applications/train.py", "--epochs=1", "--timesteps=2", f"--output_dir={tmp_path}")
     assert found.returncode == 0, found.stderr
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["test_accuracy"] == pytest.approx(result["reloaded_test_accuracy"])

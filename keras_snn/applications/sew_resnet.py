@@ -86,7 +86,10 @@ def _unit(net, x, filters, size, strides, name, index, last=False):
     return net.neuron(x, f"{name}_neuron{index}")
 
 
-def _family(title, block, width, depths, filters, small):
+def _family(title):
+    block, width, depths, filters, small = TABLE[title]
+    default_name = title.lower().replace("sewresnet", "sew_resnet")
+
     def build(
         include_top=True,
         weights=None,
@@ -95,7 +98,7 @@ def _family(title, block, width, depths, filters, small):
         pooling=None,
         classes=1000,
         classifier_activation="softmax",
-        name=title.lower().replace("sewresnet", "sew_resnet"),
+        name=default_name,
         *,
         timesteps=4,
         neuron="if",
@@ -111,9 +114,7 @@ def _family(title, block, width, depths, filters, small):
         for stage, (depth, channels) in enumerate(zip(depths, filters), start=1):
             for index in range(1, depth + 1):
                 strides = 2 if stage > 1 and index == 1 else 1
-                x = net.block(
-                    block, x, channels, width, strides, f"stack{stage}_block{index}"
-                )
+                x = net.block(block, x, channels, width, strides, f"stack{stage}_block{index}")
         x = net.head(x, include_top, pooling, classes, classifier_activation)
         return common.finish(inputs, x, weights, name)
 
@@ -166,9 +167,9 @@ _DOC = """{title}: a spiking residual network with {depths} blocks of {kind}.
     (None, 10)
     """
 
-SEWResNet8 = _family("SEWResNet8", *TABLE["SEWResNet8"])
-SEWResNet18 = _family("SEWResNet18", *TABLE["SEWResNet18"])
-SEWResNet34 = _family("SEWResNet34", *TABLE["SEWResNet34"])
-SEWResNet50 = _family("SEWResNet50", *TABLE["SEWResNet50"])
-SEWResNet101 = _family("SEWResNet101", *TABLE["SEWResNet101"])
-SEWResNet152 = _family("SEWResNet152", *TABLE["SEWResNet152"])
+SEWResNet8 = _family("SEWResNet8")
+SEWResNet18 = _family("SEWResNet18")
+SEWResNet34 = _family("SEWResNet34")
+SEWResNet50 = _family("SEWResNet50")
+SEWResNet101 = _family("SEWResNet101")
+SEWResNet152 = _family("SEWResNet152")

@@ -7,7 +7,7 @@ stands in `base.py`. Default surrogate is ATan(2), firing is at `v >= threshold`
 
 import math
 
-from keras import ops
+import keras
 
 from keras_snn import dynamics
 from keras_snn.layers.base import Neuron, NeuronCell, SpikingCell, check_number
@@ -120,11 +120,11 @@ class ParametricLIFCell(SpikingCell):
     @property
     def current_tau(self):
         """The time constant in force, `1 / sigmoid(w)`."""
-        return 1 / ops.sigmoid(self.w)
+        return 1 / keras.ops.sigmoid(self.w)
 
     def charge(self, v, x):
         return dynamics.lif_charge(
-            v, x, rate=ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
+            v, x, rate=keras.ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
         )
 
 
@@ -451,7 +451,7 @@ class KLIFCell(LIFCell):
         self.k = self.add_parameter("k", 1.0, self.parameter_shape)
 
     def charge(self, v, x):
-        return ops.relu(self.k * super().charge(v, x))
+        return keras.ops.relu(self.k * super().charge(v, x))
 
     def step(self, x, states):
         h = self.charge(states[0], x)

@@ -79,9 +79,7 @@ class ThresholdDependentBatchNormalization(_FoldedBatchNormalization):
     0.5
     """
 
-    def __init__(
-        self, alpha=1.0, threshold=1.0, axis=None, momentum=0.9, epsilon=1e-5, **kwargs
-    ):
+    def __init__(self, alpha=1.0, threshold=1.0, axis=None, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
         self.alpha = check_number("alpha", alpha, above=0)
         self.threshold = check_number("threshold", threshold, above=0)
@@ -172,9 +170,7 @@ class BatchNormalizationThroughTime(keras.layers.Layer):
     96
     """
 
-    def __init__(
-        self, timesteps, center=False, epsilon=1e-4, momentum=0.9, axis=None, **kwargs
-    ):
+    def __init__(self, timesteps, center=False, epsilon=1e-4, momentum=0.9, axis=None, **kwargs):
         super().__init__(**kwargs)
         if axis is None:
             axis = 1 if keras.config.image_data_format() == "channels_first" else -1

@@ -151,9 +151,7 @@ class RepeatTime(keras.layers.Layer):
 
     def call(self, inputs):
         shape = ops.shape(inputs)
-        return ops.broadcast_to(
-            ops.expand_dims(inputs, 1), (shape[0], self.timesteps, *shape[1:])
-        )
+        return ops.broadcast_to(ops.expand_dims(inputs, 1), (shape[0], self.timesteps, *shape[1:]))
 
     def get_config(self):
         return super().get_config() | {"timesteps": self.timesteps}
