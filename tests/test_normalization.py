@@ -14,7 +14,7 @@ from keras_snn.layers import (
     ThresholdDependentBatchNormalization,
 )
 
-tdBN = ThresholdDependentBatchNormalization
+TDBN = ThresholdDependentBatchNormalization
 
 
 def sequence(*shape, seed=0, scale=1.0, shift=0.0):
@@ -27,7 +27,7 @@ def sequence(*shape, seed=0, scale=1.0, shift=0.0):
 @pytest.mark.parametrize("scale", [0.1, 30.0])
 def test_e2_1_mean_0_and_deviation_alpha_threshold(threshold, alpha, scale):
     x = sequence(16, 4, 6, 6, 3, scale=scale, shift=2 * scale)
-    y = to_numpy(tdBN(alpha=alpha, threshold=threshold, epsilon=1e-9)(x, training=True))
+    y = to_numpy(TDBN(alpha=alpha, threshold=threshold, epsilon=1e-9)(x, training=True))
     np.testing.assert_allclose(y.mean((0, 1, 2, 3)), 0, atol=1e-3)
     np.testing.assert_allclose(y.std((0, 1, 2, 3)), alpha * threshold, atol=1e-3)
 
@@ -35,20 +35,20 @@ def test_e2_1_mean_0_and_deviation_alpha_threshold(threshold, alpha, scale):
 def test_e2_1_statistics_are_shared_by_all_steps():
     x = sequence(4, 5, 3) * np.arange(1, 6).reshape(1, 5, 1).astype("float32")
     order = [3, 0, 4, 1, 2]
-    y, permuted = (to_numpy(tdBN()(z, training=True)) for z in (x, x[:, order]))
+    y, permuted = (to_numpy(TDBN()(z, training=True)) for z in (x, x[:, order]))
     np.testing.assert_allclose(permuted, y[:, order], rtol=1e-4, atol=1e-5)
 
 
 def test_e2_2_sum_of_two_branches_has_the_threshold_as_deviation():
     branches = [sequence(64, 4, 8, 8, 4, seed=s, scale=s + 1) for s in (1, 2)]
-    total = sum(to_numpy(tdBN(2**-0.5, threshold=0.5)(x, training=True)) for x in branches)
+    total = sum(to_numpy(TDBN(2**-0.5, threshold=0.5)(x, training=True)) for x in branches)
     np.testing.assert_allclose(total.var((0, 1, 2, 3)), 0.25, rtol=0.02)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 2.0])
 def test_e2_3_first_firing_rate_does_not_depend_on_the_threshold(threshold):
     x = FoldTime(layers.Conv2D(8, 3, use_bias=False))(sequence(64, 1, 18, 18, 3))
-    spikes = DecayLIF(threshold=threshold)(tdBN(threshold=threshold)(x, training=True))
+    spikes = DecayLIF(threshold=threshold)(TDBN(threshold=threshold)(x, training=True))
     assert abs(float(to_numpy(spikes).mean()) - 0.1587) < 0.02
 
 
@@ -59,7 +59,7 @@ def test_e2_3_plain_batch_normalization_depends_on_it():
 
 def test_e2_4_fused_into_the_convolution():
     rng = np.random.default_rng(3)
-    conv, norm = layers.Conv2D(4, 3), tdBN(alpha=2**-0.5, threshold=0.5)
+    conv, norm = layers.Conv2D(4, 3), TDBN(alpha=2**-0.5, threshold=0.5)
     x = sequence(8, 3, 10, 10, 2)
     norm(FoldTime(conv)(x))
     gamma, beta, mean = (rng.normal(size=4) for _ in range(3))
@@ -83,7 +83,7 @@ def test_e2_4_fused_into_the_convolution():
 def test_e2_7_scaling_the_threshold_leaves_the_spikes(factor):
     x = sequence(8, 6, 5, 5, 3)
     spikes = [
-        to_numpy(DecayLIF(threshold=v)(tdBN(threshold=v)(x, training=True)))
+        to_numpy(DecayLIF(threshold=v)(TDBN(threshold=v)(x, training=True)))
         for v in (0.5, 0.5 * factor)
     ]
     assert 0.05 < spikes[0].mean() < 0.95
@@ -92,7 +92,7 @@ def test_e2_7_scaling_the_threshold_leaves_the_spikes(factor):
 
 def test_tdbn_weights_are_the_papers():
     """`y = gamma alpha V x + beta`: gradients of beta and gamma are 1 and `alpha V x`."""
-    layer = tdBN(alpha=0.5, threshold=0.5)
+    layer = TDBN(alpha=0.5, threshold=0.5)
     x = sequence(8, 4, 3)
     layer.build(x.shape)
     layer.set_weights([np.full(3, 3.0), np.full(3, 7.0), np.zeros(3), np.ones(3) - 1e-5])
@@ -102,7 +102,7 @@ def test_tdbn_weights_are_the_papers():
 def test_tdbn_moving_statistics_and_masks():
     x = sequence(8, 4, 3, shift=5.0)
     mask = np.arange(4)[None] < np.arange(8)[:, None] % 4 + 1
-    layer = tdBN()
+    layer = TDBN()
     layer(np.where(mask[..., None], x, 1e3).astype("float32"), training=True, mask=mask)
     np.testing.assert_allclose(to_numpy(layer.moving_mean), 0.1 * x[mask].mean(0), rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_tdbn_moving_statistics_and_masks():
 def test_channels_first():
     keras.config.set_image_data_format("channels_first")
     try:
-        y = to_numpy(tdBN(threshold=0.5)(sequence(16, 4, 3, 6, 6, shift=1.0), training=True))
+        y = to_numpy(TDBN(threshold=0.5)(sequence(16, 4, 3, 6, 6, shift=1.0), training=True))
         steps = BatchNormalizationThroughTime(2)
         steps.build((None, 2, 3, 6, 6))
     finally:
@@ -166,13 +166,13 @@ def test_wrong_length_is_refused(layer):
 @pytest.mark.parametrize("value", [0, -1.0, "1", float("nan")])
 def test_tdbn_refuses(argument, value):
     with pytest.raises(ValueError, match=f"`{argument}`.*{value!r}"):
-        tdBN(**{argument: value})
+        TDBN(**{argument: value})
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: tdBN(alpha=0.5, threshold=0.5),
+        lambda: TDBN(alpha=0.5, threshold=0.5),
         lambda: BatchNormalizationThroughTime(3),
         lambda: TemporalEffectiveBatchNormalization(3),
     ],
