@@ -13,6 +13,7 @@ import inspect
 import textwrap
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops, tree
 
 from keras_snn import dynamics, surrogates
@@ -27,8 +28,14 @@ _TITLES = ("Args:", "Call arguments:", "Example:", "Raises:", "Returns:", "Sourc
 SHARING = ("scalar", "channel", "neuron")
 
 
+def _plain(value):
+    """Scalars of numpy as Python numbers: these take the dtype of the tensors they meet."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_number(name, value, minimum=None, above=None, maximum=None):
     """`value`, if it is a number within bounds; a `ValueError` that names it otherwise."""
+    value = _plain(value)
     wanted = "a number"
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     for bound, word, holds in (
@@ -48,6 +55,7 @@ def check_number(name, value, minimum=None, above=None, maximum=None):
 
 def check_integer(name, value, minimum=1):
     """`value`, if it is an integer of at least `minimum`; a `ValueError` otherwise."""
+    value = _plain(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ValueError(
             f"Received an invalid value for argument `{name}`, expected an integer of at least "
@@ -309,6 +317,40 @@ class SpikingCell(NeuronCell):
         return super().get_config() | {"surrogate": surrogates.serialize(self.surrogate)}
 
 
+def _build_cell(cell, input_shape):
+    """Builds a cell; of a stack every cell, which Keras does for inputs of rank 2 only."""
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        for part in cell.cells:
+            _build_cell(part, input_shape)
+            input_shape, _ = _cell_shapes(part, input_shape)
+    elif not cell.built:
+        cell.build(input_shape)
+    cell.built = True
+
+
+def _cell_shapes(cell, input_shape):
+    """Shapes of the output and list of those of the states, for a step's input."""
+    if isinstance(cell, NeuronCell):
+        return cell.compute_output_shape(input_shape)
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        states = []
+        for part in cell.cells:
+            input_shape, shapes = _cell_shapes(part, input_shape)
+            states.append(shapes)
+        return input_shape, states
+    batch, sizes = input_shape[0], cell.state_size
+    sizes = [sizes] if isinstance(sizes, int) else sizes
+    states = [(batch, size) if isinstance(size, int) else (batch, *size) for size in sizes]
+    return (batch, getattr(cell, "output_size", None) or sizes[0]), states
+
+
+def _compatible(shape, other):
+    """Whether two shapes may be equal, `None` being unknown."""
+    return len(shape) == len(other) and all(
+        a is None or b is None or a == b for a, b in zip(shape, other)
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_snn")
 class SpikingRNN(keras.layers.RNN):
     """Runs a cell over the time axis; `keras.layers.RNN` for neurons.
@@ -394,16 +436,13 @@ class SpikingRNN(keras.layers.RNN):
                 f"{tuple(sequences_shape)}. Give `batch_size` to `keras.Input`."
             )
         step_shape = (sequences_shape[0], *sequences_shape[2:])
-        if not self.cell.built:
-            self.cell.build(step_shape)
-            self.cell.built = True
-        self.state_size = self.cell.state_size
+        _build_cell(self.cell, step_shape)
+        size = self.cell.state_size
+        self.state_size = [size] if isinstance(size, int) else list(size)
         if self.stateful and self.states is None:
             self._create_state_variables(sequences_shape[0])
-        batch = sequences_shape[0] if self.stateful else None
-        self.input_spec = keras.layers.InputSpec(
-            shape=(batch, None, *(None for _ in sequences_shape[2:]))
-        )
+        fixed = step_shape if self.stateful else [None] * len(step_shape)
+        self.input_spec = keras.layers.InputSpec(shape=(fixed[0], None, *fixed[1:]))
         self.built = True
 
     def _create_state_variables(self, batch_size):
@@ -445,48 +484,53 @@ class SpikingRNN(keras.layers.RNN):
         pass
 
     def compute_output_shape(self, sequences_shape, initial_state_shape=None):
-        batch, time = sequences_shape[:2]
-        step_shape = (batch, *sequences_shape[2:])
-        output, states = self._step_shapes(step_shape)
+        batch, time, *step_shape = sequences_shape
+        output, states = _cell_shapes(self.cell, (batch, *step_shape))
         if self.return_sequences:
             output = (batch, time, *output[1:])
         return (output, *states) if self.return_state else output
 
-    def _step_shapes(self, step_shape):
-        """Shapes of one step's output and of the states."""
-        if isinstance(self.cell, NeuronCell):
-            return self.cell.compute_output_shape(step_shape)
-        states = [(step_shape[0], size) for size in tree.flatten(self.cell.state_size)]
-        output_size = getattr(self.cell, "output_size", None)
-        if output_size is None:
-            output_size = tree.flatten(self.cell.state_size)[0]
-        if isinstance(self.cell, keras.layers.StackedRNNCells):
-            output, states = step_shape, []
-            for cell in self.cell.cells:
-                if isinstance(cell, NeuronCell):
-                    output, shapes = cell.compute_output_shape(output)
-                else:
-                    shapes = [(step_shape[0], n) for n in tree.flatten(cell.state_size)]
-                    output = (step_shape[0], getattr(cell, "output_size", shapes[0][1]))
-                states.append(shapes)
-            return output, states
-        return (step_shape[0], output_size), states
-
-    def compute_output_spec(self, sequences, *args, **kwargs):
+    def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
+        self._check(sequences, initial_state)
         shape = self.compute_output_shape(sequences.shape)
         if not self.return_state:
             return KerasTensor(shape, dtype=self.compute_dtype)
-        states = tree.map_shape_structure(
-            lambda s: KerasTensor(s, dtype=self.variable_dtype), list(shape[1:])
+        return (KerasTensor(shape[0], dtype=self.compute_dtype), *self._specs(shape[1:]))
+
+    def compute_mask(self, sequences, mask):
+        mask = tree.flatten(mask)[0] if self.return_sequences else None
+        if mask is not None and self.go_backwards:
+            mask = ops.flip(mask, axis=1)
+        return [mask] + [None] * len(self.state_size) if self.return_state else mask
+
+    def _specs(self, states_shape):
+        """The states, as `KerasTensor`s."""
+        return tree.map_shape_structure(
+            lambda shape: KerasTensor(shape, dtype=self.variable_dtype), list(states_shape)
         )
-        return (KerasTensor(shape[0], dtype=self.compute_dtype), *states)
+
+    def _check(self, sequences, initial_state):
+        """The initial state in the structure of the cell's, if it and the sequences fit."""
+        batch, time, *step_shape = sequences.shape
+        if time == 0 or (self.unroll and time is None):
+            raise ValueError(
+                f"{self.name} needs at least one time step, and a known number of them if "
+                f"`unroll=True`; got `unroll={self.unroll}` and the shape {tuple(sequences.shape)}."
+            )
+        if initial_state is None:
+            return None
+        specs = self._specs(_cell_shapes(self.cell, (batch, *step_shape))[1])
+        wanted = [tuple(spec.shape) for spec in tree.flatten(specs)]
+        given = [tuple(state.shape) for state in tree.flatten(initial_state)]
+        if len(given) != len(wanted) or not all(map(_compatible, given, wanted)):
+            raise ValueError(
+                f"{self.name} has {len(wanted)} states of shapes {wanted}, got `initial_state` "
+                f"with {len(given)} of shapes {given}."
+            )
+        return tree.pack_sequence_as(specs, tree.flatten(initial_state))
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        if self.unroll and sequences.shape[1] is None:
-            raise ValueError(
-                f"{self.name} has `unroll=True` and needs a known number of steps, got inputs of "
-                f"shape {tuple(sequences.shape)}."
-            )
+        initial_state = self._check(sequences, initial_state)
         sequences = ops.cast(sequences, self.variable_dtype)
         states = self._first_states(sequences, initial_state)
         last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
@@ -498,7 +542,7 @@ class SpikingRNN(keras.layers.RNN):
 
     def _first_states(self, sequences, initial_state):
         if initial_state is not None:
-            states = initial_state if tree.is_nested(initial_state) else [initial_state]
+            states = initial_state
         elif self.stateful:
             # Copies: assigning in place must not touch what the backward pass has saved.
             states = tree.map_structure(lambda v: ops.copy(v.value), self.states)
@@ -506,11 +550,6 @@ class SpikingRNN(keras.layers.RNN):
             states = self.cell.initial_states(sequences[:, 0])
         else:
             states = self.get_initial_state(ops.shape(sequences)[0])
-        if len(states) != len(self.state_size):
-            raise ValueError(
-                f"{self.name} has {len(self.state_size)} states, got {len(states)} in "
-                "`initial_state`."
-            )
         return tree.map_structure(lambda s: ops.cast(s, self.variable_dtype), list(states))
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
@@ -523,10 +562,9 @@ class SpikingRNN(keras.layers.RNN):
 
             def step(x, states):
                 output, new = self.cell(x, states, **kwargs)
-                new = new if tree.is_nested(new) else [new]
-                return ops.cast(output, self.variable_dtype), tree.map_structure(
-                    lambda s: ops.cast(s, self.variable_dtype), list(new)
-                )
+                # A stack of one cell returns the states of that cell only.
+                new = [ops.cast(state, self.variable_dtype) for state in tree.flatten(new)]
+                return ops.cast(output, self.variable_dtype), tree.pack_sequence_as(states, new)
 
         xs, carry = sequences, ((), initial_state)
         if mask is not None:
@@ -576,15 +614,23 @@ class SpikingRNN(keras.layers.RNN):
         xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
         if self.go_backwards:
             xs = tree.map_structure(lambda x: ops.flip(x, axis=0), xs)
+        # Keras's scan over two tensors fails on TensorFlow if the number of steps is unknown:
+        # the mask is read by index, which has no gradient to slow down.
+        sequences, mask = xs if masked else (xs, None)
+
+        def at(index, x):
+            return (x, ops.take(mask, index, axis=0)) if masked else x
+
+        blank = ops.zeros_like(body(carry, at(0, sequences[0]))[1])
+
         # On TensorFlow what `scan` collects must have the structure of what it carries.
-        first = tree.map_structure(lambda x: x[0], xs)
-        blank = ops.zeros_like(body(carry, first)[1])
-
         def scanned(carry, x):
-            carry, output = body(carry[1], x)
-            return (output, carry), (output, carry)
+            index, _, carry = carry
+            carry, output = body(carry, at(index, x))
+            return (index + 1, output, carry), (index, output, carry)
 
-        (last_output, carry), (outputs, _) = ops.scan(scanned, (blank, carry), xs)
+        start = (ops.zeros((), dtype="int32"), blank, carry)
+        (_, last_output, carry), (_, outputs, _) = ops.scan(scanned, start, sequences)
         last_output = carry[0] if masked else last_output
         return last_output, ops.swapaxes(outputs, 0, 1), carry[1]
 

@@ -74,7 +74,7 @@ class _OverTime(keras.layers.Layer):
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))
-        return type(self).reduce(inputs, mask)
+        return ops.cast(type(self).reduce(inputs, mask), inputs.dtype)
 
 
 class MeanOverTime(_OverTime):

@@ -1,0 +1,1006 @@
+"""The contract of every neuron layer: a new neuron is a new row of `NEURONS`."""
+
+import itertools
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from helpers import gradients, to_numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import keras_snn
+from keras_snn import layers
+from keras_snn.layers import base
+
+BACKEND = keras.backend.backend()
+
+
+# The equations in numpy, independent of the package: a step is (x, *states) -> (output, *states).
+
+
+def spiking(charge, threshold=1.0, v_reset=0.0, soft=False, strict=False):
+    def step(x, v):
+        h = charge(v, x)
+        s = 1.0 * (h > threshold if strict else h >= threshold)
+        return s, h - s * threshold if soft else np.where(s == 1, v_reset, h)
+
+    return step
+
+
+def adaptive(x, v, a):
+    h = v + (x - v) / 2
+    s = 1.0 * (h >= 1 + a)
+    return s, h - s * (1 + a), a + (0.5 * s - a) / 4
+
+
+def synaptic(x, v, i):
+    i = 0.5 * i + x
+    s, v = spiking(lambda v, i: 0.75 * v + i)(i, v)
+    return s, v, i
+
+
+def delayed_soft(x, v):
+    s = 1.0 * (v > 1)
+    return s, 0.9 * v + x - s
+
+
+def delayed_hard(x, v):
+    s = 1.0 * (v > 1)
+    return s, 0.9 * np.where(s == 1, -0.1, v) + x
+
+
+def izhikevich(x, v, w):
+    h = v + (x + (v + 0.1) * (v - 0.8) - w) / 2
+    s = 1.0 * (h >= 1)
+    return s, np.where(s == 1, 0.0, h), w + (0.1 * (h + 0.1) - w) / 2 + 0.2 * s
+
+
+class Row(NamedTuple):
+    """A neuron with arguments, its numpy step and where its states start."""
+
+    layer: type
+    arguments: dict
+    step: callable
+    start: tuple = (0.0,)
+
+
+NEURONS = {
+    "IF": Row(layers.IF, {}, spiking(lambda v, x: v + x)),
+    "IF-soft": Row(layers.IF, {"reset": "soft"}, spiking(lambda v, x: v + x, soft=True)),
+    "LIF": Row(layers.LIF, {"tau": 2.0}, spiking(lambda v, x: v + (x - v) / 2)),
+    "LIF-rest": Row(
+        layers.LIF,
+        {"tau": 1.5, "decay_input": False, "v_reset": -0.2, "threshold": 0.7},
+        spiking(lambda v, x: v - (v + 0.2) / 1.5 + x, threshold=0.7, v_reset=-0.2),
+        (-0.2,),
+    ),
+    "PLIF": Row(
+        layers.ParametricLIF,
+        {"tau": 3.0, "parameter_shape": "channel", "threshold": 0.5},
+        spiking(lambda v, x: v + (x - v) / 3, threshold=0.5),
+    ),
+    "DecayLIF": Row(
+        layers.DecayLIF, {}, spiking(lambda v, x: 0.25 * v + x, threshold=0.5, strict=True)
+    ),
+    "DelayedLIF": Row(layers.DelayedLIF, {"decay": 0.9}, delayed_soft),
+    "DelayedLIF-hard": Row(
+        layers.DelayedLIF, {"decay": 0.9, "reset": "hard", "v_reset": -0.1}, delayed_hard, (-0.1,)
+    ),
+    "AdaptiveLIF": Row(
+        layers.AdaptiveLIF,
+        {"adaptation": 0.5, "tau_adaptation": 4.0, "reset": "soft"},
+        adaptive,
+        (0.0, 0.0),
+    ),
+    "SynapticLIF": Row(layers.SynapticLIF, {}, synaptic, (0.0, 0.0)),
+    "QIF": Row(
+        layers.QIF, {}, spiking(lambda v, x: v + (x + v * (v - 0.8)) / 2, v_reset=-0.1), (-0.1,)
+    ),
+    "EIF": Row(
+        layers.EIF,
+        {},
+        spiking(lambda v, x: v + (x - v + np.exp(v - 0.8)) / 2, v_reset=-0.1),
+        (-0.1,),
+    ),
+    "Izhikevich": Row(layers.Izhikevich, {"a": 0.1, "b": 0.2}, izhikevich, (0.0, 0.0)),
+    "KLIF": Row(layers.KLIF, {}, spiking(lambda v, x: np.maximum(v + (x - v) / 2, 0))),
+    "LeakyIntegrator": Row(
+        layers.LeakyIntegrator, {"tau": 4.0}, lambda x, v: (v + (x - v) / 4,) * 2
+    ),
+    "Accumulator": Row(layers.Accumulator, {}, lambda x, v: (v + x,) * 2),
+}
+SPIKING = [
+    name for name, row in NEURONS.items() if issubclass(row.layer.cell_class, layers.SpikingCell)
+]
+
+every_neuron = pytest.mark.parametrize("name", NEURONS)
+every_spiking_neuron = pytest.mark.parametrize("name", SPIKING)
+
+
+def neuron(name, /, **kwargs):
+    return NEURONS[name].layer(**NEURONS[name].arguments, **kwargs)
+
+
+def currents(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0.7, 0.9, shape).astype("float32")
+
+
+def random_mask(batch, time):
+    """A mask with holes, whose rows start and end unlike each other."""
+    mask = np.random.default_rng(1).random((batch, time)) < 0.6
+    mask[0, :2], mask[0, -2:] = False, True
+    mask[1, :2], mask[1, -2:] = True, False
+    return mask
+
+
+def reference(name, x, mask=None, states=None):
+    """Output and states of the numpy equations, `x` being `(batch, time, ...)`."""
+    row = NEURONS[name]
+    x = x.astype("float64")
+    states = [np.full(x[:, 0].shape, v) for v in row.start] if states is None else states
+    held, outputs = np.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        keep = np.ones(len(x), bool) if mask is None else mask[:, t]
+        keep = keep.reshape(-1, *[1] * (x.ndim - 2))
+        output, *new = row.step(x[:, t], *states)
+        states = [np.where(keep, n, old) for n, old in zip(new, states)]
+        held = np.where(keep, output, held)
+        outputs.append(np.where(keep, output, 0) if name in SPIKING else held)
+    return np.stack(outputs, 1), held, states
+
+
+def assert_same(found, wanted, exact=False):
+    """Equality of lists of arrays; exact for spikes, to float32 rounding for potentials."""
+    found, wanted = (keras.tree.flatten(to_numpy(a)) for a in (found, wanted))
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0 if exact else 1e-5, atol=0 if exact else 2e-6)
+
+
+def everything(*shape, batch=None, time=None, mask=False, names=NEURONS, **kwargs):
+    """A functional model with every neuron as an output, by name."""
+    inputs = keras.Input((time, *shape), batch_size=batch)
+    x = keras.layers.Masking()(inputs) if mask else inputs
+    return keras.Model(inputs, {n: neuron(n, name=n, **kwargs)(x) for n in names})
+
+
+# Sequences
+
+
+@every_neuron
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)], ids=str)
+def test_follows_its_equations(name, shape):
+    x = currents(2, 9, *shape)
+    output, *states = neuron(name, return_state=True)(x)
+    wanted, last, wanted_states = reference(name, x)
+    assert_same(output, wanted, exact=name in SPIKING)
+    assert_same(states, wanted_states)
+    assert_same(neuron(name, return_sequences=False)(x), last)
+    if name in SPIKING:
+        assert set(np.unique(wanted)) == {0, 1}
+
+
+@every_neuron
+def test_goes_backwards(name):
+    x = currents(2, 9, 3)
+    output, *states = neuron(name, return_state=True, go_backwards=True)(x)
+    wanted, _, wanted_states = reference(name, x[:, ::-1])
+    assert_same([output, states], [wanted, wanted_states])
+
+
+@every_neuron
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3)], ids=str)
+def test_masked_steps_change_nothing(name, shape):
+    x, mask = currents(2, 9, *shape), random_mask(2, 9)
+    output, *states = neuron(name, return_state=True)(x, mask=ops.array(mask))
+    wanted, last, wanted_states = reference(name, x, mask)
+    assert_same([output, states], [wanted, wanted_states])
+    assert_same(neuron(name, return_sequences=False)(x, mask=ops.array(mask)), last)
+
+
+@every_neuron
+def test_padding_changes_nothing(name):
+    x = currents(1, 6, 3)
+    padded = np.concatenate([x, np.zeros((1, 3, 3), "float32")], axis=1)
+    mask = ops.array(np.arange(9)[None] < 6)
+    alone = neuron(name, return_state=True)(x)
+    output, *states = neuron(name, return_state=True)(padded, mask=mask)
+    assert_same([output[:, :6], *states], alone, exact=True)
+
+
+@every_neuron
+def test_starts_from_given_states(name):
+    x = currents(2, 12, 3)
+    given = [currents(2, 3, seed=i) for i in range(len(NEURONS[name].start))]
+    whole = neuron(name, return_state=True)(x, initial_state=[ops.array(v) for v in given])
+    output, _, states = reference(name, x, states=given)
+    assert_same(whole, [output, *states])
+    layer = neuron(name, return_state=True)
+    first, *states = layer(x[:, :5], initial_state=[ops.array(v) for v in given])
+    second, *states = layer(x[:, 5:], initial_state=states)
+    assert_same([ops.concatenate([first, second], 1), *states], whole, exact=True)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["IF", "AdaptiveLIF", "LeakyIntegrator"])
+def test_rolled_loop_equals_unrolled(name, masked, backwards, monkeypatch):
+    x = currents(2, 9, 2, 3)
+    mask = ops.array(random_mask(2, 9)) if masked else None
+    arguments = {"return_state": True, "go_backwards": backwards}
+    unrolled = neuron(name, unroll=True, **arguments)(x, mask=mask)
+    last = neuron(name, unroll=True, return_sequences=False, go_backwards=backwards)(x, mask=mask)
+    monkeypatch.setitem(base.UNROLL_LIMIT, BACKEND, 0)
+    # TensorFlow's eager loop contracts no multiplications; the compiled one may.
+    assert_same(neuron(name, **arguments)(x, mask=mask), unrolled)
+    assert_same(neuron(name, return_sequences=False, go_backwards=backwards)(x, mask=mask), last)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_unknown_time_and_batch(backwards):
+    """In compiled functional models, below and above the limit of unrolling."""
+    model = everything(4, mask=True, go_backwards=backwards)
+    for time in (5, 70):
+        x, mask = currents(3, time, 4), random_mask(3, time)
+        x[~mask] = 0
+        assert mask.sum() > 3
+        step = -1 if backwards else 1
+        wanted = {n: reference(n, x[:, ::step], mask[:, ::step])[0] for n in NEURONS}
+        assert_same(model.predict(x, verbose=0), wanted)
+
+
+def test_unroll_needs_known_time():
+    with pytest.raises(ValueError, match=r"unroll=True.*\(None, None, 4\)"):
+        layers.LIF(unroll=True)(keras.Input((None, 4)))
+
+
+def test_backwards_mask_is_reversed():
+    """A masked layer behind a reversed one must skip the same steps."""
+    x, mask = currents(2, 9, 3), random_mask(2, 9)
+    x[~mask] = 0
+    inputs = keras.Input((9, 3))
+    h = keras.layers.Masking()(inputs)
+    h = layers.LIF(go_backwards=True)(h)
+    model = keras.Model(inputs, layers.LeakyIntegrator(tau=4.0)(h))
+    spikes = reference("LIF", x[:, ::-1], mask[:, ::-1])[0]
+    wanted = reference("LeakyIntegrator", spikes, mask[:, ::-1])[0]
+    assert_same(model.predict(x, verbose=0), wanted)
+
+
+@every_neuron
+def test_shapes_are_announced(name):
+    inputs = keras.Input((None, 4, 3))
+    states = len(NEURONS[name].start)
+    outputs = neuron(name, return_state=True, return_sequences=False, dtype="mixed_bfloat16")(
+        inputs
+    )
+    assert [o.shape for o in outputs] == [(None, 4, 3)] * (1 + states)
+    assert [o.dtype for o in outputs] == ["bfloat16"] + ["float32"] * states
+    assert neuron(name)(inputs).shape == (None, None, 4, 3)
+
+
+# Within Keras
+
+
+@every_neuron
+def test_is_a_cell_of_stock_rnn(name):
+    x = currents(2, 9, 3)
+    cell = NEURONS[name].layer.cell_class(**NEURONS[name].arguments)
+    found = keras.layers.RNN(cell, return_sequences=True, return_state=True)(x)
+    assert_same(found, neuron(name, return_state=True)(x))
+
+
+def stack_reference(names, x):
+    states = []
+    for name in names:
+        x, _, new = reference(name, x)
+        states.append(new)
+    return [x, *states]
+
+
+@pytest.mark.parametrize("names", [["LIF"], ["AdaptiveLIF", "IF-soft", "LeakyIntegrator"]], ids=len)
+@pytest.mark.parametrize("time", [9, 70])
+def test_stacks(names, time):
+    def cells():
+        rows = [NEURONS[name] for name in names]
+        return [row.layer.cell_class(**row.arguments) for row in rows]
+
+    x = currents(2, time, 3)
+    wanted = stack_reference(names, x)
+    layer = layers.SpikingRNN(cells(), return_state=True)
+    assert_same(layer(x), wanted)
+    if len(names) > 1:  # Keras unpacks the states of a stack of one, which its loop rejects.
+        stock = keras.layers.StackedRNNCells(cells())
+        assert_same(keras.layers.RNN(stock, return_sequences=True)(x), wanted[0])
+    inputs = keras.Input((None, 3))
+    outputs = layers.SpikingRNN(cells(), return_state=True)(inputs)
+    model = keras.Model(inputs, outputs)
+    assert model.output_shape == [(None, None, 3)] + [(None, 3)] * (len(model.outputs) - 1)
+    assert_same(model.predict(x, verbose=0), wanted)
+
+
+def test_stack_of_maps():
+    x = currents(2, 5, 4, 4, 3)
+    cells = [layers.LIFCell(), layers.ParametricLIFCell(tau=2.0, parameter_shape="channel")]
+    layer = layers.SpikingRNN(cells, return_state=True)
+    assert_same(layer(x), stack_reference(["LIF", "LIF"], x))
+    assert layer.count_params() == 3
+
+
+@pytest.mark.parametrize("time", [5, 70])
+def test_stock_cells_run_in_spiking_rnn(time):
+    x = currents(2, time, 3)
+    stock = keras.layers.RNN(keras.layers.GRUCell(4), return_sequences=True, return_state=True)
+    ours = layers.SpikingRNN(keras.layers.GRUCell(4), return_state=True)
+    wanted = stock(x)
+    ours(x)
+    ours.set_weights(stock.get_weights())
+    assert_same(ours(x), wanted)
+
+
+def test_bidirectional():
+    x, mask = currents(2, 9, 3), random_mask(2, 9)
+    x[~mask] = 0
+    inputs = keras.Input((None, 3))
+    h = keras.layers.Masking()(inputs)
+    outputs = keras.layers.Bidirectional(layers.LIF(return_state=True))(h)
+    model = keras.Model(inputs, outputs)
+    forward = reference("LIF", x, mask)
+    backward = reference("LIF", x[:, ::-1], mask[:, ::-1])
+    both = np.concatenate([forward[0], backward[0][:, ::-1]], axis=-1)
+    assert_same(model.predict(x, verbose=0), [both, *forward[2], *backward[2]])
+    clone = keras.models.clone_model(model)
+    assert_same(clone.predict(x, verbose=0), model.predict(x, verbose=0), exact=True)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.neuron = layers.LIF(tau=2.0)
+
+    def call(self, x):
+        return self.neuron(x)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "subclassed", "clone"])
+def test_models(kind):
+    x = currents(2, 9, 3)
+    sequential = keras.Sequential([layers.LIF(tau=2.0)])
+    model = Subclassed() if kind == "subclassed" else sequential
+    if kind == "clone":
+        model = keras.models.clone_model(
+            keras.Sequential([keras.Input((9, 3)), layers.LIF(tau=2.0)])
+        )
+    assert_same(model.predict(x, verbose=0), reference("LIF", x)[0], exact=True)
+
+
+def test_initial_state_as_model_input(tmp_path):
+    inputs, v, a = keras.Input((None, 3)), keras.Input((3,)), keras.Input((3,))
+    outputs = neuron("AdaptiveLIF", return_state=True)(inputs, initial_state=[v, a])
+    model = keras.Model([inputs, v, a], outputs)
+    x, states = currents(2, 9, 3), [currents(2, 3, seed=1), currents(2, 3, seed=2)]
+    wanted = reference("AdaptiveLIF", x, states=states)
+    assert_same(model.predict([x, *states], verbose=0), [wanted[0], *wanted[2]])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(loaded.predict([x, *states], verbose=0), [wanted[0], *wanted[2]])
+
+
+# Stateful
+
+
+CHUNKS = [(0, 1), (1, 2), (2, 5), (5, 9)]
+
+
+def stream(run, x):
+    parts = [to_numpy(run(x[:, a:b])) for a, b in CHUNKS]
+    return keras.tree.map_structure(lambda *p: np.concatenate(p, axis=1), *parts)
+
+
+@pytest.mark.parametrize("how", ["call", "predict", "predict_on_batch"])
+def test_streaming_equals_whole_sequence(how):
+    x = currents(2, 9, 2, 3)
+    model = everything(2, 3, batch=2, stateful=True)
+    run = {
+        "call": lambda chunk: model(chunk),
+        "predict": lambda chunk: model.predict(chunk, verbose=0),
+        "predict_on_batch": model.predict_on_batch,
+    }[how]
+    wanted = {name: reference(name, x)[0] for name in NEURONS}
+    assert_same(stream(run, x), wanted)
+    for name in NEURONS:
+        model.get_layer(name).reset_state()
+    assert_same(stream(run, x), wanted)
+
+
+@every_neuron
+def test_states_belong_to_no_weights(name, tmp_path):
+    layer = neuron(name, stateful=True)
+    plain = neuron(name)
+    x = currents(4, 5, 3)
+    layer(x), plain(x)
+    assert layer.count_params() == plain.count_params()
+    assert [w.shape for w in layer.get_weights()] == [w.shape for w in plain.get_weights()]
+    assert len(layer.non_trainable_weights) == 0
+    layer.reset_state()
+    for state, value in zip(layer.states, NEURONS[name].start):
+        assert_same(state.value, np.full((4, 3), value, "float32"), exact=True)
+
+
+@pytest.mark.parametrize("file", ["model.weights.h5", "model.keras"])
+@pytest.mark.parametrize(
+    "target", [{"batch": 2, "stateful": True}, {}], ids=["batch 2", "stateless"]
+)
+def test_files_do_not_depend_on_batch_size(file, target, tmp_path):
+    names = ["PLIF", "AdaptiveLIF", "KLIF"]
+    source = everything(3, names=names, batch=4, stateful=True)
+    weights = [w + 0.25 for w in source.get_weights()]
+    assert len(weights) == 2
+    source.set_weights(weights)
+    source.predict(currents(4, 5, 3), verbose=0)
+    (source.save_weights if file.endswith("h5") else source.save)(tmp_path / file)
+    model = everything(3, names=names, **target)
+    model.load_weights(tmp_path / file)
+    assert_same(model.get_weights(), weights, exact=True)
+    plain = everything(3, names=names)
+    plain.set_weights(weights)
+    x = currents(2, 5, 3)
+    assert_same(model.predict(x, verbose=0), plain.predict(x, verbose=0), exact=True)
+
+
+def streaming_model(batch=2):
+    model = keras.Sequential(
+        [
+            keras.Input((None, 3), batch_size=batch),
+            keras.layers.Dense(4, use_bias=False),
+            neuron("AdaptiveLIF", stateful=True, name="neuron"),
+            keras.layers.Dense(1),
+        ]
+    )
+    return model
+
+
+def test_states_advance_while_training():
+    """With learning rate 0, so that the states of the whole sequence are known."""
+    model = streaming_model()
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x = currents(2, 9, 3)
+    y = np.ones((2, 9, 1), "float32")
+    model.layers[0].set_weights([np.abs(model.layers[0].get_weights()[0])])
+    current = x @ model.layers[0].get_weights()[0]
+    for how in ("fit", "train_on_batch"):
+        for a, b in [(0, 4), (4, 9)]:
+            if how == "fit":
+                model.fit(x[:, a:b], y[:, a:b], batch_size=2, verbose=0, shuffle=False)
+            else:
+                model.train_on_batch(x[:, a:b], y[:, a:b])
+            _, _, wanted = reference("AdaptiveLIF", current[:, :b])
+            assert_same([s.value for s in model.get_layer("neuron").states], wanted)
+        model.get_layer("neuron").reset_state()
+
+
+def test_stateful_layers_train():
+    model = streaming_model()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = model.get_weights()
+    x, y = currents(6, 5, 3), np.ones((6, 5, 1), "float32")
+    loss = model.fit(x, y, batch_size=2, epochs=2, shuffle=False, verbose=0).history["loss"]
+    assert np.all(np.isfinite(loss))
+    assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
+
+
+def test_stateful_stack_starts_over():
+    layer = layers.SpikingRNN(
+        [layers.LIFCell(v_reset=-0.2), layers.LeakyIntegratorCell()], stateful=True
+    )
+    x = currents(2, 9, 3)
+    first = to_numpy(layer(x))
+    assert np.any(to_numpy(layer(x)) != first)
+    layer.reset_state()
+    assert_same(layer(x), first, exact=True)
+    assert layer.count_params() == 0
+
+
+def test_batch_size_must_not_change_while_stateful():
+    layer = layers.LIF(stateful=True)
+    layer(currents(2, 5, 3))
+    with pytest.raises(ValueError, match=r"\(2, None, 3\).*\(1, 5, 3\)"):
+        layer(currents(1, 5, 3))
+    model = keras.Sequential([keras.Input((5, 3), batch_size=2), layers.LIF(stateful=True)])
+    with pytest.raises(ValueError, match=r"\(2, None, 3\).*\(1, 5, 3\)"):
+        model.predict(currents(1, 5, 3), verbose=0)
+
+
+def test_stateful_needs_known_batch():
+    with pytest.raises(ValueError, match=r"stateful=True.*\(None, 5, 3\)"):
+        layers.LIF(stateful=True)(keras.Input((5, 3)))
+
+
+# Mixed precision
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+MIXED = ["mixed_float16", "mixed_bfloat16"]
+
+
+@every_neuron
+@pytest.mark.parametrize("dtype", MIXED)
+def test_mixed_precision_keeps_float32_states(name, dtype):
+    x = currents(2, 9, 3)
+    output, *states = neuron(name, return_state=True, dtype=dtype)(x)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype[len("mixed_") :]
+    assert all(keras.backend.standardize_dtype(s.dtype) == "float32" for s in states)
+    wanted, _, wanted_states = reference(name, x)
+    # The input is float32, and so is all that follows but the output.
+    assert_same(states, wanted_states)
+    np.testing.assert_allclose(to_numpy(ops.cast(output, "float32")), wanted, rtol=2**-8)
+
+
+@pytest.mark.parametrize("policy", MIXED, indirect=True)
+def test_mixed_precision_as_global_policy(policy):
+    x = currents(2, 70, 3)
+    model = everything(3, return_state=True)
+    for name, (output, *states) in model(x).items():
+        assert keras.backend.standardize_dtype(output.dtype) == policy[len("mixed_") :], name
+        assert all(keras.backend.standardize_dtype(s.dtype) == "float32" for s in states)
+        assert all(np.all(np.isfinite(to_numpy(ops.cast(o, "float32")))) for o in [output, *states])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("policy", MIXED, indirect=True)
+def test_mixed_precision_trains(policy, jit_compile):
+    if jit_compile and BACKEND == "torch" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    model = keras.Sequential(
+        [
+            keras.Input((2, 3)),
+            keras.layers.Dense(8),
+            neuron("PLIF"),
+            neuron("LeakyIntegrator"),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+    )
+    model.compile("adam", "mse", jit_compile=jit_compile)
+    before = model.get_weights()
+    x, y = currents(8, 2, 3), np.ones((8, 2, 1), "float32")
+    # Loss scaling may skip the first steps.
+    loss = model.fit(x, y, batch_size=4, epochs=4, verbose=0).history["loss"]
+    assert np.all(np.isfinite(loss))
+    assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
+
+
+# Files
+
+
+def test_keras_file_holds_everything(tmp_path):
+    model = everything(3)
+    model.set_weights([w + 0.25 for w in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = currents(2, 9, 3)
+    assert_same(loaded.predict(x, verbose=0), model.predict(x, verbose=0), exact=True)
+    for name in NEURONS:
+        config = model.get_layer(name).get_config()
+        assert loaded.get_layer(name).get_config() == config
+        for key, value in NEURONS[name].arguments.items():
+            assert config[key] == value
+
+
+def test_stack_in_keras_file(tmp_path):
+    cells = [layers.LIFCell(tau=3.0), layers.ParametricLIFCell(parameter_shape="neuron")]
+    model = keras.Sequential([keras.Input((5, 2, 4, 3)), layers.SpikingRNN(cells)])
+    model.set_weights([w + 0.25 for w in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = currents(2, 5, 2, 4, 3)
+    assert_same(loaded.predict(x, verbose=0), model.predict(x, verbose=0), exact=True)
+
+
+WRITER = """
+import sys
+import keras, numpy as np
+from keras_snn import layers
+
+model = keras.Sequential([
+    keras.Input((None, 3)),
+    keras.layers.Dense(5, kernel_initializer=keras.initializers.RandomUniform(-1, 2, seed=1)),
+    layers.ParametricLIF(parameter_shape="channel", trainable_threshold=True),
+])
+rng = np.random.default_rng(0)
+model.set_weights([w + rng.normal(0, 0.1, w.shape) for w in model.get_weights()])
+spikes = model.predict(np.load(sys.argv[1] + "/x.npy"), verbose=0)
+np.save(sys.argv[1] + "/spikes.npy", spikes)
+model.save(sys.argv[1] + "/model.keras")
+"""
+
+
+def test_files_of_another_backend_load(tmp_path):
+    other = "torch" if BACKEND == "jax" else "jax"
+    pytest.importorskip(other)
+    np.save(tmp_path / "x.npy", currents(4, 12, 3))
+    root = str(Path(keras_snn.__file__).parents[1])
+    environment = os.environ | {"KERAS_BACKEND": other, "PYTHONPATH": root}
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, check=True)
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    spikes = model.predict(np.load(tmp_path / "x.npy"), verbose=0)
+    wanted = np.load(tmp_path / "spikes.npy")
+    assert 0.1 < wanted.mean() < 0.9
+    assert_same(spikes, wanted, exact=True)
+
+
+@every_neuron
+def test_config_is_json(name):
+    config = neuron(name).get_config()
+    again = NEURONS[name].layer.from_config(json.loads(json.dumps(config)))
+    assert again.get_config() == config
+
+
+# Gradients
+
+
+def atan(u):
+    """Derivative of ATan(2)."""
+    return 1 / (1 + (math.pi * u) ** 2)
+
+
+X1, X2, V_RESET, THRESHOLD = 1.25, 0.5, -0.25, 0.75
+
+
+@pytest.mark.parametrize("x1", [X1, 0.5], ids=["after a spike", "after none"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("reset", ["hard", "soft", "none"])
+def test_gradient_through_the_reset(reset, detach, x1):
+    """IF over two steps: the second spike's slopes to both inputs and to the threshold."""
+    layer = layers.IF(
+        reset=reset,
+        detach_reset=detach,
+        v_reset=V_RESET,
+        threshold=THRESHOLD,
+        trainable_threshold=True,
+    )
+    x = np.array([[[x1], [X2]]], "float32")
+    layer.build(x.shape)
+    _, (dx,), (dthreshold,) = gradients(
+        lambda x: ops.sum(layer(x)[:, 1]), layer.trainable_variables, x
+    )
+    h1 = V_RESET + x1
+    s1 = float(h1 >= THRESHOLD)
+    v1 = {"hard": s1 * V_RESET + (1 - s1) * h1, "soft": h1 - s1 * THRESHOLD, "none": h1}[reset]
+    g1, g2 = atan(h1 - THRESHOLD), atan(v1 + X2 - THRESHOLD)
+    # d v1 / d s1, and what is left of the membrane and of the threshold at a fixed spike.
+    through = {"hard": V_RESET - h1, "soft": -THRESHOLD, "none": 0}[reset] * (not detach)
+    dh = {"hard": 1 - s1, "soft": 1, "none": 1}[reset] + through * g1
+    dt = {"hard": 0, "soft": -s1, "none": 0}[reset] - through * g1
+    np.testing.assert_allclose(dx[0, :, 0], [g2 * dh, g2], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(dthreshold, g2 * (dt - 1), rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_through_a_leak_of_many_steps():
+    """Without a spike the last slope to input t is g / tau (1 - 1 / tau)^(T - t), also rolled."""
+    layer = layers.LIF(tau=4.0, threshold=5.0)
+    time = base.UNROLL_LIMIT.get(BACKEND, 16) + 1
+    x = np.full((1, time, 1), 0.5, "float32")
+    _, (dx,), _ = gradients(lambda x: ops.sum(layer(x)[:, -1]), [], x)
+    steps = np.arange(time)[::-1]
+    h = 0.5 * (1 - 0.75**time)
+    np.testing.assert_allclose(dx[0, :, 0], atan(h - 5) / 4 * 0.75**steps, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_parametric_tau_gets_its_gradient(decay_input):
+    """E4.8: `v + sigmoid(w) (x - v)` with w = 0 at tau = 2."""
+    layer = layers.ParametricLIF(tau=2.0, decay_input=decay_input, return_state=True)
+    x, v = np.array([[[1.5]]], "float32"), np.array([[0.3]], "float32")
+    layer.build(x.shape)
+    (w,) = layer.trainable_variables
+    assert float(to_numpy(w.value)) == 0.0
+
+    def spike(x, v):
+        return ops.sum(layer(x, initial_state=[v])[0])
+
+    _, (dx, dv), (dw,) = gradients(spike, [w], x, v)
+    h = 0.3 + (1.5 - 0.3) / 2 if decay_input else 0.3 - 0.3 / 2 + 1.5
+    slope = (1.5 - 0.3) / 4 if decay_input else -0.3 / 4
+    g = atan(h - 1)
+    np.testing.assert_allclose(dw, g * slope, rtol=1e-5)
+    np.testing.assert_allclose(dx[0, 0, 0], g / 2 if decay_input else g, rtol=1e-5)
+    np.testing.assert_allclose(dv[0, 0], g / 2, rtol=1e-5)
+
+
+@every_spiking_neuron
+def test_thresholds_learn(name):
+    layer = neuron(name, trainable_threshold=True)
+    x = currents(2, 9, 3)
+    layer.build(x.shape)
+    assert_same(layer(x), reference(name, x)[0], exact=True)
+    weights = layer.trainable_variables
+    _, (dx,), found = gradients(lambda x: ops.sum(layer(x)), weights, x)
+    assert np.all(np.isfinite(dx)) and np.any(dx)
+    for weight, gradient in zip(weights, found):
+        assert gradient.shape == tuple(weight.shape)
+        assert np.all(np.isfinite(gradient)) and np.any(gradient), weight.path
+
+
+def test_thresholds_stay_positive():
+    layer = layers.IF(threshold=0.1, trainable_threshold=True)
+    layer.build((1, 2, 3))
+    (weight,) = layer.trainable_variables
+    keras.optimizers.SGD(1.0).apply([ops.array(5.0)], [weight])
+    assert 0 < float(to_numpy(weight.value)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "sharing, data_format, wanted",
+    [
+        ("scalar", "channels_last", ()),
+        ("channel", "channels_last", (5,)),
+        ("channel", "channels_first", (3, 1, 1)),
+        ("neuron", "channels_last", (3, 4, 5)),
+        ("neuron", "channels_first", (3, 4, 5)),
+    ],
+)
+def test_parameters_are_shared(sharing, data_format, wanted):
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format(data_format)
+    try:
+        layer = layers.ParametricLIF(parameter_shape=sharing, trainable_threshold=True)
+        x = currents(2, 4, 3, 4, 5)
+        spikes = layer(x)
+        flat = layers.KLIF(parameter_shape=sharing)
+        flat.build((2, 4, 7))
+    finally:
+        keras.config.set_image_data_format(before)
+    assert [tuple(w.shape) for w in layer.weights] == [wanted] * 2
+    assert [tuple(w.shape) for w in flat.weights] == [() if sharing == "scalar" else (7,)]
+    assert_same(spikes, reference("LIF", x)[0], exact=True)
+
+
+# Numbers from outside
+
+
+VECTORS = {
+    "IF hard": (layers.IF, {}, [0.4] * 8, [0.4, 0.8, 1.2] * 2 + [0.4, 0.8], "00100100"),
+    "IF soft": (
+        layers.IF,
+        {"reset": "soft"},
+        [0.4] * 8,
+        [0.4, 0.8, 1.2, 0.6, 1.0, 0.4, 0.8, 1.2],
+        "00101001",
+    ),
+    "LIF": (layers.LIF, {"tau": 2.0}, [1.0] * 4, [0.5, 0.75, 0.875, 0.9375], "0000"),
+    "PLIF": (layers.ParametricLIF, {}, [1.5] * 6, [0.75, 1.125] * 3, "010101"),
+    "tdBN": (layers.DecayLIF, {}, [0.45] * 6, [0.45, 0.5625] * 3, "010101"),
+    "tdBN varied": (
+        layers.DecayLIF,
+        {},
+        [0.3, 0.6, -0.2, 0.5, 0.1, 0.55],
+        [0.3, 0.675, -0.2, 0.45, 0.2125, 0.603125],
+        "010001",
+    ),
+}
+
+# The same with the potentials after the step.
+AFTER = {
+    "delayed": (
+        {"decay": 1.0},
+        [0.7] * 8,
+        [0.7, 1.4, 1.1, 0.8, 1.5, 1.2, 0.9, 1.6],
+        "00110110",
+    ),
+    "delayed leaky": (
+        {"decay": 0.9},
+        [0.7] * 8,
+        [0.7, 1.33, 0.897, 1.5073, 1.05657, 0.650913, 1.285822, 0.85724],
+        "00101101",
+    ),
+    "same step": (
+        {"decay": 0.874, "threshold": 1.0, "reset": "soft", "detach_reset": True},
+        [0.6] * 6,
+        [0.6, 0.1244, 0.708726, 0.219426, 0.791778, 0.292014],
+        "010101",
+    ),
+}
+
+
+def digits(text):
+    return np.array([float(c) for c in text], "float32")
+
+
+def sequence(values):
+    return np.array(values, "float32")[None, :, None]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_reference_vectors_before_firing(name):
+    cls, arguments, x, wanted, spikes = VECTORS[name]
+    layer = cls(**arguments)
+    found = to_numpy(layer(sequence(x)))[0, :, 0]
+    np.testing.assert_array_equal(found, digits(spikes))
+    cell, states, potentials = layer.cell, layer.cell.get_initial_state(1), []
+    for value in x:
+        current = ops.array([[value]], dtype="float32")
+        potentials.append(float(to_numpy(cell.charge(states[0], current))[0, 0]))
+        _, states = cell.step(current, states)
+    np.testing.assert_allclose(potentials, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_reference_vectors_after_the_step(name):
+    arguments, x, wanted, spikes = AFTER[name]
+    cls = layers.DecayLIF if name == "same step" else layers.DelayedLIF
+    layer = cls(return_state=True, **arguments)
+    potentials, states, found = [], None, []
+    for value in x:
+        output, *states = layer(sequence([value]), initial_state=states)
+        found.append(float(to_numpy(output)[0, 0, 0]))
+        potentials.append(float(to_numpy(states[0])[0, 0]))
+    np.testing.assert_array_equal(found, digits(spikes))
+    np.testing.assert_allclose(potentials, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.5, 2.0, 4.0])
+@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75, 1.0, 1.5])
+def test_when_a_neuron_is_an_identity(threshold, tau):
+    """E4.4: of binary spikes, with a hard reset to 0."""
+    spikes = np.random.default_rng(0).integers(0, 2, (4, 16, 8)).astype("float32")
+    for layer, bound in [
+        (layers.IF(threshold=threshold), 1),
+        (layers.LIF(tau=tau, threshold=threshold), 1 / tau),
+        (layers.LIF(tau=tau, threshold=threshold, decay_input=False), 1),
+    ]:
+        same = np.array_equal(to_numpy(layer(spikes)), spikes)
+        assert same == (threshold <= bound), (layer.name, bound)
+
+
+# 0.5, 1 and the potentials between are exact in float32, and so is the tie.
+@pytest.mark.parametrize("strict, wanted", [(False, "1010"), (True, "0101")])
+def test_a_tie_at_the_threshold(strict, wanted):
+    x = sequence([1.0, 0.5, 0.5, 0.75])
+    assert_same(layers.IF(strict=strict)(x)[0, :, 0], digits(wanted), exact=True)
+
+
+def test_rest_is_where_the_reset_leads():
+    """With tau = 2, and rest and reset at -1: `h = (v + x - 1) / 2`, from hand."""
+    layer = layers.LIF(tau=2.0, v_reset=-1.0, return_state=True)
+    spikes, v = layer(sequence([3.0, 2.0, -1.0, 4.0, 0.0]))
+    # h: 0.5, 0.75, -0.625, 1.1875, -1
+    assert_same(spikes[0, :, 0], digits("00010"), exact=True)
+    assert_same(v[0, 0], np.float32(-1.0), exact=True)
+    _, v = layer(sequence([3.0, 2.0, -1.0]))
+    assert_same(v[0, 0], np.float32(-0.625), exact=True)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "cls, arguments, received",
+    [
+        (layers.LIF, {"tau": -1.0}, "-1.0"),
+        (layers.LIF, {"tau": float("nan")}, "nan"),
+        (layers.LIF, {"tau": "2"}, "'2'"),
+        (layers.LIF, {"tau": True}, "True"),
+        (layers.LIF, {"tau": None}, "None"),
+        (layers.ParametricLIF, {"tau": 1.0}, "1.0"),
+        (layers.IF, {"threshold": 0.0}, "0.0"),
+        (layers.IF, {"threshold": -2}, "-2"),
+        (layers.IF, {"v_reset": "rest"}, "'rest'"),
+        (layers.IF, {"reset": "zero"}, "'zero'"),
+        (layers.IF, {"surrogate": "atam"}, "'atam'"),
+        (layers.IF, {"parameter_shape": "layer"}, "'layer'"),
+        (layers.DecayLIF, {"decay": 1.5}, "1.5"),
+        (layers.DelayedLIF, {"decay": -0.5}, "-0.5"),
+        (layers.SynapticLIF, {"synaptic_decay": 2}, "2"),
+        (layers.AdaptiveLIF, {"adaptation": -1}, "-1"),
+        (layers.AdaptiveLIF, {"tau_adaptation": 0.5}, "0.5"),
+        (layers.QIF, {"a0": 0}, "0"),
+        (layers.EIF, {"delta_t": 0.0}, "0.0"),
+        (layers.Izhikevich, {"tau_w": 0}, "0"),
+        (layers.KLIF, {"tau": 0.9}, "0.9"),
+        (layers.LeakyIntegrator, {"tau": 0}, "0"),
+    ],
+)
+def test_bad_arguments(cls, arguments, received):
+    (name,) = arguments
+    with pytest.raises(ValueError) as error:
+        cls(**arguments)
+    message = str(error.value)
+    assert name in message and received in message
+    with pytest.raises(ValueError):
+        cls.cell_class(**arguments)
+
+
+def test_bad_types():
+    with pytest.raises(TypeError, match=r"surrogate.*3"):
+        layers.LIF(surrogate=3)
+    with pytest.raises((TypeError, ValueError), match="taus"):
+        layers.LIF(taus=2.0)
+    with pytest.raises(TypeError, match=r"two values for \['tau'\]"):
+        layers.LIF(2.0, tau=3.0)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3)])
+def test_bad_rank(shape):
+    with pytest.raises(ValueError, match=rf"rank 3 or more.*{shape[-1]}"):
+        layers.LIF()(currents(*shape))
+
+
+def test_no_time_steps():
+    with pytest.raises(ValueError, match=r"at least one time step.*\(2, 0, 3\)"):
+        layers.LIF()(np.zeros((2, 0, 3), "float32"))
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3)] * 2, [(2, 4)], [(1, 3)], [(2, 3, 1)]], ids=str)
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_bad_initial_state(shapes, symbolic):
+    def tensor(shape):
+        return keras.Input(batch_shape=shape) if symbolic else ops.zeros(shape)
+
+    layer = layers.LIF()
+    with pytest.raises(ValueError, match=r"1 states of shapes \[\(2, 3\)\]") as error:
+        layer(tensor((2, 5, 3)), initial_state=[tensor(shape) for shape in shapes])
+    assert f"{len(shapes)} of shapes {shapes}" in str(error.value)
+
+
+def test_parameters_need_known_shapes():
+    with pytest.raises(ValueError, match=r"'neuron'.*\(None, None, 3\)"):
+        layers.ParametricLIF(parameter_shape="neuron")(keras.Input((5, None, 3)))
+
+
+def test_numpy_numbers_are_numbers():
+    layer = layers.LIF(tau=np.float32(2.0), threshold=np.float64(1.0), v_reset=np.int64(0))
+    assert layer.get_config()["tau"] == 2.0 and type(layer.get_config()["tau"]) is float
+    x = currents(2, 9, 3)
+    assert_same(layer(x), reference("LIF", x)[0], exact=True)
+
+
+# Any neuron, any settings
+
+
+def numbers(low, high):
+    # Few digits make ties likely, which is where implementations differ.
+    return st.integers(round(low * 8), round(high * 8)).map(lambda n: n / 8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(SPIKING),
+    threshold=numbers(0.25, 2),
+    v_reset=numbers(-0.5, 0.25),
+    reset=st.sampled_from(["hard", "soft", "none"]),
+    strict=st.booleans(),
+    cuts=st.sets(st.integers(1, 8)),
+    seed=st.integers(0, 99),
+)
+def test_random_chunks_equal_the_whole(name, threshold, v_reset, reset, strict, cuts, seed):
+    arguments = NEURONS[name].arguments | {
+        "threshold": threshold,
+        "v_reset": v_reset,
+        "reset": reset,
+        "strict": strict,
+    }
+    x = np.round(currents(2, 9, 3, seed=seed) * 4) / 4
+    whole = to_numpy(NEURONS[name].layer(**arguments)(x))
+    assert set(np.unique(whole)) <= {0, 1}
+    layer = NEURONS[name].layer(stateful=True, **arguments)
+    edges = [0, *sorted(cuts), 9]
+    parts = [to_numpy(layer(x[:, a:b])) for a, b in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
