@@ -412,7 +412,7 @@ class PiecewiseLeakyReLU(Surrogate):
         self.c = c
 
     def derivative(self, x):
-        return ops.where(ops.abs(x) < self.w, 0.5 / self.w, self.c)
+        return self.c + (0.5 / self.w - self.c) * ops.cast(ops.abs(x) < self.w, x.dtype)
 
     def primitive(self, x):
         inside = ops.clip(x, -self.w, self.w)
@@ -434,7 +434,7 @@ class LeakyKReLU(Surrogate):
         self.k = k
 
     def derivative(self, x):
-        return ops.where(x >= 0, self.k, self.leak)
+        return self.leak + (self.k - self.leak) * ops.cast(x >= 0, x.dtype)
 
     def primitive(self, x):
         return ops.where(x >= 0, self.k * x, self.leak * x)

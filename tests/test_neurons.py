@@ -960,6 +960,14 @@ def test_bad_initial_state(shapes, symbolic):
     assert f"{len(shapes)} of shapes {shapes}" in str(error.value)
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_bad_mask(symbolic):
+    """`Masking` of maps gives a mask for each pixel."""
+    x = keras.Input((5, 4, 3)) if symbolic else ops.ones((2, 5, 4, 3))
+    with pytest.raises(ValueError, match=r"\(batch, time\), got \((2|None), 5, 4\)"):
+        layers.LIF()(keras.layers.Masking()(x))
+
+
 def test_parameters_need_known_shapes():
     with pytest.raises(ValueError, match=r"'neuron'.*\(None, None, 3\)"):
         layers.ParametricLIF(parameter_shape="neuron")(keras.Input((5, None, 3)))

@@ -491,7 +491,7 @@ class SpikingRNN(keras.layers.RNN):
         return (output, *states) if self.return_state else output
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
-        self._check(sequences, initial_state)
+        self._check(sequences, initial_state, mask)
         shape = self.compute_output_shape(sequences.shape)
         if not self.return_state:
             return KerasTensor(shape, dtype=self.compute_dtype)
@@ -509,13 +509,17 @@ class SpikingRNN(keras.layers.RNN):
             lambda shape: KerasTensor(shape, dtype=self.variable_dtype), list(states_shape)
         )
 
-    def _check(self, sequences, initial_state):
-        """The initial state in the structure of the cell's, if it and the sequences fit."""
+    def _check(self, sequences, initial_state, mask):
+        """The initial state in the structure of the cell's, if all arguments fit."""
         batch, time, *step_shape = sequences.shape
         if time == 0 or (self.unroll and time is None):
             raise ValueError(
                 f"{self.name} needs at least one time step, and a known number of them if "
                 f"`unroll=True`; got `unroll={self.unroll}` and the shape {tuple(sequences.shape)}."
+            )
+        if mask is not None and len(mask.shape) != 2:
+            raise ValueError(
+                f"{self.name} needs a mask of shape (batch, time), got {tuple(mask.shape)}."
             )
         if initial_state is None:
             return None
@@ -530,7 +534,7 @@ class SpikingRNN(keras.layers.RNN):
         return tree.pack_sequence_as(specs, tree.flatten(initial_state))
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        initial_state = self._check(sequences, initial_state)
+        initial_state = self._check(sequences, initial_state, mask)
         sequences = ops.cast(sequences, self.variable_dtype)
         states = self._first_states(sequences, initial_state)
         last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
