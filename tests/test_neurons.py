@@ -500,6 +500,20 @@ def test_stateful_layers_train():
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
 
 
+@pytest.mark.parametrize("name", ["PLIF", "KLIF"])
+def test_gradients_are_those_of_the_state_before(name):
+    """The new state is written before the backward pass, which reads the old one."""
+    x, v = currents(2, 3, 3), currents(2, 3, seed=1)
+    stateful, plain = neuron(name, stateful=True), neuron(name)
+    stateful.build(x.shape), plain.build(x.shape)
+    stateful.states[0].assign(v)
+    found = gradients(lambda x: ops.sum(stateful(x)), stateful.trainable_variables, x)
+    wanted = gradients(
+        lambda x: ops.sum(plain(x, initial_state=[ops.array(v)])), plain.trainable_variables, x
+    )
+    assert_same(found[1:], wanted[1:])
+
+
 def test_stateful_stack_starts_over():
     layer = layers.SpikingRNN(
         [layers.LIFCell(v_reset=-0.2), layers.LeakyIntegratorCell()], stateful=True
@@ -552,6 +566,15 @@ def test_mixed_precision_keeps_float32_states(name, dtype):
     # The input is float32, and so is all that follows but the output.
     assert_same(states, wanted_states)
     np.testing.assert_allclose(to_numpy(ops.cast(output, "float32")), wanted, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", MIXED)
+def test_mixed_precision_of_stacks(dtype):
+    cells = [layers.LIFCell(tau=2.0, dtype=dtype), layers.LeakyIntegratorCell(4.0, dtype=dtype)]
+    x = currents(2, 9, 3)
+    wanted = stack_reference(["LIF", "LeakyIntegrator"], x)
+    _, *states = layers.SpikingRNN(cells, return_state=True, dtype=dtype)(x)
+    assert_same(states, wanted[1:])
 
 
 @pytest.mark.parametrize("policy", MIXED, indirect=True)
