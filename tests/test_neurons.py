@@ -514,6 +514,15 @@ def test_gradients_are_those_of_the_state_before(name):
     assert_same(found[1:], wanted[1:])
 
 
+def test_stateful_recurrent_weights_train():
+    """Their gradient reads the very state that the call overwrites."""
+    layer = layers.SpikingRNN(keras.layers.SimpleRNNCell(4), stateful=True)
+    x = currents(2, 3, 3)
+    layer(x)
+    _, _, found = gradients(lambda x: ops.sum(layer(x)), layer.trainable_variables, x)
+    assert all(np.all(np.isfinite(g)) and np.any(g) for g in found)
+
+
 def test_stateful_stack_starts_over():
     layer = layers.SpikingRNN(
         [layers.LIFCell(v_reset=-0.2), layers.LeakyIntegratorCell()], stateful=True

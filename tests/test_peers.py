@@ -164,9 +164,9 @@ def test_spikingjelly_cuba_lif():
     functions = peer("spikingjelly.activation_based.surrogate")
     node = neuron.CUBALIFNode(
         c_decay=0.6, v_decay=0.7, v_threshold=1.5, v_reset=0.0,
-        surrogate_function=functions.ATan(2.0), detach_reset=True,
+        surrogate_function=functions.ATan(2.0),
     )  # fmt: skip
-    layer = layers.SynapticLIF(synaptic_decay=0.6, decay=0.7, threshold=1.5)
+    layer = layers.SynapticLIF(synaptic_decay=0.6, decay=0.7, threshold=1.5, detach_reset=False)
     compare(ours(layer, x, upstream), torch_reference(node, x, upstream))
 
 
