@@ -31,7 +31,12 @@ flags.DEFINE_enum("neuron", "IF", neuron_names(), "Neuron.", case_sensitive=Fals
 flags.DEFINE_enum("connect", "add", list(CONNECTIONS), "How branches and shortcuts are joined.")
 flags.DEFINE_bool("small_images", None, "Stem for images up to 32x32 (default: by their size).")
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
-flags.DEFINE_integer("steps_per_epoch", None, "Batches in an epoch (default: all).", lower_bound=1)
+flags.DEFINE_integer(
+    "steps_per_epoch",
+    None,
+    "Batches in an epoch (default: all; if given, held-out data is seen at the end only).",
+    lower_bound=1,
+)
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 2e-3, "First learning rate of Adam; falls to 0 as a cosine.")
 flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay.", lower_bound=0.0)
@@ -99,8 +104,7 @@ def main(argv):
         train,
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
-        validation_data=data.test,
-        validation_freq=FLAGS.epochs if FLAGS.steps_per_epoch else 1,
+        validation_data=None if FLAGS.steps_per_epoch else data.test,
         callbacks=[
             # An interrupted run started again goes on where it was.
             keras.callbacks.BackupAndRestore(str(output / "backup")),
@@ -117,9 +121,7 @@ def main(argv):
     reloaded = keras.saving.load_model(path)
     again = reloaded.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     result = {
-        "flags": {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
-        if __name__ != "__main__"
-        else {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(argv[0])},
+        "flags": {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(argv[0])},
         "backend": keras.backend.backend(),
         "parameters": model.count_params(),
         "test_accuracy": accuracy,

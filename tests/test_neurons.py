@@ -20,7 +20,7 @@ from keras import ops
 
 import keras_snn
 from keras_snn import layers
-from keras_snn.layers import base
+from keras_snn.layers import rnn
 
 BACKEND = keras.backend.backend()
 
@@ -241,7 +241,7 @@ def test_rolled_loop_equals_unrolled(name, masked, backwards, monkeypatch):
     arguments = {"return_state": True, "go_backwards": backwards}
     unrolled = neuron(name, unroll=True, **arguments)(x, mask=mask)
     last = neuron(name, unroll=True, return_sequences=False, go_backwards=backwards)(x, mask=mask)
-    monkeypatch.setitem(base.UNROLL_LIMIT, BACKEND, 0)
+    monkeypatch.setitem(rnn.UNROLL_LIMIT, BACKEND, 0)
     # TensorFlow's eager loop contracts no multiplications; the compiled one may.
     assert_same(neuron(name, **arguments)(x, mask=mask), unrolled)
     assert_same(neuron(name, return_sequences=False, go_backwards=backwards)(x, mask=mask), last)
@@ -728,7 +728,7 @@ def test_gradient_through_the_reset(reset, detach, x1):
 def test_gradient_through_a_leak_of_many_steps():
     """Without a spike the last slope to input t is g / tau (1 - 1 / tau)^(T - t), also rolled."""
     layer = layers.LIF(tau=4.0, threshold=5.0)
-    time = base.UNROLL_LIMIT.get(BACKEND, 16) + 1
+    time = rnn.UNROLL_LIMIT.get(BACKEND, 16) + 1
     x = np.full((1, time, 1), 0.5, "float32")
     _, (dx,), _ = gradients(lambda x: ops.sum(layer(x)[:, -1]), [], x)
     steps = np.arange(time)[::-1]

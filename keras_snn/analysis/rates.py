@@ -59,7 +59,7 @@ def firing_rates(model, data, steps=None, batch_size=32):
     >>> firing_rates(model, np.ones((2, 4, 3), "float32"))
     {'neuron': 0.5}
     """
-    if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
+    if not getattr(model, "inputs", None):
         raise ValueError(
             f"`firing_rates` needs a functional or Sequential model, got {model!r}. Wrap your "
             "layers in `keras.Model(inputs, outputs)`."
@@ -68,7 +68,7 @@ def firing_rates(model, data, steps=None, batch_size=32):
     if not layers:
         raise ValueError(f"The model {model.name!r} has no spiking layer.")
     outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
-    means = [ops.mean(ops.cast(x, "float32"), range(1, len(x.shape))) for x in outputs]
+    means = [ops.mean(ops.cast(x, "float32"), tuple(range(1, len(x.shape)))) for x in outputs]
     probe = keras.Model(model.inputs, means)
     found = probe.predict(data, batch_size=batch_size, steps=steps, verbose=0)
     found = [found] if len(layers) == 1 and not isinstance(found, list) else found

@@ -10,7 +10,7 @@ from keras import layers
 from keras_snn.applications import common
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import SpikeConnection
-from keras_snn.layers.base import check_choice
+from keras_snn.layers.arguments import check_choice
 
 decode_predictions = common.decode_predictions
 preprocess_input = common.preprocess_input

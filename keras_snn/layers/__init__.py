@@ -6,4 +6,5 @@ from keras_snn.layers.normalization import *
 from keras_snn.layers.parallel import *
 from keras_snn.layers.readouts import *
 from keras_snn.layers.registry import *
+from keras_snn.layers.rnn import *
 from keras_snn.layers.time import *

@@ -4,7 +4,9 @@ import keras
 from keras import ops
 
 from keras_snn import dynamics
-from keras_snn.layers.base import Neuron, NeuronCell, check_choice
+from keras_snn.layers.arguments import check_choice
+from keras_snn.layers.base import NeuronCell
+from keras_snn.layers.rnn import Neuron
 
 __all__ = ["Recurrent", "RecurrentCell", "SpikeConnection"]
 

@@ -7,7 +7,7 @@ All but `DeltaEncoder` turn a static input, `(batch, ...)`, into a sequence,
 import keras
 from keras import ops
 
-from keras_snn.layers.base import check_choice, check_integer, check_number
+from keras_snn.layers.arguments import check_choice, check_integer, check_number
 from keras_snn.layers.time import RepeatTime, check_rank
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Neurons: a cell (one step) and a layer (a sequence) each.
 
 Each cell is its `charge` equation, or its `step` where it has further states; everything else
-stands in `base.py`. Default surrogate is ATan(2), firing is at `v >= threshold`, reset is hard to
-0 and detached, unless a class says otherwise.
+stands in `base.py` and `rnn.py`. The default surrogate is ATan(2), firing is at `v >= threshold`,
+reset is hard to 0 and detached, unless a class says otherwise.
 """
 
 import math
@@ -10,7 +10,9 @@ import math
 import keras
 
 from keras_snn import dynamics
-from keras_snn.layers.base import Neuron, NeuronCell, SpikingCell, check_number
+from keras_snn.layers.arguments import check_number
+from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.layers.rnn import Neuron
 
 __all__ = [
     "EIF",

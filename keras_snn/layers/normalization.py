@@ -8,7 +8,7 @@ value, so that PyTorch's 0.1 is 0.9 here. The moving variance is Keras's, the bi
 import keras
 from keras import ops
 
-from keras_snn.layers.base import check_integer, check_number
+from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
 
 __all__ = [

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_snn import surrogates
-from keras_snn.layers.base import check_integer, check_number
+from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.time import check_rank
 
 __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]

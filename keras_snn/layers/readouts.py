@@ -6,7 +6,7 @@ Masked steps, `(batch, time)`, do not count.
 import keras
 from keras import ops
 
-from keras_snn.layers.base import check_choice, check_integer, check_number
+from keras_snn.layers.arguments import check_choice, check_integer, check_number
 from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
 from keras_snn.layers.time import check_rank
 

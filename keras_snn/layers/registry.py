@@ -3,7 +3,7 @@
 import keras
 
 from keras_snn.layers import neurons
-from keras_snn.layers.base import Neuron
+from keras_snn.layers.rnn import Neuron
 
 __all__ = ["get_neuron", "neuron_names"]
 

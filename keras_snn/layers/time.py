@@ -5,7 +5,7 @@ import inspect
 import keras
 from keras import KerasTensor, ops
 
-from keras_snn.layers.base import check_integer
+from keras_snn.layers.arguments import check_integer
 
 __all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
 
