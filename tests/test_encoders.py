@@ -6,6 +6,7 @@ import pytest
 from helpers import to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import ops
 
 from keras_snn.layers import (
     DeltaEncoder,
@@ -65,6 +66,14 @@ def test_latency(timesteps):
         assert clear.mean() > 0.9
 
 
+@pytest.mark.parametrize("mode", ["linear", "log"])
+@pytest.mark.parametrize("timesteps", [1, 2, 89, 300])
+def test_latency_of_the_bounds(timesteps, mode):
+    spikes = to_numpy(LatencyEncoder(timesteps, mode)(np.array([[0.0, 1.0]], "float32")))[0]
+    assert (spikes.sum(0) == 1).all()
+    assert spikes.argmax(0).tolist() == [timesteps - 1, 0]
+
+
 def test_latency_clips():
     spikes = to_numpy(LatencyEncoder(3)(np.array([[-2.0, 7.0]], "float32")))[0]
     assert spikes[:, 0].tolist() == [0, 0, 1] and spikes[:, 1].tolist() == [1, 0, 0]
@@ -116,6 +125,28 @@ def test_mixed_precision(encoder):
     y = type(encoder()).from_config(config)(np.array([[0.1, 0.9]], "float32"))
     assert keras.backend.standardize_dtype(y.dtype) == "float16"
     assert np.isfinite(to_numpy(y)).all()
+
+
+@pytest.mark.parametrize("encoder", [*ENCODERS, lambda: DeltaEncoder(1.5, off_spikes=True)])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_integers_are_encoded_as_floats(encoder, dtype):
+    x = np.array([[[5], [3], [0], [9], [1]]], dtype)
+    y, expected = encoder()(x), encoder()(x.astype("float32"))
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    np.testing.assert_array_equal(to_numpy(y), to_numpy(expected))
+    assert np.abs(to_numpy(expected)).max() > 0
+
+
+@pytest.mark.parametrize("encoder", [PhaseEncoder(12), LatencyEncoder(400), DeltaEncoder(0.0095)])
+def test_mixed_precision_does_not_round_what_is_encoded(encoder):
+    x = np.linspace(0, 0.99, 300, dtype="float32").reshape(1, 100, 3)
+    mixed = type(encoder).from_config(encoder.get_config() | {"dtype": "mixed_bfloat16"})
+    np.testing.assert_array_equal(to_numpy(ops.cast(mixed(x), "float32")), to_numpy(encoder(x)))
+
+
+def test_population_refuses_inputs_without_features():
+    with pytest.raises(ValueError, match=r"rank 2 or more.*\(4,\)"):
+        PopulationEncoder(2, neurons=3)(np.ones(4, "float32"))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,36 @@ def test_membrane_readout(tau):
     np.testing.assert_allclose(short, potentials[:, 2], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [*READOUTS, MembraneReadout])
+@pytest.mark.parametrize(("time", "jit"), [(5, True), (None, False)])
+def test_in_fit(layer, time, jit):
+    # Compiling matters to TensorFlow: XLA where shapes are known, a plain graph where not.
+    jit = jit if keras.backend.backend() == "tensorflow" else "auto"
+    dense = layers.Dense(3, activation="sigmoid")
+    model = keras.Sequential([keras.Input((time, 4)), dense, layer()])
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit)
+    x = np.random.default_rng(0).normal(size=(4, 5, 4)).astype("float32")
+    before = to_numpy(dense.kernel)
+    model.fit(x, np.zeros((4, 3)), verbose=0)
+    assert np.isfinite(to_numpy(dense.kernel)).all() and (to_numpy(dense.kernel) != before).any()
+
+
+@pytest.mark.parametrize("layer", READOUTS)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32"])
+def test_integer_spikes(layer, dtype):
+    x = data(FirstSpikeTime, 3, 5, 4)
+    for mask in (None, MASK):
+        y = layer()(x.astype(dtype), mask=mask)
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+        np.testing.assert_array_equal(to_numpy(y), to_numpy(layer()(x, mask=mask)))
+
+
+def test_long_masked_mean_does_not_overflow_in_float16():
+    x = np.full((1, 5000, 1), 100.0, "float32")
+    y = MeanOverTime(dtype="mixed_float16")(x, mask=np.ones((1, 5000), bool))
+    assert float(to_numpy(y)[0, 0]) == 100.0
+
+
 def test_e5_4_voting_is_the_mean_of_ten_consecutive_units():
     x = np.random.default_rng(0).normal(size=(2, 3, 40)).astype("float32")
     expected = x.reshape(2, 3, 4, 10).mean(-1)

@@ -19,8 +19,23 @@ __all__ = [
 ]
 
 
+class _Encoder(keras.layers.Layer):
+    """Computes in the variable dtype (float32 under mixed precision); `encode(x)` does it.
+
+    Autocast would round the values first, and leave integers as they are.
+    """
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("autocast", False)
+        super().__init__(*args, **kwargs)
+
+    def call(self, inputs):
+        spikes = self.encode(ops.cast(inputs, self.variable_dtype))
+        return ops.cast(spikes, self.compute_dtype)
+
+
 @keras.saving.register_keras_serializable(package="keras_snn")
-class PoissonEncoder(RepeatTime):
+class PoissonEncoder(_Encoder, RepeatTime):
     """Rate coding: at each step a value `p` fires with probability `gain * |p|`, with its sign.
 
     `s[t] = sign(p) * [u < gain * |p|]`, `u` uniform in [0, 1), drawn anew for each step and call,
@@ -50,14 +65,14 @@ class PoissonEncoder(RepeatTime):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs):
-        values = super().call(inputs)
+    def encode(self, x):
+        shape = ops.shape(x)
         drawn = keras.random.uniform(
-            ops.shape(values), dtype=self.variable_dtype, seed=self.seed_generator
+            (shape[0], self.timesteps, *shape[1:]), dtype=x.dtype, seed=self.seed_generator
         )
-        size = ops.abs(values) if self.signed else values
-        fires = ops.cast(drawn < self.gain * ops.cast(size, drawn.dtype), values.dtype)
-        return fires * ops.sign(values) if self.signed else fires
+        x = ops.expand_dims(x, 1)
+        fires = ops.cast(drawn < self.gain * (ops.abs(x) if self.signed else x), x.dtype)
+        return fires * ops.sign(x) if self.signed else fires
 
     def get_config(self):
         names = ("gain", "signed", "seed")
@@ -65,7 +80,7 @@ class PoissonEncoder(RepeatTime):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class LatencyEncoder(RepeatTime):
+class LatencyEncoder(_Encoder, RepeatTime):
     """Time-to-first-spike coding: one spike for each value, the earlier the larger.
 
     Linear: at `t = round((T - 1) (1 - x))`. Logarithmic:
@@ -91,25 +106,26 @@ class LatencyEncoder(RepeatTime):
         super().__init__(timesteps, **kwargs)
         self.mode = check_choice("mode", mode, ("linear", "log"))
 
-    def call(self, inputs):
-        x = ops.clip(ops.cast(inputs, self.variable_dtype), 0, 1)
+    def encode(self, x):
+        x = ops.clip(x, 0, 1)
         last = self.timesteps - 1
         if self.mode == "linear":
             when = ops.round(last * (1 - x))
         else:
             # T - 1 - ln(...) with the large exponential divided out: it would overflow.
             small = ops.exp(ops.cast(-last, x.dtype))
-            when = ops.round(-ops.log(x + (1 - x) * small))
-        steps = ops.reshape(ops.arange(self.timesteps), (-1, *[1] * (len(inputs.shape) - 1)))
+            # Of many steps that is 0 in float32, and the logarithm of 0 minus infinity.
+            when = ops.minimum(ops.round(-ops.log(x + (1 - x) * small)), last)
+        steps = ops.reshape(ops.arange(self.timesteps), (-1, *[1] * (len(x.shape) - 1)))
         when = ops.expand_dims(ops.cast(when, "int32"), 1)
-        return ops.cast(ops.cast(steps, "int32") == when, self.compute_dtype)
+        return ops.cast(steps, "int32") == when
 
     def get_config(self):
         return super().get_config() | {"mode": self.mode}
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class PhaseEncoder(RepeatTime):
+class PhaseEncoder(_Encoder, RepeatTime):
     """Phase coding: the binary digits of a value, the most significant first.
 
     Step `t` (from 0) stands for `2^-(t + 1)`. Values are clipped to [0, 1 - 2^-T] and rounded down.
@@ -126,19 +142,19 @@ class PhaseEncoder(RepeatTime):
     [1. 0. 1.]
     """
 
-    def call(self, inputs):
-        rest = ops.clip(ops.cast(inputs, self.variable_dtype), 0, 1 - 2.0**-self.timesteps)
+    def encode(self, x):
+        rest = ops.clip(x, 0, 1 - 2.0**-self.timesteps)
         digits = []
         for _ in range(self.timesteps):
             rest = 2 * rest
             digit = ops.cast(rest >= 1, rest.dtype)
             rest = rest - digit
             digits.append(digit)
-        return ops.cast(ops.stack(digits, axis=1), self.compute_dtype)
+        return ops.stack(digits, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class DeltaEncoder(keras.layers.Layer):
+class DeltaEncoder(_Encoder):
     """Change coding of a sequence: a spike where the input rose by at least `threshold`.
 
     The value before the first step counts as 0.
@@ -173,12 +189,11 @@ class DeltaEncoder(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
-    def call(self, inputs):
-        before = ops.concatenate([ops.zeros_like(inputs[:, :1]), inputs[:, :-1]], axis=1)
-        change = inputs - before
-        spikes = ops.cast(change >= self.threshold, inputs.dtype)
+    def encode(self, x):
+        change = x - ops.concatenate([ops.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
+        spikes = ops.cast(change >= self.threshold, x.dtype)
         if self.off_spikes:
-            spikes = spikes - ops.cast(change <= -self.threshold, inputs.dtype)
+            spikes = spikes - ops.cast(change <= -self.threshold, x.dtype)
         return spikes
 
     def get_config(self):
@@ -187,7 +202,7 @@ class DeltaEncoder(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class PopulationEncoder(RepeatTime):
+class PopulationEncoder(_Encoder, RepeatTime):
     """Population coding: each value becomes the currents of several neurons, over time.
 
     Neuron `i` has the Gaussian receptive field `exp(-(x - centre_i)^2 / (2 sigma^2))`; centres are
@@ -223,18 +238,27 @@ class PopulationEncoder(RepeatTime):
         self.maximum = check_number("maximum", maximum, above=minimum)
         self.sigma = sigma if sigma is None else check_number("sigma", sigma, above=0)
 
+    def build(self, input_shape):
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"{self.name} expects inputs of rank 2 or more, (batch, ..., features), got the "
+                f"shape {tuple(input_shape)}."
+            )
+        self.built = True
+
     def compute_output_shape(self, input_shape):
         features = None if input_shape[-1] is None else input_shape[-1] * self.neurons
         return super().compute_output_shape((*input_shape[:-1], features))
 
-    def call(self, inputs):
+    def encode(self, x):
         distance = (self.maximum - self.minimum) / (self.neurons - 1)
         sigma = distance / 1.5 if self.sigma is None else self.sigma
-        centres = ops.cast(ops.linspace(self.minimum, self.maximum, self.neurons), inputs.dtype)
-        z = (ops.expand_dims(inputs, -1) - centres) / sigma
+        centres = ops.cast(ops.linspace(self.minimum, self.maximum, self.neurons), x.dtype)
+        z = (ops.expand_dims(x, -1) - centres) / sigma
         currents = ops.exp(-0.5 * ops.square(z))
-        shape = ops.shape(inputs)
-        return super().call(ops.reshape(currents, (*shape[:-1], shape[-1] * self.neurons)))
+        shape = ops.shape(x)
+        currents = ops.reshape(currents, (*shape[:-1], shape[-1] * self.neurons))
+        return RepeatTime.call(self, currents)
 
     def get_config(self):
         names = ("neurons", "minimum", "maximum", "sigma")

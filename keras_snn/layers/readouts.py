@@ -7,7 +7,9 @@ import keras
 from keras import ops
 
 from keras_snn.layers.arguments import check_choice, check_integer, check_number
+from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
+from keras_snn.layers.rnn import SpikingRNN
 from keras_snn.layers.time import check_rank
 
 __all__ = [
@@ -53,6 +55,8 @@ class _OverTime(keras.layers.Layer):
     reduce = None
 
     def __init__(self, **kwargs):
+        # Sums are taken in the variable dtype: in float16 those of long sequences overflow.
+        kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.supports_masking = True
 
@@ -74,7 +78,8 @@ class _OverTime(keras.layers.Layer):
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))
-        return ops.cast(type(self).reduce(inputs, mask), inputs.dtype)
+        inputs = ops.cast(inputs, self.variable_dtype)
+        return ops.cast(type(self).reduce(inputs, mask), self.compute_dtype)
 
 
 class MeanOverTime(_OverTime):
@@ -137,6 +142,15 @@ class LastOverTime(_OverTime):
     reduce = staticmethod(_last)
 
 
+class _SilenceCell(NeuronCell):
+    """What has not fired yet, one step: `v <- v (1 - s)`, from 1."""
+
+    initial_values = (1.0,)
+
+    def charge(self, v, x):
+        return v * (1 - x)
+
+
 class FirstSpikeTime(_OverTime):
     """Index of each neuron's first spike; the number of steps if it never fires.
 
@@ -155,13 +169,21 @@ class FirstSpikeTime(_OverTime):
     [[1. 0. 3.]]
     """
 
-    @staticmethod
-    def reduce(spikes, mask):
-        """The sum of what has not fired yet."""
-        quiet = 1 - spikes if mask is None else ops.where(mask, 1 - spikes, 1)
-        # Not `cumprod`: TensorFlow differentiates that by dividing, by 0 here.
-        waiting = ops.associative_scan(ops.multiply, quiet, axis=1)
-        return _sum(waiting, mask)
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # A loop, as TensorFlow divides by 0 in the gradient of `cumprod`, and Keras's
+        # `associative_scan` fails in TensorFlow's graphs.
+        dtype = keras.DTypePolicy(self.variable_dtype)
+        self.silence = SpikingRNN(_SilenceCell(dtype=dtype), dtype=dtype, name="silence")
+
+    def build(self, input_shape):
+        self.silence.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, mask=None):
+        # The loop gives zeros at masked steps.
+        waiting = self.silence(inputs, mask=mask)
+        return ops.cast(_sum(waiting, None), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
