@@ -35,20 +35,18 @@ class NeuronCell(keras.layers.Layer):
     under its own name, and `get_config` reads them back.
 
     Args:
-        v_reset: Resting potential: where the state starts, where the leak pulls to, and where a
-            hard reset returns to. A number.
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, `trainable`, ...).
     """
 
     # One initial value for each state; `None` stands for `v_reset`.
     initial_values = (None,)
+    v_reset = 0.0
 
-    def __init__(self, v_reset=0.0, **kwargs):
+    def __init__(self, **kwargs):
         # States and weights keep the policy's variable dtype (float32 under mixed precision);
         # Keras's autocast would round them to the compute dtype.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
-        self.v_reset = check_number("v_reset", v_reset)
         self._step_shape = None
 
     def __init_subclass__(cls, **kwargs):
@@ -164,6 +162,8 @@ class SpikingCell(NeuronCell):
         trainable_threshold: Whether the threshold is a weight.
         parameter_shape: How trainable parameters are shared: `"scalar"` (one for the layer),
             `"channel"` or `"neuron"`.
+        v_reset: Resting potential: where the state starts, where the leak pulls to, and where a
+            hard reset returns to. A number.
         **kwargs: Those of `NeuronCell` and `keras.layers.Layer`.
     """
 
@@ -176,9 +176,11 @@ class SpikingCell(NeuronCell):
         strict=False,
         trainable_threshold=False,
         parameter_shape="scalar",
+        v_reset=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.v_reset = check_number("v_reset", v_reset)
         self.threshold = check_number("threshold", threshold, above=0)
         self.reset = check_choice("reset", reset, dynamics.RESETS)
         self.detach_reset = bool(detach_reset)

@@ -480,12 +480,14 @@ class LeakyIntegratorCell(NeuronCell):
     Args:
         tau: Membrane time constant in steps, at least 1.
         decay_input: Whether the input is divided by `tau` too, as in `LIFCell`.
+        v_reset: Resting potential: where the state starts and where the leak pulls to.
 
     Source: Norse `LIBox`; SpikingJelly `NonSpikingLIFNode`.
     """
 
-    def __init__(self, tau=2.0, decay_input=True, **kwargs):
+    def __init__(self, tau=2.0, decay_input=True, v_reset=0.0, **kwargs):
         super().__init__(**kwargs)
+        self.v_reset = check_number("v_reset", v_reset)
         self.tau = check_number("tau", tau, minimum=1)
         self.decay_input = bool(decay_input)
 
@@ -511,7 +513,15 @@ class LeakyIntegrator(Neuron, cell=LeakyIntegratorCell):
 
 
 class AccumulatorCell(NeuronCell):
-    """Integrator without leak or threshold, one step: `v <- v + x`, which is also the output."""
+    """Integrator without leak or threshold, one step: `v <- v + x`, which is also the output.
+
+    Args:
+        v_reset: Where the state starts.
+    """
+
+    def __init__(self, v_reset=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.v_reset = check_number("v_reset", v_reset)
 
     def charge(self, v, x):
         return dynamics.if_charge(v, x)
