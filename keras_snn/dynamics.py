@@ -230,6 +230,7 @@ CONNECTIONS = {
     "add": lambda a, s: a + s,
     "and": lambda a, s: a * s,
     "iand": lambda a, s: (1.0 - a) * s,
+    "reverse_iand": lambda a, s: a * (1.0 - s),
     "or": lambda a, s: a + s - a * s,
     "xor": lambda a, s: a * (1.0 - s) + s * (1.0 - a),
 }
@@ -241,8 +242,9 @@ def connect(branch, shortcut, mode="add"):
     Args:
         branch: Spikes of the branch, `A`.
         shortcut: Spikes of the shortcut, `S`, of the same shape.
-        mode: `"add"` (`A + S`), `"and"` (`A S`), `"iand"` (`(1 - A) S`), `"or"` (`A + S - A S`)
-            or `"xor"` (`A (1 - S) + S (1 - A)`).
+        mode: `"add"` (`A + S`), `"and"` (`A S`), `"iand"` (`(1 - A) S`), `"reverse_iand"`
+            (`A (1 - S)`, what SpikingJelly's bottleneck blocks do), `"or"` (`A + S - A S`) or
+            `"xor"` (`A (1 - S) + S (1 - A)`).
 
     Returns:
         A tensor of the same shape.

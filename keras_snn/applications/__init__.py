@@ -1,21 +1,19 @@
 """Spiking networks of the papers, with the contract of `keras.applications`."""
+# ruff: noqa: F401
 
-from keras_snn.applications import sew_resnet
-from keras_snn.applications.sew_resnet import (
-    SEWResNet8,
-    SEWResNet18,
-    SEWResNet34,
-    SEWResNet50,
-    SEWResNet101,
-    SEWResNet152,
+from keras_snn.applications import (
+    danet,
+    ms_resnet,
+    s_resnet,
+    sew_resnet,
+    spiking_resnet,
+    spiking_vgg,
+    tdbn_resnet,
 )
-
-__all__ = [
-    "SEWResNet8",
-    "SEWResNet18",
-    "SEWResNet34",
-    "SEWResNet50",
-    "SEWResNet101",
-    "SEWResNet152",
-    "sew_resnet",
-]
+from keras_snn.applications.danet import *
+from keras_snn.applications.ms_resnet import *
+from keras_snn.applications.s_resnet import *
+from keras_snn.applications.sew_resnet import *
+from keras_snn.applications.spiking_resnet import *
+from keras_snn.applications.spiking_vgg import *
+from keras_snn.applications.tdbn_resnet import *

@@ -16,8 +16,9 @@ class SpikeConnection(keras.layers.Layer):
     """Joins a residual branch `A` and its shortcut `S`, spikes of the same shape.
 
     Args:
-        mode: `"add"` (`A + S`), `"and"` (`A S`), `"iand"` (`(1 - A) S`), `"or"` (`A + S - A S`)
-            or `"xor"` (`A (1 - S) + S (1 - A)`). `"add"` gives integers, the others spikes.
+        mode: `"add"` (`A + S`), `"and"` (`A S`), `"iand"` (`(1 - A) S`), `"reverse_iand"`
+            (`A (1 - S)`, what SpikingJelly's bottleneck blocks do), `"or"` (`A + S - A S`) or
+            `"xor"` (`A (1 - S) + S (1 - A)`). `"add"` gives integers, the others spikes.
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
 
     Call arguments:

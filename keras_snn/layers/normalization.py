@@ -151,6 +151,7 @@ class BatchNormalizationThroughTime(keras.layers.Layer):
         epsilon: Added to the variance.
         momentum: Share of the old moving statistics.
         axis: Channel axis of one step, `(batch, ...)`; by default that of the image data format.
+        gamma_initializer: Initializer of the scales.
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
 
     Call arguments:
@@ -170,18 +171,29 @@ class BatchNormalizationThroughTime(keras.layers.Layer):
     96
     """
 
-    def __init__(self, timesteps, center=False, epsilon=1e-4, momentum=0.9, axis=None, **kwargs):
+    def __init__(
+        self,
+        timesteps,
+        center=False,
+        epsilon=1e-4,
+        momentum=0.9,
+        axis=None,
+        gamma_initializer="ones",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if axis is None:
             axis = 1 if keras.config.image_data_format() == "channels_first" else -1
         self.timesteps = check_integer("timesteps", timesteps)
         self.center, self.epsilon, self.momentum, self.axis = center, epsilon, momentum, axis
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.steps = [
             keras.layers.BatchNormalization(
                 axis=axis,
                 center=center,
                 epsilon=epsilon,
                 momentum=momentum,
+                gamma_initializer=self.gamma_initializer,
                 dtype=self.dtype_policy,
                 name=f"step_{t + 1}",
             )
@@ -205,7 +217,9 @@ class BatchNormalizationThroughTime(keras.layers.Layer):
 
     def get_config(self):
         names = ("timesteps", "center", "epsilon", "momentum", "axis")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+        gamma = keras.initializers.serialize(self.gamma_initializer)
+        own = {name: getattr(self, name) for name in names} | {"gamma_initializer": gamma}
+        return super().get_config() | own
 
 
 def _check_timesteps(layer, shape):
