@@ -9,6 +9,7 @@ from keras_snn.applications import (
     spiking_resnet,
     spiking_vgg,
     tdbn_resnet,
+    weights,
 )
 from keras_snn.applications.danet import *
 from keras_snn.applications.ms_resnet import *
@@ -17,3 +18,4 @@ from keras_snn.applications.sew_resnet import *
 from keras_snn.applications.spiking_resnet import *
 from keras_snn.applications.spiking_vgg import *
 from keras_snn.applications.tdbn_resnet import *
+from keras_snn.applications.weights import *

@@ -1,0 +1,443 @@
+"""Weights that people already have: PyTorch's state dicts and Keras's ANNs.
+
+Both are read as modules, groups of named tensors, and matched with layers of the model by their
+names, or where a network is a mere chain of layers (VGG, 7B-Net) by their order. Nothing is written
+before everything is known to fit.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import re
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_snn import layers as snn
+
+__all__ = ["WeightsReport", "load_keras_weights", "load_torch_weights"]
+
+
+@dataclasses.dataclass
+class WeightsReport:
+    """What became of the tensors of a source and of the weights of a model.
+
+    Attributes:
+        used: Pairs of a tensor's name and the path of the weight that it went into.
+        unused: Names of tensors that went nowhere: heads that the model does not have, counters,
+            and with `skip_mismatch` what did not fit.
+        missing: Paths of the model's weights that the source has nothing for.
+        notes: What to know besides, in sentences.
+    """
+
+    used: list = dataclasses.field(default_factory=list)
+    unused: list = dataclasses.field(default_factory=list)
+    missing: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+
+    def __str__(self):
+        def names(found):
+            return f"{len(found)}" + (f": {', '.join(found)}" if found else "")
+
+        lines = [
+            f"{len(self.used)} tensors loaded.",
+            f"Tensors not used: {names(self.unused)}",
+            f"Weights left as they were: {names(self.missing)}",
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+def load_torch_weights(model, source, skip_mismatch=False):
+    """Loads a PyTorch state dict into a network of `keras_snn.applications`.
+
+    It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet),
+    of the papers' repositories (SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, the VGGs and
+    ResNets of hybrid training) and of torchvision's ResNets and VGGs. Only tensors are read: a
+    file that holds anything else is refused, and no code of it runs.
+
+    Args:
+        model: The network, of the layout of the source.
+        source: A state dict (from names to tensors or arrays), a path of a file that `torch.save`
+            wrote (needs the extra `torch`), or of a `.safetensors` file (needs `safetensors`). A
+            state dict within a checkpoint, such as `{"state_dict": ...}`, is found.
+        skip_mismatch: Whether to leave out what does not fit, such as a head for other classes,
+            instead of raising.
+
+    Returns:
+        A `WeightsReport`; print it.
+
+    Raises:
+        ValueError: If a tensor fits no weight of the model, or a weight has no tensor; the first
+            mismatch is named, and the model is as before. Also if a file is damaged or holds more
+            than tensors.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_snn.applications import SEWResNet8
+    >>> model = SEWResNet8(input_shape=(8, 8, 1), classes=2)
+    >>> head = {"fc.weight": np.ones((2, 128)), "fc.bias": np.zeros(2)}
+    >>> load_torch_weights(model, head, skip_mismatch=True).used[0]
+    ('fc.weight', 'predictions/kernel')
+    """
+    source = _state_dict(source)
+    modules, unused = _torch_modules(source)
+    targets = _targets(model)
+    _name_modules(modules, targets)
+    order = {module: i for i, module in enumerate(dict.fromkeys(map(_path, source)))}
+    modules.sort(key=lambda module: order[module.path])  # the source's, for its first mismatch
+    flat = next((layer for layer in model.layers if _is_a(layer, layers.Flatten)), None)
+    first_dense = next(
+        (name for name, layer in targets.items() if _is_a(layer, layers.Dense)), None
+    )
+    for module in modules:
+        shape = flat.input.shape[-3:] if flat and module.target == first_dense else None
+        module.values = _from_torch(module, shape)
+    return _load(model, modules, targets, skip_mismatch, WeightsReport(unused=unused))
+
+
+def load_keras_weights(model, ann, skip_mismatch=False):
+    """Loads the weights of a Keras ANN into the spiking network of the same layout.
+
+    It knows the names of `keras.applications`' ResNets (first version) and VGGs, and takes layers
+    of the same name from any other model, such as a network of this package with
+    `timesteps=None, neuron=keras.layers.ReLU`. Biases of convolutions go into the normalisation
+    that follows where the spiking network has none: the function stays the same.
+
+    Args:
+        model: The network, of the layout of the ANN.
+        ann: A Keras model.
+        skip_mismatch: Whether to leave out what does not fit instead of raising.
+
+    Returns:
+        A `WeightsReport`; print it. A note tells if convolutions have other strides than the ANN's:
+        Keras's ResNets need `strided_convolution="1x1"`.
+
+    Raises:
+        ValueError: If a layer fits no layer of the model, or the other way round; the first
+            mismatch is named, and the model is as before.
+
+    Example:
+
+    >>> from keras_snn.applications import ConversionVGG5
+    >>> ann = ConversionVGG5(classes=2, timesteps=None, neuron=keras.layers.ReLU)
+    >>> len(load_keras_weights(ConversionVGG5(classes=2, timesteps=4), ann).used)
+    6
+    """
+    targets = _targets(model)
+    modules, strides = [], []
+    for layer in map(_unwrap, ann.layers):
+        values = {weight.name: weight for weight in layer.weights}
+        if not values or "seed_generator_state" in values:
+            continue
+        module = _Module(layer.name, {n: ops.convert_to_numpy(w) for n, w in values.items()})
+        module.target = layer.name if layer.name in targets else _keras_name(layer.name)
+        module.values = {name: (name, value) for name, value in module.tensors.items()}
+        target = targets.get(module.target)
+        if isinstance(layer, layers.BatchNormalization) and target is not None:
+            name, value = module.values["moving_variance"]
+            module.values["moving_variance"] = name, value + layer.epsilon - target.epsilon
+        if getattr(layer, "strides", None) != getattr(target, "strides", None):
+            strides.append(
+                f"{module.target} {target.strides} for {layer.strides}" if target else ""
+            )
+        modules.append(module)
+    report = WeightsReport()
+    if any(strides):
+        report.notes.append(
+            "Strides differ from the ANN's, so that the function does too: "
+            + ", ".join(filter(None, strides))
+            + ". With `strided_convolution='1x1'`, SpikingResNets have those of Keras's ResNets."
+        )
+    return _load(model, modules, targets, skip_mismatch, report)
+
+
+class _Module:
+    """A module of the source: its tensors, and the weights of one layer that they become."""
+
+    def __init__(self, path, tensors):
+        self.path, self.tensors = path, tensors
+        self.target = None  # name of a layer
+        self.values = {}  # from weights to the name of a tensor and its value
+
+    @property
+    def is_dense(self):
+        """Whether it is a dense layer's."""
+        return "kernel" in self.values and self.values["kernel"][1].ndim == 2
+
+
+def _load(model, modules, targets, skip_mismatch, report):
+    """Checks everything, then assigns."""
+    assignments, problems, values = {}, [], {}
+    headless = not any(isinstance(layer, layers.Dense) for layer in targets.values())
+    for module in modules:
+        layer = targets.get(module.target)
+        if headless and module.is_dense:
+            report.unused += [f"{module.path}.{tensor}" for tensor in module.tensors]
+            continue
+        for weight, (tensor, value) in module.values.items():
+            name = f"{module.path}.{tensor}"
+            variable = getattr(layer, weight, None)
+            norm = (module.target or "").replace("conv", "bn")
+            if variable is None and weight == "bias" and norm in targets and norm != module.target:
+                values[norm] = name, value  # the normalisation that follows takes it
+            elif variable is None:
+                wanted = f"{module.target}/{weight}" if module.target else "layer for it"
+                problems.append(f"{name} fits nothing: the model {model.name!r} has no {wanted}.")
+                report.unused.append(name)
+            elif variable.shape != value.shape and not np.prod(variable.shape) == value.size == 1:
+                problems.append(
+                    f"{name} has the shape {value.shape} (in Keras's order), "
+                    f"{module.target}/{weight} of the model {model.name!r} has "
+                    f"{tuple(variable.shape)}."
+                )
+                report.unused.append(name)
+            elif id(variable) in assignments:
+                problems.append(f"{name} is a second tensor for {module.target}/{weight}.")
+            else:
+                if weight == "gamma":
+                    value = value / _scale(layer)
+                assignments[id(variable)] = [variable, value]
+                report.used.append((name, f"{module.target}/{weight}"))
+    for norm, (name, bias) in values.items():
+        mean = targets[norm].moving_mean
+        if id(mean) in assignments and mean.shape == bias.shape:
+            assignments[id(mean)][1] = assignments[id(mean)][1] - bias
+            report.used.append((name, f"{norm}/moving_mean"))
+        else:
+            problems.append(f"{name} fits nothing: {norm} has no moving mean to take it.")
+    for name, layer in targets.items():
+        for weight in _WEIGHTS[_kind(layer)]:
+            variable = getattr(layer, weight, None)
+            if variable is not None and id(variable) not in assignments:
+                report.missing.append(f"{name}/{weight}")
+                if _kind(layer) != "neuron":
+                    problems.append(f"Nothing fits {name}/{weight} of the model {model.name!r}.")
+    if problems and not skip_mismatch:
+        raise ValueError(
+            f"The weights do not fit. {problems[0]} ({len(problems)} mismatches; "
+            "`skip_mismatch=True` leaves them out.)"
+        )
+    for variable, value in assignments.values():
+        variable.assign(np.reshape(value, variable.shape))
+    return report
+
+
+def _scale(norm):
+    """The factor of a normalisation besides gamma: that of tdBN."""
+    return getattr(norm, "alpha", 1.0) * getattr(norm, "threshold", 1.0)
+
+
+_WEIGHTS = {
+    "conv": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "neuron": ("w",),
+    None: (),
+}
+_KINDS = {
+    "conv": layers.Conv2D,
+    "dense": layers.Dense,
+    "norm": layers.BatchNormalization,
+    "neuron": snn.ParametricLIFCell,
+}
+
+
+def _unwrap(layer):
+    if isinstance(layer, snn.FoldTime):
+        return layer.layer
+    return layer.cell if isinstance(layer, snn.SpikingRNN) else layer
+
+
+def _is_a(layer, cls):
+    return isinstance(_unwrap(layer), cls)
+
+
+def _kind(layer):
+    return next((kind for kind, cls in _KINDS.items() if isinstance(layer, cls)), None)
+
+
+def _targets(model):
+    """From names to layers (or cells) with weights, in the order of the model."""
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"Weights go into a functional model, got {model!r}.")
+    return {layer.name: _unwrap(layer) for layer in model.layers if layer.weights}
+
+
+def _state_dict(source):
+    """The state dict in a file, a checkpoint or a module, as arrays."""
+    if isinstance(source, (str, pathlib.Path)):
+        source = _read(pathlib.Path(source))
+    elif hasattr(source, "state_dict"):
+        source = source.state_dict()
+    nested = ("state_dict", "model_state_dict", "model", "net")
+    while isinstance(source, dict):
+        inner = next((source[n] for n in nested if isinstance(source.get(n), dict)), None)
+        if inner is None:
+            break
+        source = inner
+    if not isinstance(source, dict):
+        raise TypeError(
+            f"Expected the path of a file or a dictionary of tensors, got {type(source).__name__}."
+        )
+    arrays = {str(k): _array(v) for k, v in source.items() if hasattr(v, "shape")}
+    if not arrays:
+        raise ValueError(f"There are no tensors in the source; its keys are {[*source][:5]}.")
+    return arrays
+
+
+def _array(tensor):
+    if hasattr(tensor, "detach"):  # numpy knows no bfloat16
+        tensor = tensor.detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+    return np.asarray(tensor)
+
+
+def _read(path):
+    """The tensors of a file; nothing else is read, so that no code in it can run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    safe = path.suffix == ".safetensors"
+    try:
+        if safe:
+            from safetensors.numpy import load_file
+        else:
+            import torch
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {path.name} needs the extra `torch`: pip install keras-snn[torch]"
+        ) from error
+    try:
+        if safe:
+            return load_file(path)
+        # Training programs save their arguments too: a plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, no file of tensors, or holds more than tensors, which is "
+            f"not read as it could run code: {str(error).splitlines()[0]}"
+        ) from error
+
+
+# What state dicts hold besides weights.
+_COUNTERS = ("num_batches_tracked", "v", "v_seq", "spike_seq")
+
+
+def _torch_modules(arrays):
+    """The modules of a state dict, in order of their numbers, and the tensors that are none."""
+    modules, unused = {}, []
+    for key in sorted(arrays, key=_natural):
+        path, leaf = _path(key), key.split(".")[-1]
+        if leaf in _COUNTERS:
+            unused.append(key)
+        else:
+            modules.setdefault(path, _Module(path, {})).tensors[leaf] = arrays[key]
+    return list(modules.values()), unused
+
+
+def _path(key):
+    """The module of a tensor, without containers for data parallelism and for folding time."""
+    return ".".join(part for part in key.split(".")[:-1] if part != "module")
+
+
+def _natural(key):
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in key.split(".")]
+
+
+def _torch_kind(module):
+    tensors = module.tensors
+    if "w" in tensors:
+        return "neuron"
+    dimensions = tensors["weight"].ndim if "weight" in tensors else 0
+    return {4: "conv", 2: "dense", 1: "norm"}.get(dimensions)
+
+
+def _from_torch(module, flattened):
+    """Weights in Keras's names and order of axes; `flattened` is the shape of flattened maps."""
+    tensors, kind = module.tensors, _torch_kind(module)
+    names = {"weight": "kernel", "bias": "bias", "w": "w"}
+    if kind == "norm":
+        names = {
+            "weight": "gamma",
+            "bias": "beta",
+            "running_mean": "moving_mean",
+            "running_var": "moving_variance",
+        }
+    values = {names.get(leaf, leaf): (leaf, tensors[leaf]) for leaf in sorted(tensors)[::-1]}
+    if kind == "conv":
+        values["kernel"] = "weight", tensors["weight"].transpose(2, 3, 1, 0)
+    elif kind == "dense":
+        kernel = tensors["weight"]
+        if flattened and None not in flattened and kernel.shape[1] == np.prod(flattened):
+            if keras.config.image_data_format() == "channels_last":
+                flattened = (flattened[-1], *flattened[:2])
+            # PyTorch flattens channels first, Keras last, whatever the data format.
+            kernel = kernel.reshape(-1, *flattened).transpose(0, 2, 3, 1).reshape(kernel.shape)
+        values["kernel"] = "weight", kernel.T
+    return values
+
+
+def _name_modules(modules, targets):
+    """Finds the layer of each module, by name in residual networks, else by order."""
+    kinds = [_torch_kind(module) for module in modules]
+    ordered = {kind: [n for n, layer in targets.items() if _kind(layer) == kind] for kind in _KINDS}
+    by_name = any(_BLOCK.match(module.path) for module in modules)
+    stems = [
+        module
+        for module, kind in zip(modules, kinds)
+        if kind == "conv" and not _BLOCK.match(module.path)
+    ]
+    counts = dict.fromkeys(ordered, 0)
+    for module, kind in zip(modules, kinds):
+        if kind is None:
+            continue
+        match = _BLOCK.match(module.path)
+        if match:
+            module.target = _block_name(match, kind)
+        elif by_name and kind == "conv":
+            index = stems.index(module) + 1 if len(stems) > 1 else ""
+            module.target = f"stem_conv{index}"
+        elif by_name and kind == "norm":
+            module.target = "stem_bn"
+        elif by_name and kind == "neuron":
+            module.target = "head_neuron" if module.path.startswith("head") else "stem_neuron"
+        else:
+            names, index = ordered[kind], counts[kind]
+            module.target = names[index] if index < len(names) else None
+            counts[kind] += 1
+
+
+# Stages and blocks: `layer2.0.` (torchvision, SpikingJelly, SEW-ResNet), `conv3_x.0.` (MS-ResNet).
+_BLOCK = re.compile(r"(?:layer(\d+)|conv(\d+)_x)\.(\d+)\.(.+)")
+
+
+def _block_name(match, kind):
+    """Our name of a layer within a block."""
+    stage = int(match[1]) if match[1] else int(match[2]) - 1
+    name, inner = f"stack{stage}_block{int(match[3]) + 1}", match[4]
+    part = "bn" if kind == "norm" else kind
+    if re.match("downsample|shortcut|identity", inner):
+        return f"{name}_shortcut_{part}"
+    number = re.search(r"\d+", inner)
+    index = int(number[0]) if number else ""
+    # Sequences: neuron, convolution, norm, twice; or convolution, ReLU, dropout, convolution.
+    if inner.startswith("residual_function"):
+        index = (index + 2) // 3
+    elif inner.startswith("residual."):
+        index = index // 3 + 1
+    return f"{name}_{part}{index}"
+
+
+def _keras_name(name):
+    """Our name of a layer of `keras.applications`' ResNets."""
+    if name in ("conv1_conv", "conv1_bn"):
+        return name.replace("conv1", "stem")
+    match = re.fullmatch(r"conv(\d+)_block(\d+)_(\d+)_(conv|bn)", name)
+    if not match:
+        return None
+    stage, block, index, part = match.groups()
+    block = f"stack{int(stage) - 1}_block{block}"
+    return f"{block}_shortcut_{part}" if index == "0" else f"{block}_{part}{index}"
