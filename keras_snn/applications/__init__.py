@@ -10,6 +10,7 @@ from keras_snn.applications import (
     spiking_vgg,
     tdbn_resnet,
     weights,
+    zoo,
 )
 from keras_snn.applications.danet import *
 from keras_snn.applications.ms_resnet import *
@@ -19,3 +20,14 @@ from keras_snn.applications.spiking_resnet import *
 from keras_snn.applications.spiking_vgg import *
 from keras_snn.applications.tdbn_resnet import *
 from keras_snn.applications.weights import *
+from keras_snn.applications.zoo import *
+
+FAMILIES = (
+    spiking_vgg,
+    spiking_resnet,
+    sew_resnet,
+    tdbn_resnet,
+    s_resnet,
+    ms_resnet,
+    danet,
+)

@@ -55,6 +55,8 @@ def get_neuron(identifier, name=None):
                 f"Unknown neuron: {identifier!r}. Allowed names: {', '.join(neuron_names())}."
             )
         identifier = getattr(neurons, known[key])
+    if isinstance(identifier, type) and issubclass(identifier, keras.layers.Layer):
+        return identifier(name=name)
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, keras.layers.Layer):

@@ -1,0 +1,142 @@
+"""What models there are, and how large they are.
+
+Building every model takes a minute; the figures are kept in `zoo.json`, which
+`python -m keras_snn.applications.zoo` makes anew and the tests compare with built models.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_snn import layers as snn
+from keras_snn.analysis import is_spiking
+
+__all__ = ["ModelList", "ModelSummary", "list_models", "summarize"]
+
+PATH = pathlib.Path(__file__).with_name("zoo.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSummary:
+    """Size of a model.
+
+    Attributes:
+        name: Name of the function in `keras_snn.applications`.
+        input_shape: Shape of an example.
+        classes: Number of classes.
+        parameters: Number of trainable parameters.
+        macs: Multiply-accumulate operations of one step, as if every input were dense.
+        neuron_layers: Number of layers of spiking neurons.
+    """
+
+    name: str
+    input_shape: tuple
+    classes: int
+    parameters: int
+    macs: int
+    neuron_layers: int
+
+
+class ModelList(list):
+    """Summaries of models; prints as a table."""
+
+    def __str__(self):
+        rows = [("model", "input", "classes", "parameters", "MACs per step", "neuron layers")]
+        for model in self:
+            shape = "x".join(map(str, model.input_shape))
+            numbers = (model.classes, model.parameters, model.macs, model.neuron_layers)
+            rows.append((model.name, shape, *(f"{number:,}" for number in numbers)))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def list_models(pattern="*"):
+    """The models of `keras_snn.applications`, each with its default arguments.
+
+    Args:
+        pattern: Which names, as in a shell: `"SEW*"`, `"*50"`.
+
+    Returns:
+        A list of `ModelSummary`, sorted by family and size; `print` shows a table.
+
+    Raises:
+        ValueError: If no name fits.
+
+    Example:
+
+    >>> [model.name for model in list_models("MS*")]
+    ['MSResNet18', 'MSResNet34', 'MSResNet104']
+    >>> list_models("SEWResNet50")[0].parameters
+    25557032
+    """
+    found = [ModelSummary(**entry) for entry in json.loads(PATH.read_text())]
+    found = [model for model in found if fnmatch.fnmatchcase(model.name, pattern)]
+    if not found:
+        raise ValueError(f"No model's name fits the pattern {pattern!r}.")
+    return ModelList(
+        dataclasses.replace(model, input_shape=tuple(model.input_shape)) for model in found
+    )
+
+
+def summarize(model, name=None):
+    """The size of any functional model with one output.
+
+    Args:
+        model: A Keras model.
+        name: Its name in the summary; by default the model's.
+
+    Returns:
+        A `ModelSummary`.
+
+    Example:
+
+    >>> from keras import layers
+    >>> inputs = keras.Input((5, 8))
+    >>> model = keras.Model(inputs, snn.LIF()(layers.Dense(4)(inputs)), name="small")
+    >>> summary = summarize(model)
+    >>> summary.parameters, summary.macs, summary.neuron_layers
+    (36, 32, 1)
+    """
+    return ModelSummary(
+        name or model.name,
+        tuple(model.input_shape[1:]),
+        model.output_shape[-1],
+        sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+        sum(map(_macs, model.layers)),
+        sum(map(is_spiking, model.layers)),
+    )
+
+
+def _macs(layer):
+    """Multiply-accumulates of one step of a convolution or dense layer."""
+    shape = layer.output.shape
+    layer = layer.layer if isinstance(layer, snn.FoldTime) else layer
+    if isinstance(layer, keras.layers.Conv2D):
+        sizes = shape[-2:] if layer.data_format == "channels_first" else shape[-3:-1]
+        return int(np.prod(layer.kernel.shape) * np.prod(sizes))
+    return int(np.prod(layer.kernel.shape)) if isinstance(layer, keras.layers.Dense) else 0
+
+
+def _write():
+    from keras_snn.applications import FAMILIES
+
+    entries = []
+    for family in FAMILIES:
+        for name in family.__all__:
+            entries.append(json.dumps(dataclasses.asdict(summarize(getattr(family, name)(), name))))
+            keras.backend.clear_session()
+    PATH.write_text("[\n" + ",\n".join(entries) + "\n]\n")
+
+
+if __name__ == "__main__":
+    _write()
