@@ -6,6 +6,7 @@
 The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch.
 """
 
+import inspect
 import json
 import math
 import pathlib
@@ -19,7 +20,7 @@ from keras_snn import analysis, applications, datasets
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import neuron_names
 
-MODELS = [name for name in applications.__all__ if name[0].isupper()]
+MODELS = [model.name for model in applications.list_models()]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "SEWResNet8", MODELS, "Network.")
@@ -27,8 +28,12 @@ flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image d
 flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
 flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
-flags.DEFINE_enum("neuron", "IF", neuron_names(), "Neuron.", case_sensitive=False)
-flags.DEFINE_enum("connect", "add", list(CONNECTIONS), "How branches and shortcuts are joined.")
+flags.DEFINE_enum(
+    "neuron", None, neuron_names(), "Neuron (default: the model's).", case_sensitive=False
+)
+flags.DEFINE_enum(
+    "connect", None, list(CONNECTIONS), "How SEW-ResNets join branches and shortcuts."
+)
 flags.DEFINE_bool("small_images", None, "Stem for images up to 32x32 (default: by their size).")
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
 flags.DEFINE_integer(
@@ -49,15 +54,21 @@ flags.DEFINE_string("output_dir", "results", "Where the model and the results go
 
 def build(data):
     """The compiled model of the flags."""
-    small = FLAGS.small_images
-    model = getattr(applications, FLAGS.model)(
+    build = getattr(applications, FLAGS.model)
+    options = {"neuron": FLAGS.neuron, "connect": FLAGS.connect, "small_images": FLAGS.small_images}
+    options = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(build).parameters
+    for name in options:
+        if name not in known:
+            raise app.UsageError(f"{FLAGS.model} has no option --{name}.")
+    if "small_images" in known:
+        options.setdefault("small_images", max(data.input_shape[:2]) <= 32)
+    model = build(
         input_shape=data.input_shape,
         classes=data.classes,
         classifier_activation=None,
         timesteps=FLAGS.timesteps,
-        neuron=FLAGS.neuron,
-        connect=FLAGS.connect,
-        small_images=max(data.input_shape[:2]) <= 32 if small is None else small,
+        **options,
     )
     steps = FLAGS.epochs * (FLAGS.steps_per_epoch or len(data.train))
     model.compile(

@@ -63,7 +63,13 @@ def test_training_program(tmp_path):
 
 
 def test_training_program_refuses(tmp_path):
-    for flag in ("--model=ResNet", "--neuron=foo", "--timesteps=0", "--dataset=no_such_set"):
-        found = run("applications/train.py", flag, f"--output_dir={tmp_path}")
+    for flags in (
+        ["--model=ResNet"],
+        ["--neuron=foo"],
+        ["--timesteps=0"],
+        ["--dataset=no_such_set"],
+        ["--connect=and", "--model=SpikingResNet18"],
+    ):
+        found = run("applications/train.py", *flags, f"--output_dir={tmp_path}")
         assert found.returncode != 0
-        assert flag.split("=")[1] in found.stderr
+        assert flags[-1].split("=")[1] in found.stdout + found.stderr
