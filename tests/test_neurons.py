@@ -545,6 +545,16 @@ def test_batch_size_must_not_change_while_stateful():
         model.predict(currents(1, 5, 3), verbose=0)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_stateful_predict_never_broadcasts_another_batch_size(batch):
+    model = keras.Sequential([keras.Input((5, 3), batch_size=4), layers.LIF(stateful=True)])
+    model.predict(np.ones((4, 5, 3)), verbose=0)
+    # In TensorFlow's graph the batch size is known when it runs only: the error is TensorFlow's.
+    found = rf"(\[{batch},5,3\] is not compatible with expected|found shape=\({batch}, 5, 3\))"
+    with pytest.raises(Exception, match=found):
+        model.predict(np.ones((batch, 5, 3)), verbose=0)
+
+
 def test_stateful_needs_known_batch():
     with pytest.raises(ValueError, match=r"stateful=True.*\(None, 5, 3\)"):
         layers.LIF(stateful=True)(keras.Input((5, 3)))

@@ -237,6 +237,11 @@ class SpikingRNN(keras.layers.RNN):
     def call(self, sequences, initial_state=None, mask=None, training=False):
         initial_state = self._check(sequences, initial_state, mask)
         sequences = ops.cast(sequences, self.variable_dtype)
+        if self.stateful and sequences.shape[0] is None:  # TensorFlow's graphs: the run must tell
+            import tensorflow as tf
+
+            batch = tree.flatten(self.states)[0].shape[0]
+            sequences = tf.ensure_shape(sequences, (batch, *sequences.shape[1:]))
         states = self._first_states(sequences, initial_state)
         last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
         if self.stateful:
