@@ -1,19 +1,128 @@
-"""The list of models says what models are."""
+"""Sizes of all models: those of the papers, and those of the list of models."""
 
 import keras
+import numpy as np
 import pytest
 
 from keras_snn import applications
 from keras_snn.applications import list_models, summarize
+from keras_snn.layers import BatchNormalizationThroughTime
 
-GMACS = {  # of the papers' tables, per step
-    "SEWResNet18": 1.814,
-    "SEWResNet34": 3.664,
-    "SEWResNet50": 4.089,
-    "SEWResNet101": 7.801,
-    "SEWResNet152": 11.514,
+SMALL = {"input_shape": (32, 32, 3)}
+
+
+def shifted(name):
+    """Normalisation through time as S-ResNet's code has it."""
+    return BatchNormalizationThroughTime(50, center=True, name=name)
+
+
+def bottlenecks(blocks):
+    """What normalising before, not behind, convolutions changes, in channels."""
+    change, width = 0, 64
+    for filters, count in zip((64, 128, 256, 512), blocks):
+        for _ in range(count):
+            change += (width + filters + filters) - (filters + filters + 4 * filters)
+            width = 4 * filters
+    return change
+
+
+# Trainable parameters and, where it is a paper's figure too, channels of batch normalisation.
+COUNTS = [
+    ("SEWResNet18", {"classes": 1000}, 11_689_512, 4_800),
+    ("SEWResNet34", {"classes": 1000}, 21_797_672, 8_512),
+    ("SEWResNet50", {"classes": 1000}, 25_557_032, 26_560),
+    ("SEWResNet101", {"classes": 1000}, 44_549_160, 52_672),
+    ("SEWResNet152", {"classes": 1000}, 60_192_808, 75_712),
+    ("SEWResNet18", {"classes": 10}, 11_181_642, 4_800),
+    ("SEWResNet50", {"classes": 10}, 23_528_522, 26_560),
+    ("SpikingResNet18", {"classes": 1000}, 11_689_512, 4_800),
+    ("SpikingResNet34", {"classes": 1000}, 21_797_672, 8_512),
+    ("SpikingResNet50", {"classes": 1000}, 25_557_032, 26_560),
+    ("SpikingResNet101", {"classes": 1000}, 44_549_160, 52_672),
+    ("SpikingResNet152", {"classes": 1000}, 60_192_808, 75_712),
+    ("SEW7BNet", {"classes": 11, "input_shape": (2, 128, 128, 2)}, 130_426, None),
+    ("SEWWide7BNet", {"classes": 10, "input_shape": (2, 128, 128, 2)}, 1_192_218, None),
+    ("TDBNResNet19", {"classes": 10}, 12_630_858, None),
+    ("TDBNResNet19", {"classes": 100}, 12_653_988, None),
+    ("TDBNResNet34", {"classes": 1000}, 21_797_672, 8_512),
+    ("SResNet38", {"classes": 10, "norm": None}, 2_242_656, 0),
+    ("SResNet38", {"classes": 10, "norm": "bn"}, 2_242_656 + 2 * 2_912, 2_912),
+    ("SResNet38", {"classes": 10}, 2_388_256, 50 * 2_912),
+    ("SResNet38", {"classes": 10, "norm": shifted}, 2_533_856, 50 * 2_912),
+    ("SResNet38", {"classes": 100, "norm": None}, 2_254_176, 0),
+    ("SResNet38", {"classes": 10, "boosting": True, "norm": None}, 2_254_176, 0),
+    (
+        "SResNet38",
+        {"classes": 10, "norm": None, "input_shape": (4, 64, 64, 2), "stem_strides": 2},
+        2_242_368,
+        0,
+    ),
+    ("ConversionVGG5", {"classes": 10}, 50_595_520, 0),
+    ("ConversionVGG9", {"classes": 10}, 32_065_216, 0),
+    ("ConversionVGG11", {"classes": 10}, 36_193_984, 0),
+    ("ConversionVGG13", {"classes": 10}, 34_608_832, 0),
+    ("ConversionVGG16", {"classes": 10}, 39_917_248, 0),
+    ("ConversionVGG19", {"classes": 10}, 45_225_664, 0),
+    ("ConversionResNet12", {"classes": 10}, 4_986_560, 0),
+    ("ConversionResNet20", {"classes": 10}, 11_253_440, 0),
+    ("SpikingVGG11", {"classes": 1000}, 132_863_336, 0),
+    ("SpikingVGG13", {"classes": 1000}, 133_047_848, 0),
+    ("SpikingVGG16", {"classes": 1000}, 138_357_544, 0),
+    ("SpikingVGG19", {"classes": 1000}, 143_667_240, 0),
+    ("SpikingVGG11BN", {"classes": 1000}, 132_868_840, 2_752),
+    ("SpikingVGG13BN", {"classes": 1000}, 133_053_736, 2_944),
+    ("SpikingVGG16BN", {"classes": 1000}, 138_365_992, 4_224),
+    ("SpikingVGG19BN", {"classes": 1000}, 143_678_248, 5_504),
+    ("SpikingVGG11", {"classes": 10}, 128_807_306, 0),
+    ("SpikingVGG19", {"classes": 10}, 139_611_210, 0),
+    # A ResNet, and the projection of the first stage, which halves the maps here.
+    ("MSResNet18", {"classes": 1000}, 11_689_512 + 64 * 64 + 2 * 64, 4_800 + 64),
+    ("MSResNet34", {"classes": 1000}, 21_797_672 + 64 * 64 + 2 * 64, 8_512 + 64),
+    *(
+        (f"DANet{depth}", {"classes": 1000, "variant": variant}, parameters, channels)
+        for depth, parameters, channels in (
+            (18, 11_689_512, 4_800),
+            (34, 21_797_672, 8_512),
+            (50, 25_557_032, 26_560),
+            (101, 44_549_160, 52_672),
+            (152, 60_192_808, 75_712),
+        )
+        for variant in ("A-A", "PA-A")
+    ),
+    *(
+        (
+            "DANet50",
+            {"classes": 1000, "variant": variant},
+            25_557_032 + 2 * bottlenecks((3, 4, 6, 3)),
+            26_560 + bottlenecks((3, 4, 6, 3)),
+        )
+        for variant in ("A-B", "PA-B")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "parameters", "channels"),
+    COUNTS,
+    ids=[f"{name}-{i}" for i, (name, *_) in enumerate(COUNTS)],
+)
+def test_parameters_of_the_papers(name, arguments, parameters, channels):
+    model = getattr(applications, name)(**(SMALL | arguments))
+    assert summarize(model).parameters == parameters
+    if channels is not None:  # a moving mean and a moving variance each
+        fixed = [w for w in model.non_trainable_weights if w.name.startswith("moving")]
+        assert sum(int(np.prod(w.shape)) for w in fixed) == 2 * channels
+        assert model.count_params() == parameters + 2 * channels
+
+
+PAPER = {  # billions of MACs per step at 224x224, neuron layers
+    "SEWResNet18": (1.814, 20),
+    "SEWResNet34": (3.664, 36),
+    "SEWResNet50": (4.089, 53),
+    "SEWResNet101": (7.801, 104),
+    "SEWResNet152": (11.514, 155),
 }
-QUICK = ["ConversionVGG9", "SEW7BNet", "SpikingResNet50", "TDBNResNet19", "MSResNet18", "DANet18"]
+QUICK = ["ConversionVGG9", "SEW7BNet", "SEWResNet50", "TDBNResNet19", "MSResNet18", "DANet18"]
 
 
 def test_every_model_is_listed():
@@ -23,8 +132,8 @@ def test_every_model_is_listed():
 
 
 def test_macs_of_the_papers():
-    found = {model.name: round(model.macs / 1e9, 3) for model in list_models()}
-    assert {name: found[name] for name in GMACS} == GMACS
+    found = {m.name: (round(m.macs / 1e9, 3), m.neuron_layers) for m in list_models("SEWResNet*")}
+    assert {name: found[name] for name in PAPER} == PAPER
     assert round(summarize(applications.TDBNResNet19(classes=10)).macs / 1e9, 3) == 2.216
 
 

@@ -30,6 +30,7 @@ def danet(
     *,
     plan,
     blocks,
+    filters,
     variant="PA-B",
     span="block",
     average=False,
@@ -68,35 +69,35 @@ def danet(
         if variant.endswith("A"):
             zeros = {"last_norm": {"gamma": "zeros"}}
 
-    def transitions(filters, stage, name, neuron):
+    def transitions(width, stage, name, neuron):
         """Earlier outputs, each brought to the shape of this stage's."""
         return [
             residual.transition(
-                net, y, filters, 2 ** (stage - earlier), f"{name}_from_{source}", neuron
+                net, y, width, 2 ** (stage - earlier), f"{name}_from_{source}", neuron
             )
             for source, earlier, y in outputs
         ]
 
-    x = residual.stem(net, x, 64, small_images, neuron=spikes)
+    x = residual.stem(net, x, filters[0], small_images, neuron=spikes)
     outputs = [("stem", 1, x)]  # name, stage and output of what sums reach back to
 
-    def unit(x, filters, strides, stage, name):
-        convolutions = plan(filters, strides)
+    def unit(x, channels, strides, stage, name):
+        convolutions = plan(channels, strides)
         y = residual.branch(net, x, convolutions, order, name, **zeros)
-        filters = convolutions[-1][0]
-        changes = strides > 1 or net.channels(x) != filters
+        width = convolutions[-1][0]
+        changes = strides > 1 or net.channels(x) != width
         if changes and span == "all":
-            x = net.sum(transitions(filters, stage, name, spikes), name + "_shortcut")
+            x = net.sum(transitions(width, stage, name, spikes), name + "_shortcut")
         else:
-            x = residual.projection(net, x, filters, strides, name + "_shortcut", neuron=spikes)
+            x = residual.projection(net, x, width, strides, name + "_shortcut", neuron=spikes)
         if span == "all":
             outputs.append((name, stage, y))
         return net.join(y, x, name + "_add")
 
-    for stage, (count, filters) in enumerate(zip(blocks, residual.FILTERS), start=1):
+    for stage, (count, channels) in enumerate(zip(blocks, filters), start=1):
         for index in range(1, count + 1):
             strides = 2 if stage > 1 and index == 1 else 1
-            x = unit(x, filters, strides, stage, f"stack{stage}_block{index}")
+            x = unit(x, channels, strides, stage, f"stack{stage}_block{index}")
         if span == "stage":
             name = f"stack{stage}"
             sources = transitions(net.channels(x), stage, name, neuron=True)

@@ -52,7 +52,7 @@ def resnet(net, x, *, blocks, deep_stem, zero_init_residual=True, small_images=F
         x = residual.branch(net, x, plan, order, name, norm=norm, last_norm=last_norm)
         return net.join(x, shortcut, name + "_add")
 
-    x = residual.stages(x, unit, blocks, first_strides=1 if small_images else 2)
+    x = residual.stages(x, unit, blocks, residual.FILTERS, 1 if small_images else 2)
     return net.neuron(x, "head_neuron")
 
 

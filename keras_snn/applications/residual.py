@@ -16,15 +16,15 @@ def bottleneck(filters, strides, strided="3x3"):
     ]
 
 
-# The convolutions of a block, and the number of blocks in each stage, of the networks for ImageNet.
-LAYOUTS = {
-    18: {"plan": basic, "blocks": (2, 2, 2, 2)},
-    34: {"plan": basic, "blocks": (3, 4, 6, 3)},
-    50: {"plan": bottleneck, "blocks": (3, 4, 6, 3)},
-    101: {"plan": bottleneck, "blocks": (3, 4, 23, 3)},
-    152: {"plan": bottleneck, "blocks": (3, 8, 36, 3)},
-}
 FILTERS = (64, 128, 256, 512)
+# The convolutions of a block, and blocks and channels of each stage, of the networks for ImageNet.
+LAYOUTS = {
+    18: {"plan": basic, "blocks": (2, 2, 2, 2), "filters": FILTERS},
+    34: {"plan": basic, "blocks": (3, 4, 6, 3), "filters": FILTERS},
+    50: {"plan": bottleneck, "blocks": (3, 4, 6, 3), "filters": FILTERS},
+    101: {"plan": bottleneck, "blocks": (3, 4, 23, 3), "filters": FILTERS},
+    152: {"plan": bottleneck, "blocks": (3, 8, 36, 3), "filters": FILTERS},
+}
 POST_ACTIVATION = ("conv", "norm", "neuron")
 PRE_ACTIVATION = ("neuron", "conv", "norm")
 
@@ -36,7 +36,7 @@ def about(depth, kind):
     return f"{kind} with {', '.join(map(str, layout['blocks']))} blocks of {block}"
 
 
-def stem(net, x, filters=64, small_images=False, neuron=True, pool=True):
+def stem(net, x, filters, small_images=False, neuron=True, pool=True):
     """Convolution and normalisation, once for an image; neuron; pooling."""
     x = net.conv(x, filters, 3 if small_images else 7, 1 if small_images else 2, "stem_conv")
     x = net.norm(x, "stem_bn")
@@ -46,7 +46,7 @@ def stem(net, x, filters=64, small_images=False, neuron=True, pool=True):
     return net.max_pool(x, "stem_pool", 3, 2, signed=not neuron)
 
 
-def stages(x, block, blocks, filters=FILTERS, first_strides=1):
+def stages(x, block, blocks, filters, first_strides=1):
     """All blocks: `block(x, filters, strides, name)`; each later stage halves the maps."""
     for stage, (count, channels) in enumerate(zip(blocks, filters), start=1):
         for index in range(1, count + 1):

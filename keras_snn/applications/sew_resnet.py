@@ -41,7 +41,7 @@ def resnet(
     *,
     plan,
     blocks,
-    filters=residual.FILTERS,
+    filters,
     connect="add",
     zero_init_residual=False,
     small_images=False,

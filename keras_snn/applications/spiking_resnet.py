@@ -43,6 +43,7 @@ def resnet(
     *,
     plan,
     blocks,
+    filters,
     zero_init_residual=False,
     small_images=False,
     strided_convolution="3x3",
@@ -64,7 +65,8 @@ def resnet(
     def unit(x, filters, strides, name):
         return block(net, x, plan(filters, strides, strided_convolution), name, last_norm)
 
-    return residual.stages(residual.stem(net, x, 64, small_images), unit, blocks)
+    x = residual.stem(net, x, filters[0], small_images)
+    return residual.stages(x, unit, blocks, filters)
 
 
 def conversion_resnet(net, x, *, blocks, stem_strides, dropout=0.2):
@@ -91,7 +93,7 @@ def conversion_resnet(net, x, *, blocks, stem_strides, dropout=0.2):
         x = net.join(net.conv(x, filters, 3, 1, name + "_conv2"), shortcut, name + "_add")
         return net.neuron(x, name + "_neuron2")
 
-    return residual.stages(x, unit, blocks)
+    return residual.stages(x, unit, blocks, residual.FILTERS)
 
 
 def conversion_top(net, x, classes, classifier_activation, *, pool):

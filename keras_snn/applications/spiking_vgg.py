@@ -7,7 +7,9 @@ normalisation, with average pooling and dropout, so that an ANN of the same layo
 (`timesteps=None`, `neuron=keras.layers.ReLU`) converts without loss.
 """
 
-from keras import initializers, layers
+import keras
+import numpy as np
+from keras import initializers, ops
 
 from keras_snn import layers as snn
 from keras_snn.applications import common
@@ -77,14 +79,53 @@ def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout
     return x
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
+class _GridPooling2D(keras.layers.Layer):
+    """Means over a grid of `size` by `size` cells, as PyTorch's adaptive pooling.
+
+    Keras's own layer fails in TensorFlow's graphs where the grid is finer than the maps.
+    """
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        self.form = "bchw,ih,jw->bcij" if common.is_channels_first() else "bhwc,ih,jw->bijc"
+
+    def _means(self, length):
+        """The matrix of the means over cells of a side."""
+        matrix = np.zeros((self.size, length), "float32")
+        for i, row in enumerate(matrix):
+            start, stop = i * length // self.size, -((i + 1) * length // -self.size)
+            row[start:stop] = 1 / (stop - start)
+        return matrix
+
+    def call(self, inputs):
+        sizes = inputs.shape[2:] if self.form.startswith("bc") else inputs.shape[1:3]
+        means = [ops.convert_to_tensor(self._means(n), dtype=inputs.dtype) for n in sizes]
+        return ops.einsum(self.form, inputs, *means)
+
+    def compute_output_shape(self, input_shape):
+        size = (self.size, self.size)
+        if self.form.startswith("bc"):
+            return (*input_shape[:2], *size)
+        return (input_shape[0], *size, input_shape[3])
+
+    def get_config(self):
+        return super().get_config() | {"size": self.size}
+
+
 def top(net, x, classes, classifier_activation, *, use_bias=True, dropout=0.5, grid, sums):
     """Two hidden layers of 4096 neurons, the classifier's mean (or sum) over time.
 
     Args:
         dropout: Share of hidden neurons that dropout leaves out, with one mask for all steps.
     """
+    if None in x.shape[2:]:
+        raise ValueError(
+            f"The classifier needs a known height and width. Received maps of shape {x.shape}."
+        )
     if grid and set(x.shape[-2:] if common.is_channels_first() else x.shape[-3:-1]) != {grid}:
-        x = net.apply(layers.AdaptiveAveragePooling2D(grid, name="adaptive_pool"), x)
+        x = net.apply(_GridPooling2D(grid, name="adaptive_pool"), x)
     x = net.flatten(x)
     for name in ("fc1", "fc2"):
         normal = initializers.RandomNormal(stddev=0.01)

@@ -19,7 +19,7 @@ def resnet(
     *,
     plan,
     blocks,
-    filters=residual.FILTERS,
+    filters,
     zero_init_residual=False,
     small_images=False,
 ):

@@ -128,17 +128,27 @@ def load_keras_weights(model, ann, skip_mismatch=False):
     """
     targets = _targets(model)
     modules, strides = [], []
-    for layer in map(_unwrap, ann.layers):
-        values = {weight.name: weight for weight in layer.weights}
-        if not values or "seed_generator_state" in values:
+    for source in ann.layers:
+        layer = _unwrap(source)
+        if not layer.weights or isinstance(layer, layers.Dropout):  # which has a seed
             continue
-        module = _Module(layer.name, {n: ops.convert_to_numpy(w) for n, w in values.items()})
-        module.target = layer.name if layer.name in targets else _keras_name(layer.name)
-        module.values = {name: (name, value) for name, value in module.tensors.items()}
-        target = targets.get(module.target)
-        if isinstance(layer, layers.BatchNormalization) and target is not None:
-            name, value = module.values["moving_variance"]
-            module.values["moving_variance"] = name, value + layer.epsilon - target.epsilon
+        name = source.name if source.name in targets else _keras_name(source.name)
+        target = targets.get(name)
+        if _kind(layer) in (None, "neuron") and type(layer) is type(target):
+            weights = {i: weight for i, weight in enumerate(layer.weights)}
+        else:
+            weights = {weight.name: weight for weight in layer.weights}
+        module = _Module(source.name, {w: ops.convert_to_numpy(v) for w, v in weights.items()})
+        module.target = name
+        module.values = {w: (weights[w].name, value) for w, value in module.tensors.items()}
+        if isinstance(layer, layers.BatchNormalization) and _kind(target) == "norm":
+            for weight, factor, change in (
+                ("gamma", _scale(layer), 0),
+                ("moving_variance", 1, layer.epsilon - target.epsilon),
+            ):
+                if weight in module.values:
+                    tensor, value = module.values[weight]
+                    module.values[weight] = tensor, factor * value + change
         if getattr(layer, "strides", None) != getattr(target, "strides", None):
             strides.append(
                 f"{module.target} {target.strides} for {layer.strides}" if target else ""
@@ -179,7 +189,10 @@ def _load(model, modules, targets, skip_mismatch, report):
             continue
         for weight, (tensor, value) in module.values.items():
             name = f"{module.path}.{tensor}"
-            variable = getattr(layer, weight, None)
+            if isinstance(weight, int):
+                variable = layer.weights[weight] if weight < len(layer.weights) else None
+            else:
+                variable = getattr(layer, weight, None)
             norm = (module.target or "").replace("conv", "bn")
             if variable is None and weight == "bias" and norm in targets and norm != module.target:
                 values[norm] = name, value  # the normalisation that follows takes it
