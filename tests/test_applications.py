@@ -6,7 +6,7 @@ import pytest
 from helpers import gradients, to_numpy
 from keras import layers, ops
 
-from keras_snn.analysis import firing_rates, is_spiking
+from keras_snn.analysis import firing_rates, gradient_norms, is_spiking
 from keras_snn.applications import SEWResNet8, SEWResNet18, SEWResNet50, sew_resnet
 from keras_snn.layers import IF, FoldTime, ParametricLIF
 
@@ -177,3 +177,23 @@ def test_firing_rates():
     assert rates == {"a": 0.5, "b": 0.5}
     with pytest.raises(ValueError, match="no spiking layer"):
         firing_rates(keras.Model(inputs, layers.Dense(1)(inputs)), np.ones((1, 4, 2)))
+
+
+def test_gradient_norms():
+    inputs = keras.Input((3,))
+    x = layers.Dense(1, use_bias=False, kernel_initializer="ones", name="a")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(1, kernel_initializer="ones", name="b")(x))
+    before = model.get_weights()
+    x = np.array([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]], "float32")
+    norms = gradient_norms(model, x, np.zeros((2, 1), "float32"), lambda t, y: y)
+    # Normalised outputs have mean 0: only shifts move the mean of what comes out.
+    assert {path: round(norm, 3) for path, norm in norms.items()} == {
+        "a/kernel": 0.0,
+        "norm/gamma": 0.0,
+        "norm/beta": 1.0,
+        "b/kernel": 0.0,
+        "b/bias": 1.0,
+    }
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
