@@ -47,6 +47,8 @@ def test_readme_code_runs():
         names = {
             "images": rng.normal(size=(16, 32, 32, 3)).astype("float32"),
             "labels": np.arange(16) % 10,
+            "keras": keras,
+            "state_dict": {"fc.weight": np.ones((10, 512)), "fc.bias": np.zeros(10)},
         }
         exec(compile(block, "README.md", "exec"), names)
 
