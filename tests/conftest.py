@@ -1,6 +1,7 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`."""
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Three backends in three processes share the machine's cores.
@@ -12,8 +13,10 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _same_seed():
-    """Every test starts from the same random state."""
+    """Every test starts from the same random state, that of peers on PyTorch included."""
     keras.utils.set_random_seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_report_header():

@@ -51,7 +51,7 @@ def compare(found, reference):
     assert 0.03 < spikes.mean() < 0.9 and set(np.unique(spikes)) == {0, 1}
     assert all(np.abs(g).max() > 0.1 for g in (reference[1], *reference[2]))
     np.testing.assert_array_equal(spikes, reference[0])
-    np.testing.assert_allclose(dx, reference[1], atol=1e-5)
+    np.testing.assert_allclose(dx, reference[1], rtol=1e-5, atol=1e-5)
     for a, b in zip(dw, reference[2], strict=True):
         np.testing.assert_allclose(np.reshape(a, -1), np.reshape(b, -1), rtol=1e-5, atol=1e-5)
 

@@ -9,6 +9,7 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics, surrogates
+from keras_snn.layers import fused
 from keras_snn.layers.arguments import (
     argument_docs,
     arguments,
@@ -218,6 +219,30 @@ class SpikingCell(NeuronCell):
         h = self.charge(states[0], x)
         spikes = self.fire(h)
         return spikes, [self.reset_membrane(h, spikes)]
+
+    def form(self):
+        """The charge as `keras_snn.layers.fused` takes it, or `None` if it is not linear."""
+
+    def fused(self):
+        """What `keras_snn.layers.fused.run` takes of a neuron, or `None` if it is none of these.
+
+        It is one whose class (and no later one) gives `charge` a `form`, and that steps, fires
+        and resets as this class does.
+        """
+        cls = type(self)
+        owners = [next(c for c in cls.__mro__ if name in c.__dict__) for name in ("charge", "form")]
+        plain = all(
+            getattr(cls, name) is getattr(SpikingCell, name)
+            for name in ("step", "fire", "reset_membrane", "current_threshold")
+        )
+        form = self.form() if plain and owners[0] is owners[1] else None
+        if form is None:
+            return None
+        fire = fused.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
+        threshold = self.current_threshold
+        if self.threshold_weight is not None:
+            threshold = threshold * 1.0  # a tensor, as custom gradients want
+        return form, fire, threshold
 
     def get_config(self):
         return super().get_config() | {"surrogate": surrogates.serialize(self.surrogate)}

@@ -10,6 +10,7 @@ import math
 import keras
 
 from keras_snn import dynamics
+from keras_snn.layers import fused
 from keras_snn.layers.arguments import check_number
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
@@ -53,6 +54,9 @@ class IFCell(SpikingCell):
     def charge(self, v, x):
         return dynamics.if_charge(v, x)
 
+    def form(self):
+        return fused.Decay()
+
 
 class IF(Neuron, cell=IFCell):
     """Integrate-and-fire: `h = v + x`, a spike where `h >= threshold`, then a reset.
@@ -85,6 +89,9 @@ class LIFCell(SpikingCell):
         return dynamics.lif_charge(
             v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
         )
+
+    def form(self):
+        return fused.Leak(self.v_reset, self.decay_input, tau=self.tau)
 
 
 class LIF(Neuron, cell=LIFCell):
@@ -128,6 +135,9 @@ class ParametricLIFCell(SpikingCell):
         return dynamics.lif_charge(
             v, x, rate=keras.ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
         )
+
+    def form(self):
+        return fused.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
 
 
 class ParametricLIF(Neuron, cell=ParametricLIFCell):
@@ -175,6 +185,9 @@ class DecayLIFCell(SpikingCell):
 
     def charge(self, v, x):
         return dynamics.decay_charge(v, x, self.decay)
+
+    def form(self):
+        return fused.Decay(self.decay)
 
 
 class DecayLIF(Neuron, cell=DecayLIFCell):
@@ -496,6 +509,9 @@ class LeakyIntegratorCell(NeuronCell):
             v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
         )
 
+    def form(self):
+        return fused.Leak(self.v_reset, self.decay_input, tau=self.tau)
+
 
 class LeakyIntegrator(Neuron, cell=LeakyIntegratorCell):
     """Leaky integrator that never fires: a readout of the membrane potential.
@@ -525,6 +541,9 @@ class AccumulatorCell(NeuronCell):
 
     def charge(self, v, x):
         return dynamics.if_charge(v, x)
+
+    def form(self):
+        return fused.Decay()
 
 
 class Accumulator(Neuron, cell=AccumulatorCell):

@@ -9,8 +9,9 @@ import inspect
 import keras
 from keras import KerasTensor, ops, tree
 
+from keras_snn.layers import fused
 from keras_snn.layers.arguments import argument_docs, arguments, describe, sections
-from keras_snn.layers.base import NeuronCell
+from keras_snn.layers.base import NeuronCell, SpikingCell
 
 __all__ = ["Neuron", "SpikingRNN"]
 
@@ -97,6 +98,9 @@ class SpikingRNN(keras.layers.RNN):
     >>> layer(keras.ops.ones((2, 5, 3))).shape == (2, 5, 3)
     True
     """
+
+    # Whether simple neurons take the loop with a hand-written backward pass.
+    use_fused = True
 
     def __init__(
         self,
@@ -264,6 +268,11 @@ class SpikingRNN(keras.layers.RNN):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The loop over time: `(last output, outputs or None, states)`."""
+        parts = self._fused_parts(sequences, mask)
+        if parts is not None:
+            form, fire, threshold = parts
+            spikes, v = fused.run(form, fire, sequences, initial_state[0], threshold)
+            return spikes[:, -1], spikes, [v]
         if isinstance(self.cell, NeuronCell):
             step = self.cell.step
         else:
@@ -291,6 +300,16 @@ class SpikingRNN(keras.layers.RNN):
             return (held, states), output
 
         return self._run(body, carry, xs, mask is not None)
+
+    def _fused_parts(self, sequences, mask):
+        """What the fused loop needs, if the cell and the arguments allow it."""
+        timesteps = sequences.shape[1]
+        fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
+        if not fits or self.go_backwards or timesteps is None:
+            return None
+        if timesteps > UNROLL_LIMIT["tensorflow"] and keras.backend.backend() == "tensorflow":
+            return None
+        return self.cell.fused()
 
     def _masked(self, step):
         """A step that does nothing where its mask is false, and holds the last output."""

@@ -1,0 +1,135 @@
+"""The fused loop is the plain loop: the same spikes, the same gradients."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from helpers import gradients, to_numpy
+from keras import ops
+
+from keras_snn import layers
+
+NEURONS = {
+    "IF": {},
+    "LIF": {"tau": 3.0},
+    "LIF, input not divided": {"tau": 3.0, "decay_input": False},
+    "ParametricLIF": {"tau": 3.0},
+    "ParametricLIF, input not divided": {"tau": 3.0, "decay_input": False},
+    "DecayLIF": {"decay": 0.75},
+}
+RESETS = [
+    {"reset": reset, "v_reset": v_reset, "detach_reset": detach, "strict": strict}
+    for (reset, v_reset), detach, strict in itertools.product(
+        [("hard", 0.0), ("hard", -0.25), ("soft", 0.0), ("none", 0.0)], [True, False], [False]
+    )
+] + [{"strict": True}]
+
+
+def pair(name, **kwargs):
+    """A fused layer and a plain one."""
+    cls = getattr(layers, name.split(",")[0])
+    fused, plain = (cls(**(NEURONS[name] | kwargs)) for _ in range(2))
+    plain.use_fused = False
+    return fused, plain
+
+
+def compare(fused, plain, x):
+    """Spikes, last potentials and all gradients of both."""
+    rng = np.random.default_rng(1)
+    upstream = rng.normal(size=x.shape).astype("float32")
+    last = rng.normal(size=x.shape[:1] + x.shape[2:]).astype("float32")
+    start = rng.normal(size=last.shape).astype("float32")
+    found = []
+    for layer in (fused, plain):
+        layer.return_state = True
+
+        def run(x, v, layer=layer):
+            spikes, v = layer(x, initial_state=[v])
+            return ops.sum(spikes * ops.array(upstream)) + ops.sum(v * ops.array(last))
+
+        spikes, v = to_numpy(layer(x, initial_state=[ops.array(start)]))
+        _, slopes, weights = gradients(run, layer.trainable_variables, x, start)
+        found.append((spikes, v, [*slopes, *weights]))
+    (spikes, v, slopes), (plain_spikes, plain_v, plain_slopes) = found
+    assert 0.02 < spikes.mean() < 0.98
+    np.testing.assert_array_equal(spikes, plain_spikes)
+    # XLA fuses multiplications and additions, in other places for a loop.
+    np.testing.assert_allclose(v, plain_v, rtol=1e-6 if keras.backend.backend() == "jax" else 0)
+    assert len(slopes) == len(plain_slopes)
+    for a, b in zip(slopes, plain_slopes):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * max(1, np.abs(b).max()))
+
+
+def currents(*shape):
+    return np.random.default_rng(0).normal(0.6, 1.0, shape).astype("float32")
+
+
+@pytest.mark.parametrize("reset", RESETS, ids=str)
+@pytest.mark.parametrize("name", NEURONS)
+def test_fused_is_plain(name, reset):
+    compare(*pair(name, **reset), currents(3, 6, 5))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 16, 70])
+@pytest.mark.parametrize("name", ["LIF", "ParametricLIF"])
+def test_lengths(name, steps):
+    compare(*pair(name, surrogate="sigmoid"), currents(2, steps, 4))
+
+
+@pytest.mark.parametrize("sharing", ["scalar", "channel", "neuron"])
+@pytest.mark.parametrize("name", ["IF", "ParametricLIF"])
+def test_learned_parameters(name, sharing):
+    arguments = {"trainable_threshold": True, "parameter_shape": sharing, "reset": "soft"}
+    compare(*pair(name, **arguments), currents(2, 12, 3, 4))
+
+
+def test_who_is_fused():
+    class Odd(layers.IFCell):
+        def charge(self, v, x):
+            return v + x * x
+
+    x = ops.convert_to_tensor(currents(2, 4, 3))
+    for cell, fits in (
+        (layers.IFCell(), True),
+        (layers.KLIFCell(), False),
+        (layers.AdaptiveLIFCell(), False),
+        (layers.DelayedLIFCell(), False),
+        (Odd(), False),
+    ):
+        layer = layers.SpikingRNN(cell)
+        layer(x)
+        assert (layer.cell.fused() is not None) is fits
+    spikes = to_numpy(layers.SpikingRNN(Odd())(np.full((1, 2, 1), -1.0, "float32")))
+    assert spikes.ravel().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_other_dtypes(policy):
+    fused, plain = pair("LIF", dtype=policy)
+    x = currents(2, 5, 3)
+    np.testing.assert_array_equal(
+        to_numpy(ops.cast(fused(x), "float32")), to_numpy(ops.cast(plain(x), "float32"))
+    )
+
+
+def test_fit_is_the_same():
+    weights = []
+    for use_fused in (True, False):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((6, 8)),
+                keras.layers.Dense(16),
+                layers.ParametricLIF(),
+                layers.MeanOverTime(),
+            ]
+        )
+        model.layers[1].use_fused = use_fused
+        model.compile(keras.optimizers.SGD(0.5), "mse")
+        x = currents(32, 6, 8)
+        model.fit(x, np.zeros((32, 16), "float32"), epochs=2, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights):
+        np.testing.assert_allclose(a, b, atol=1e-5)
