@@ -1,5 +1,6 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`."""
 
+import gc
 import os
 import sys
 
@@ -17,6 +18,25 @@ def _same_seed():
     keras.utils.set_random_seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_of_a_module():
+    """Three processes share the machine's memory: compiled functions of a module go."""
+    gc.freeze()  # what imports made stays, and need not be searched
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    if keras.backend.backend() == "jax":
+        sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture
+def large_models():
+    """For tests of whole networks: these go after each test."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def pytest_report_header():

@@ -12,6 +12,8 @@ from keras_snn.applications.common import Builder
 from keras_snn.applications.residual import basic, bottleneck
 from keras_snn.layers import FoldTime, ThresholdDependentBatchNormalization
 
+pytestmark = pytest.mark.usefixtures("large_models")
+
 
 def inner(layer):
     return layer.layer if isinstance(layer, FoldTime) else layer

@@ -11,14 +11,14 @@ from helpers import to_numpy
 from keras_snn import applications, layers
 from keras_snn.analysis import is_spiking
 
+pytestmark = pytest.mark.usefixtures("large_models")
+
 FAMILIES = {family.__name__.rpartition(".")[2]: family for family in applications.FAMILIES}
 EVERY = [(family, name) for family, module in FAMILIES.items() for name in module.__all__]
 # Of each family the smallest, and each variant that has layers of its own.
 SMALL = {
-    "SpikingVGG11": {"pool": "average", "use_bias": False, "norm": "tebn"},
-    "ConversionVGG5": {"input_shape": (16, 16, 3)},
+    "ConversionVGG5": {"input_shape": (16, 16, 3), "norm": "tebn"},
     "SpikingResNet18": {"small_images": True},
-    "SpikingResNet50": {"strided_convolution": "1x1"},
     "ConversionResNet12": {},
     "SEWResNet8": {"connect": "iand"},
     "SEW7BNet": {"input_shape": (2, 128, 128, 2)},
@@ -26,13 +26,17 @@ SMALL = {
     "SResNet": {"depth": 8, "width": 8, "boosting": True},
     "MSResNet18": {"dropout": 0.1},
     "DANet18": {"span": "all", "variant": "A-B"},
+}
+LARGE = {
+    "SpikingVGG11": {"pool": "average", "use_bias": False, "norm": "tebn"},
+    "SpikingResNet50": {"strided_convolution": "1x1"},
     "DANet50": {"span": "stage", "average": True, "variant": "PA-A"},
 }
 ARGUMENTS = {"input_shape": (32, 32, 3), "classes": 3, "timesteps": 2}
 
 
 def build(name, **kwargs):
-    return getattr(applications, name)(**(ARGUMENTS | SMALL[name] | kwargs))
+    return getattr(applications, name)(**(ARGUMENTS | (SMALL | LARGE)[name] | kwargs))
 
 
 def examples(model, count=2, seed=0):
@@ -67,7 +71,7 @@ def test_example_of_the_documentation(family):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL | LARGE)
 def test_fit_save_load(name, tmp_path):
     model = build(name)
     assert model.output_shape == (None, 3)
@@ -126,7 +130,7 @@ def test_without_the_top(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_ann_of_the_same_layout(name):
-    if name == "SpikingVGG11":  # this normalisation keeps a scale for each step
+    if name == "ConversionVGG5":  # its normalisation here keeps a scale for each step
         snn = build(name, norm="bn")
         ann = build(name, norm="bn", timesteps=None, neuron=keras.layers.ReLU)
     elif name == "SEW7BNet":

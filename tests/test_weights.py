@@ -13,6 +13,8 @@ from keras_snn import applications
 from keras_snn.applications import load_keras_weights, load_torch_weights
 from keras_snn.layers import FoldTime, SpikingRNN
 
+pytestmark = pytest.mark.usefixtures("large_models")
+
 SMALL = {"input_shape": (32, 32, 3), "classes": 3, "classifier_activation": None}
 RELU = {"timesteps": None, "neuron": klayers.ReLU}
 

@@ -4,10 +4,11 @@ The peer's networks get random weights and random statistics, which `load_torch_
 both see the same image for four steps. Spikes of every neuron layer are counted. A potential within
 rounding of the threshold may fall either way, and all that follows then differs: where counts
 differ, the first spikes that do are shown to be such ties, and another image is tried. At 224x224
-some networks have a tie in nearly every image.
+some networks have a tie in nearly every image; `ALL_PARITY=1` runs that size for all networks.
 """
 
 import importlib
+import os
 import re
 import sys
 import types
@@ -20,6 +21,8 @@ from keras import ops
 
 from keras_snn import applications, layers
 from keras_snn.analysis import is_spiking
+
+pytestmark = pytest.mark.usefixtures("large_models")
 
 T = 4
 SEW = "sew_resnet", "SEWResNet"
@@ -142,8 +145,12 @@ def compare(ours, x, seen, leak, threshold):
     return found, different
 
 
-@pytest.mark.parametrize("size", [64, 224])
-@pytest.mark.parametrize("case", CASES)
+LARGE = CASES if os.environ.get("ALL_PARITY") else ("sew18_add", "plain18", "vgg11", "ms18")
+
+
+@pytest.mark.parametrize(
+    ("case", "size"), [(case, 64) for case in CASES] + [(case, 224) for case in LARGE]
+)
 def test_parity_with_the_zoo(zoo, case, size):
     module, name, arguments, our_model, our_arguments = CASES[case]
     net = peer_network(zoo, module, name, arguments)

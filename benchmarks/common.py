@@ -1,0 +1,113 @@
+"""What the benchmarks share: one process for each measurement, medians, tables.
+
+Each measurement runs in a process of its own, so that memory and first calls are its own too; what
+does not import or does not end in time is named in the table.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("only", None, "Runs one measurement in this process and prints it as JSON.")
+flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_integer("repeats", 9, "Timed calls, whose median counts.", lower_bound=1)
+flags.DEFINE_integer("limit", 150, "Seconds that a measurement may take.", lower_bound=1)
+
+MARK = "RESULT "
+
+
+def clock(call):
+    """Seconds of the first call, and the median of `--repeats` more, after one to warm up."""
+    start = time.perf_counter()
+    call()
+    first = time.perf_counter() - start
+    call()
+    seconds = []
+    for _ in range(FLAGS.repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return first, sorted(seconds)[len(seconds) // 2]
+
+
+def peak():
+    """Most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def versions():
+    """Machine and versions, for results that are kept."""
+    from importlib import metadata
+
+    names = ["keras", "tensorflow", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx"]
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    cores = len(os.sched_getaffinity(0))
+    return {"machine": platform.machine(), "cores": cores, "versions": found}
+
+
+def measure(script, name, backend, *arguments):
+    """The result of `script --only=name` under a backend, or a line that says why there is none."""
+    command = [sys.executable, script, f"--only={name}", f"--repeats={FLAGS.repeats}", *arguments]
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        run = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=FLAGS.limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"over {FLAGS.limit} s"
+    lines = [line for line in run.stdout.splitlines() if line.startswith(MARK)]
+    if lines:
+        return json.loads(lines[-1][len(MARK) :])
+    errors = [line for line in run.stderr.strip().splitlines() if "Error" in line]
+    return (errors or ["failed"])[-1][:70]
+
+
+def answer(result):
+    """Prints the result of one measurement, for the process that waits for it."""
+    print(MARK + json.dumps(result), flush=True)
+
+
+def table(title, columns, rows):
+    """Prints rows, dictionaries by column; what is missing is a dash."""
+    print(f"\n{title}")
+    cells = [columns] + [[_cell(row.get(c)) for c in columns] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths))
+        )
+        print("  ".join([first, *others]), flush=True)
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return str(value)
+
+
+def save(results):
+    """Writes figures with machine and versions where `--json` says."""
+    if FLAGS.json:
+        text = json.dumps(versions() | {"results": results}, indent=1)
+        pathlib.Path(FLAGS.json).write_text(text + "\n")

@@ -1,0 +1,172 @@
+"""Whole networks, side by side: ours, the same network with ReLUs, and SpikingJelly.
+
+    python benchmarks/network.py
+    python benchmarks/network.py --networks=event --backends=torch --json=network.json
+
+A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
+above what it held before; ratios to the backend's own network with ReLUs on as many frames (the
+price of its convolutions alone) and to SpikingJelly. Networks: `event`, three convolutions with
+normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4;
+`vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
+224x224 image, T = 4. Batches of 16 where not said.
+"""
+
+import sys
+import types
+
+import numpy as np
+from absl import app, flags
+from common import FLAGS, answer, clock, measure, peak, save, table
+
+flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
+flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
+
+# Shape of a frame, steps, batch size, classes.
+SIZES = {
+    "event": ((34, 34, 2), 10, 16),
+    "sew18": ((32, 32, 3), 4, 16),
+    "vgg11": ((32, 32, 3), 4, 16),
+    "sew50": ((224, 224, 3), 4, 1),
+}
+CLASSES = 10
+
+
+def keras_network(name, relu):
+    """Our network, or the same with ReLUs and without time."""
+    import keras
+
+    from keras_snn import applications
+    from keras_snn.applications.common import Builder, pooled_top
+
+    shape, timesteps, _ = SIZES[name]
+    arguments = {"classes": CLASSES, "classifier_activation": None, "input_shape": shape}
+    arguments |= (
+        {"timesteps": None, "neuron": keras.layers.ReLU} if relu else {"timesteps": timesteps}
+    )
+    if name != "event":
+        title = {"sew18": "SEWResNet18", "vgg11": "SpikingVGG11BN", "sew50": "SEWResNet50"}[name]
+        return getattr(applications, title)(**arguments)
+    net = Builder(keras.layers.ReLU if relu else "lif", None if relu else timesteps)
+    inputs = x = keras.Input(shape if relu else (timesteps, *shape))
+    for i, filters in enumerate((32, 64, 128), start=1):
+        x = net.conv(x, filters, 3, 1 if i == 1 else 2, f"conv{i}")
+        x = net.neuron(net.norm(x, f"bn{i}"), f"neuron{i}")
+    return keras.Model(inputs, pooled_top(net, x, CLASSES, None))
+
+
+def ours(name, batch, relu):
+    """Training step and inference of our network."""
+    import keras
+
+    model = keras_network(name, relu)
+    model.compile(
+        keras.optimizers.SGD(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile="auto",
+    )
+    frames = batch * (SIZES[name][1] if relu else 1)
+    x = np.random.default_rng(0).normal(size=(frames, *model.input_shape[1:])).astype("float32")
+    y = np.arange(frames) % CLASSES
+    return lambda: model.train_on_batch(x, y), lambda: model.predict_on_batch(x)
+
+
+def spikingjelly(name, batch, compiled):
+    """The same network of SpikingJelly, in PyTorch."""
+    for module in ("torchvision", "torchvision.models", "torchvision.models.utils"):
+        sys.modules[module] = types.ModuleType(module)  # its zoo imports downloads from there
+    sys.modules["torchvision"].__path__ = sys.modules["torchvision.models"].__path__ = []
+    sys.modules["torchvision.models.utils"].load_state_dict_from_url = None
+    import torch
+    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based.model import sew_resnet, spiking_vgg
+
+    (height, width, channels), timesteps, _ = SIZES[name]
+    arguments = {"spiking_neuron": neuron.IFNode, "detach_reset": True, "num_classes": CLASSES}
+    if name == "event":
+        parts, last = [], channels
+        for i, filters in enumerate((32, 64, 128)):
+            parts += [
+                layer.Conv2d(last, filters, 3, 1 if i == 0 else 2, 1, bias=False),
+                layer.BatchNorm2d(filters),
+                neuron.LIFNode(detach_reset=True),
+            ]
+            last = filters
+        parts += [layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(128, CLASSES)]
+        net = torch.nn.Sequential(*parts)
+    elif name == "vgg11":
+        net = spiking_vgg.spiking_vgg11_bn(**arguments)
+    else:
+        net = getattr(sew_resnet, f"sew_resnet{name[3:]}")(cnf="ADD", **arguments)
+    functional.set_step_mode(net, "m")
+    call = torch.compile(net) if compiled else net
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(timesteps, batch, channels, height, width))
+    x, y = torch.tensor(x, dtype=torch.float32), torch.arange(batch) % CLASSES
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def train():
+        net.train()
+        functional.reset_net(net)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(call(x).mean(0), y).backward()
+        optimizer.step()
+
+    def infer():
+        net.eval()
+        functional.reset_net(net)
+        with torch.no_grad():
+            return call(x).mean(0)
+
+    return train, infer
+
+
+def one(kind, name, batch, what):
+    """Measures one step of one network in this process."""
+    relu, compiled = kind == "ReLU", kind == "SpikingJelly, compiled"
+    base = peak()
+    make = spikingjelly(name, batch, compiled) if "Jelly" in kind else ours(name, batch, relu)
+    first, seconds = clock(make[what == "infer"])
+    return {"ms": 1e3 * seconds, "first s": first, "MB": peak() - base}
+
+
+def main(argv):
+    """All tables, or one measurement."""
+    if FLAGS.only:
+        kind, name, batch, what = FLAGS.only.split("/")
+        answer(one(kind, name, int(batch), what))
+        return
+    results = {}
+    for name in FLAGS.networks:
+        own = SIZES[name][2]
+        for what, batch in {("train", own), ("infer", own), ("infer", 1)}:
+            found = {}
+            for backend in FLAGS.backends:
+                for kind in ("keras_snn", "ReLU"):
+                    only = f"{kind}/{name}/{batch}/{what}"
+                    found[f"{kind}, {backend}"] = measure(__file__, only, backend)
+            for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
+                found[kind] = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch")
+            results[f"{name} {what} {batch}"] = found
+            rows = [_row(label, result, found) for label, result in found.items()]
+            columns = ["", "ms", "/ own ReLU", "/ eager", "/ compiled", "MB", "first s", "note"]
+            table(f"{name}, {what}, batch {batch}", columns, rows)
+    save(results)
+
+
+def _row(label, result, found):
+    if isinstance(result, str):
+        return {"": label, "note": result}
+    row = {"": label} | result
+    others = {
+        "/ own ReLU": label.replace("keras_snn", "ReLU"),
+        "/ eager": "SpikingJelly, eager",
+        "/ compiled": "SpikingJelly, compiled",
+    }
+    for column, other in others.items():
+        if other != label and isinstance(found.get(other), dict):
+            row[column] = result["ms"] / found[other]["ms"]
+    return row
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,219 @@
+"""The LIF neuron alone, side by side: ours on each backend, and the peers.
+
+    python benchmarks/neuron.py
+    python benchmarks/neuron.py --timesteps=4,16 --elements=8388608 --json=neuron.json
+
+LIF with tau 2, threshold 1, hard reset, ATan(2), reset detached; float32. As many elements for each
+number of steps. Milliseconds of the forward pass without gradients, and of forward and backward;
+seconds of the first call, with compilation; megabytes of the process.
+"""
+
+import functools
+
+import numpy as np
+from absl import app, flags
+from common import FLAGS, answer, clock, measure, peak, save, table
+
+flags.DEFINE_list("timesteps", ["4", "16", "64", "256"], "Numbers of steps.")
+flags.DEFINE_integer("elements", 2**22, "Elements of a sequence, all steps together.")
+flags.DEFINE_list("implementations", [], "Which to measure (default: all).")
+BATCH = 16
+
+
+def keras_snn(x, g):
+    """Our layer, in the backend's usual way: a graph, jit, eager."""
+    import keras
+    from keras import ops
+
+    from keras_snn.layers import LIF
+
+    layer, (x, g) = LIF(), (ops.convert_to_tensor(np.swapaxes(a, 0, 1).copy()) for a in (x, g))
+    layer.build(x.shape)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function
+        def train(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(layer(x) * g)
+            return tape.gradient(y, x)
+
+        infer = tf.function(lambda x: layer(x))
+        return lambda: infer(x)[0, 0, 0].numpy(), lambda: train(x)[0, 0, 0].numpy()
+    if backend == "jax":
+        import jax
+
+        infer = jax.jit(lambda x: layer(x))
+        train = jax.jit(jax.grad(lambda x: (layer(x) * g).sum()))
+        return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
+    import torch
+
+    def infer():
+        with torch.no_grad():
+            return layer(x)
+
+    return infer, _torch_train(layer, x, g)
+
+
+def _torch_train(call, x, g):
+    x = x.requires_grad_()
+
+    def train():
+        x.grad = None
+        call(x).backward(g)
+
+    return train
+
+
+def spikingjelly(x, g, compiled=False):
+    """SpikingJelly 2's LIFNode, all steps in one call."""
+    import torch
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    node = neuron.LIFNode(
+        2.0, detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
+    )
+    call = torch.compile(node) if compiled else node
+
+    def run(x):
+        functional.reset_net(node)
+        return call(x)
+
+    return _torch_calls(run, x, g)
+
+
+def snntorch(x, g):
+    """snnTorch's Leaky, step by step."""
+    import snntorch
+    import torch
+    from snntorch import surrogate
+
+    node = snntorch.Leaky(beta=0.5, spike_grad=surrogate.atan(2.0), reset_mechanism="zero")
+
+    def run(x):
+        v, spikes = node.init_leaky(), []
+        for step in x:
+            s, v = node(step * 0.5, v)
+            spikes.append(s)
+        return torch.stack(spikes)
+
+    return _torch_calls(run, x, g)
+
+
+def norse(x, g):
+    """Norse's LIFBox, step by step."""
+    import torch
+    from norse.torch import LIFBoxCell, LIFBoxParameters
+
+    tau_inv = torch.tensor(500.0)
+    cell = LIFBoxCell(LIFBoxParameters(tau_mem_inv=tau_inv, v_th=torch.tensor(1.0)))
+
+    def run(x):
+        state, spikes = None, []
+        for step in x:
+            s, state = cell(step, state)
+            spikes.append(s)
+        return torch.stack(spikes)
+
+    return _torch_calls(run, x, g)
+
+
+def _torch_calls(run, x, g):
+    import torch
+
+    x, g = torch.tensor(x), torch.tensor(g)
+
+    def infer():
+        with torch.no_grad():
+            return run(x)
+
+    return infer, _torch_train(run, torch.tensor(x.numpy()), g)
+
+
+def spyx(x, g):
+    """Spyx's LIF under jit and scan."""
+    import flax.nnx
+    import jax
+    import spyx.nn
+    from spyx import axn
+
+    x, g = jax.numpy.asarray(x), jax.numpy.asarray(g)
+    rngs = flax.nnx.Rngs(0)
+    node = spyx.nn.LIF(x.shape[2:], beta=0.5, threshold=1.0, activation=axn.arctan(2.0), rngs=rngs)
+
+    def run(x):
+        start = jax.numpy.zeros(x.shape[1:])
+
+        def body(v, step):
+            spikes, v = node(step, v)
+            return v, spikes
+
+        return jax.lax.scan(body, start, x)[1]
+
+    infer, train = jax.jit(run), jax.jit(jax.grad(lambda x: (run(x) * g).sum()))
+    return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
+
+
+# Name: function, backend of the process.
+IMPLEMENTATIONS = {
+    "keras_snn, tensorflow": (keras_snn, "tensorflow"),
+    "keras_snn, jax": (keras_snn, "jax"),
+    "keras_snn, torch": (keras_snn, "torch"),
+    "SpikingJelly, eager": (spikingjelly, "torch"),
+    "SpikingJelly, compiled": (functools.partial(spikingjelly, compiled=True), "torch"),
+    "snnTorch": (snntorch, "torch"),
+    "Norse": (norse, "torch"),
+    "Spyx": (spyx, "jax"),
+}
+REFERENCES = ("SpikingJelly, eager", "SpikingJelly, compiled")
+
+
+def one(name, timesteps):
+    """Measures one implementation in this process."""
+    rng = np.random.default_rng(0)
+    shape = (timesteps, BATCH, FLAGS.elements // timesteps // BATCH)
+    x, g = (rng.normal(size=shape).astype("float32") for _ in range(2))
+    infer, train = IMPLEMENTATIONS[name][0](x, g)
+    base = peak()
+    _, seconds = clock(infer)
+    first, both = clock(train)
+    return {
+        "infer ms": 1e3 * seconds,
+        "train ms": 1e3 * both,
+        "first s": first,
+        "MB": peak() - base,
+    }
+
+
+def main(argv):
+    """All tables, or one measurement."""
+    if FLAGS.only:
+        answer(one(FLAGS.only, int(FLAGS.timesteps[0])))
+        return
+    names = FLAGS.implementations or list(IMPLEMENTATIONS)
+    results = {}
+    for steps in FLAGS.timesteps:
+        flags_ = (f"--timesteps={steps}", f"--elements={FLAGS.elements}")
+        found = {n: measure(__file__, n, IMPLEMENTATIONS[n][1], *flags_) for n in names}
+        results[steps] = found
+        rows = []
+        for name, result in found.items():
+            row = {"LIF": name}
+            if isinstance(result, str):
+                row["note"] = result
+            else:
+                row |= result
+                for reference in REFERENCES:
+                    other = found.get(reference)
+                    if isinstance(other, dict):
+                        row[f"/ {reference}"] = result["train ms"] / other["train ms"]
+            rows.append(row)
+        columns = ["LIF", "infer ms", "train ms", *(f"/ {r}" for r in REFERENCES)]
+        table(f"T = {steps}", [*columns, "first s", "MB", "note"], rows)
+    save(results)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,50 @@
+"""What it costs to begin: importing the package, and building the deepest network.
+
+    python benchmarks/startup.py
+
+Seconds of `import keras_snn` above `import keras`, and of building SEW-ResNet-152, each in a new
+process, medians of `--repeats`, for each backend.
+"""
+
+import statistics
+import subprocess
+import sys
+
+from absl import app
+from common import FLAGS, answer, measure, save, table
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def _seconds(code):
+    start = "import time; start = time.perf_counter(); "
+    code = start + code + "; print(time.perf_counter() - start)"
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(FLAGS.repeats)
+    ]
+    return statistics.median(float(run.stdout.split()[-1]) for run in runs)
+
+
+def main(argv):
+    """The table, or one backend's figures."""
+    if FLAGS.only:
+        keras_only, both = _seconds("import keras"), _seconds("import keras, keras_snn")
+        build = _seconds(
+            "import keras_snn; start = time.perf_counter(); keras_snn.applications.SEWResNet152()"
+        )
+        answer(
+            {"keras": keras_only, "keras_snn above it": both - keras_only, "SEWResNet152": build}
+        )
+        return
+    found = {backend: measure(__file__, "all", backend) for backend in BACKENDS}
+    rows = [
+        {"seconds": backend} | (result if isinstance(result, dict) else {"note": result})
+        for backend, result in found.items()
+    ]
+    table("Startup", ["seconds", "keras", "keras_snn above it", "SEWResNet152", "note"], rows)
+    save(found)
+
+
+if __name__ == "__main__":
+    app.run(main)
