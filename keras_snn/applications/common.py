@@ -379,8 +379,8 @@ def check_arguments(weights, include_top, pooling, classes):
         raise ValueError(
             f"The `pooling` argument should be `None`, 'avg' or 'max'. Received: {pooling!r}"
         )
-    if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
-        raise ValueError(f"`classes` should be an integer of at least 1. Received: {classes!r}")
+    if include_top:
+        check_integer("classes", classes)
 
 
 def obtain_input(input_tensor, input_shape, time, size, channels, minimum):
