@@ -54,8 +54,9 @@ def compare(fused, plain, x):
     (spikes, v, slopes), (plain_spikes, plain_v, plain_slopes) = found
     assert 0.02 < spikes.mean() < 0.98
     np.testing.assert_array_equal(spikes, plain_spikes)
-    # XLA fuses multiplications and additions, in other places for a loop.
-    np.testing.assert_allclose(v, plain_v, rtol=1e-6 if keras.backend.backend() == "jax" else 0)
+    # XLA, of which torch has none, fuses multiplications and additions: the last bit differs.
+    last_bits = 0 if keras.backend.backend() == "torch" else 1e-6
+    np.testing.assert_allclose(v, plain_v, rtol=last_bits, atol=last_bits)
     assert len(slopes) == len(plain_slopes)
     for a, b in zip(slopes, plain_slopes):
         assert np.abs(b).max() > 0
@@ -114,13 +115,14 @@ def test_other_dtypes(policy):
     )
 
 
-def test_fit_is_the_same():
+@pytest.mark.parametrize("steps", [3, 6])
+def test_fit_is_the_same(steps):
     weights = []
     for use_fused in (True, False):
         keras.utils.set_random_seed(0)
         model = keras.Sequential(
             [
-                keras.Input((6, 8)),
+                keras.Input((steps, 8)),
                 keras.layers.Dense(16),
                 layers.ParametricLIF(),
                 layers.MeanOverTime(),
@@ -128,7 +130,7 @@ def test_fit_is_the_same():
         )
         model.layers[1].use_fused = use_fused
         model.compile(keras.optimizers.SGD(0.5), "mse")
-        x = currents(32, 6, 8)
+        x = currents(32, steps, 8)
         model.fit(x, np.zeros((32, 16), "float32"), epochs=2, shuffle=False, verbose=0)
         weights.append(model.get_weights())
     for a, b in zip(*weights):

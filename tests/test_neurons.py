@@ -216,7 +216,8 @@ def test_padding_changes_nothing(name):
     mask = ops.array(np.arange(9)[None] < 6)
     alone = neuron(name, return_state=True)(x)
     output, *states = neuron(name, return_state=True)(padded, mask=mask)
-    assert_same([output[:, :6], *states], alone, exact=True)
+    assert_same([output[:, :6]], alone[:1], exact=name in SPIKING)
+    assert_same(states, alone[1:])
 
 
 @every_neuron

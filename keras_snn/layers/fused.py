@@ -6,8 +6,8 @@ potentials `h`. Spikes, surrogate derivatives and the potentials between steps f
 cell takes this way if it has a `form`; the spikes are those of the plain loop, by the same order
 of operations, and the gradients too but for rounding.
 
-On TensorFlow and JAX the pass is a custom gradient (unrolled for short sequences, a loop that
-writes in place for long ones on JAX); on PyTorch an `autograd.Function` that works in place.
+On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
+else a loop. On PyTorch it is an `autograd.Function` that works in place.
 """
 
 import dataclasses
@@ -36,9 +36,11 @@ class Decay:
 
     def charge_into(self, out, v, x, rate):
         """The same, into a PyTorch tensor."""
+        import torch
+
         if self.decay == 1:
-            return _torch().add(v, x, out=out)
-        return _torch().mul(v, self.decay, out=out).add_(x)
+            return torch.add(v, x, out=out)
+        return torch.mul(v, self.decay, out=out).add_(x)
 
     def slopes(self, rate):
         """Slopes of the charge to `v` and to `x`."""
@@ -63,7 +65,8 @@ class Leak:
 
     def charge_into(self, out, v, x, rate):
         """The same, into a PyTorch tensor."""
-        torch = _torch()
+        import torch
+
         away = v - self.v_rest if self.v_rest else v
         if self.decay_input:
             torch.sub(x, away, out=out)
@@ -92,28 +95,24 @@ class Fire:
     v_reset: float
     detach: bool
 
-    def forward(self, form, v, x, rate, threshold):
-        """Charged potential, spikes, potential after the reset."""
-        h = form.charge(v, x, rate)
-        spikes = heaviside(h - threshold, self.strict)
-        v = dynamics.reset_membrane(h, spikes, threshold, self.reset, self.v_reset, detach=False)
-        return h, spikes, v
-
     def backward(self, h, threshold, upstream, gv):
         """Gradients to `h` and to the threshold, from those to the spikes and to the new `v`."""
-        u = h - threshold
-        spikes = heaviside(u, self.strict)
+        spikes = self.spikes(h, threshold)
         if not self.detach and self.reset != "none":
             change = self.v_reset - h if self.reset == "hard" else -threshold
             upstream = upstream + gv * change
-        through = upstream * ops.cast(self.surrogate.derivative(u), h.dtype)
+        through = upstream * ops.cast(self.surrogate.derivative(h - threshold), h.dtype)
         kept = gv * (1 - spikes) if self.reset == "hard" else gv
         lost = gv * spikes if self.reset == "soft" else 0
         return through + kept, -(through + lost)
 
+    def spikes(self, h, threshold):
+        """The spikes of the step whose charged potential is `h`."""
+        return heaviside(h - threshold, self.strict)
+
     def after(self, h, threshold):
-        """The potential after the step whose charged potential is `h`."""
-        spikes = heaviside(h - threshold, self.strict)
+        """The potential after that step."""
+        spikes = self.spikes(h, threshold)
         return dynamics.reset_membrane(h, spikes, threshold, self.reset, self.v_reset, detach=False)
 
 
@@ -130,11 +129,59 @@ def run(form, fire, sequences, v, threshold):
     Returns:
         `(spikes, v)`.
     """
-    way = {"tensorflow": _unrolled, "jax": _jax, "torch": _in_place}[keras.backend.backend()]
-    rate = form.rate
-    if rate is not None:
+    both = (form.rate, threshold)
+    if form.rate is not None:
         form = dataclasses.replace(form, rate=None)
-    return way(form, fire, sequences, v, rate, threshold)
+    neuron = Neuron(form, fire, tuple(LEARNED if _is_tensor(p) else p for p in both))
+    way = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    return way(neuron, sequences, v, *filter(_is_tensor, both))
+
+
+LEARNED = "learned"
+
+
+def _is_tensor(parameter):
+    return parameter is not None and not isinstance(parameter, (int, float))
+
+
+@dataclasses.dataclass(frozen=True)
+class Neuron:
+    """What a neuron does over a whole sequence, but for the tensors."""
+
+    form: Any
+    fire: Fire
+    # Rate (or None) and threshold: numbers, or `LEARNED` where they are given as tensors.
+    numbers: tuple
+
+    def parameters(self, tensors):
+        """Rate and threshold, once the tensors are known."""
+        tensors = iter(tensors)
+        return [next(tensors) if number is LEARNED else number for number in self.numbers]
+
+    def gradients(self, h, first, dx, gs, gv, tensors):
+        """Gradients to the potential before the first step and to the tensors.
+
+        Args:
+            h: Charged potentials, `(batch, time, ...)`.
+            first: Potential before the first step.
+            dx: Gradients to the currents.
+            gs: Gradients to the spikes.
+            gv: Gradient to the last potential.
+            tensors: Those of rate and threshold that are learned.
+        """
+        rate, threshold = self.parameters(tensors)
+        decay, gain = self.form.slopes(rate)
+        back = dx * (decay / gain)
+        found = [back[:, 0]]
+        if self.numbers[0] is LEARNED:
+            before = self.fire.after(h[:, :-1], threshold)
+            before = ops.concatenate([first[:, None], before], axis=1)
+            slope = self.form.rate_slope(before, h, rate)
+            found.append(_summed(dx / gain * slope, rate))
+        if self.numbers[1] is LEARNED:
+            gvs = ops.concatenate([back[:, 1:], gv[:, None]], axis=1)
+            found.append(_summed(self.fire.backward(h, threshold, gs, gvs)[1], threshold))
+        return found
 
 
 def _summed(gradient, parameter):
@@ -145,135 +192,125 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def _learned(rate, threshold):
-    """Which of the two are tensors, and a function that restores both from these."""
-    tensors = [p for p in (rate, threshold) if p is not None and not isinstance(p, (int, float))]
-
-    def restore(given):
-        given = list(given)
-        both = []
-        for p in (rate, threshold):
-            is_tensor = p is not None and not isinstance(p, (int, float))
-            both.append(given.pop(0) if is_tensor else p)
-        return both
-
-    return tensors, restore
+def _forward(neuron, recur, x, v, *tensors):
+    """Spikes, last potential, charged potentials."""
+    rate, threshold = neuron.parameters(tensors)
+    h = recur(
+        lambda v, x: neuron.form.charge(v, x, rate), lambda h: neuron.fire.after(h, threshold), v, x
+    )
+    return neuron.fire.spikes(h, threshold), neuron.fire.after(h[:, -1], threshold), h
 
 
-def _unrolled(form, fire, sequences, v, rate, threshold):
-    """All steps one after the other, as a custom gradient (TensorFlow, JAX)."""
-    tensors, restore = _learned(rate, threshold)
+def _backward(neuron, recur, h, first, gs, gv, *tensors):
+    """Gradients to the currents, to the first potential, to the tensors."""
+    rate, threshold = neuron.parameters(tensors)
+    decay, gain = neuron.form.slopes(rate)
+
+    def step(gv, h, g):
+        return gain * neuron.fire.backward(h, threshold, g, gv)[0]
+
+    # Of one step only the gradient to the current is kept; that to the potential follows from it.
+    dx = recur(step, lambda d: d * (decay / gain), gv, h, gs, reverse=True)
+    return (dx, *neuron.gradients(h, first, dx, gs, gv, tensors))
+
+
+def _unrolled(step, follow, carry, *xs, reverse=False):
+    """Outputs `y[t] = step(carry, x[t], ...)`, where `follow(y[t])` is carried to the next step."""
+    outputs = []
+    steps = list(zip(*(ops.unstack(x, axis=1) for x in xs)))
+    for inputs in reversed(steps) if reverse else steps:
+        outputs.append(step(carry, *inputs))
+        carry = follow(outputs[-1])
+    return ops.stack(outputs[::-1] if reverse else outputs, axis=1)
+
+
+def _looped(step, follow, carry, *xs, reverse=False):
+    """The same as a loop.
+
+    What is carried is read back from the outputs: XLA then writes them in place, where a second
+    tensor in the loop would be copied in every step.
+    """
+    timesteps = xs[0].shape[1]
+    start, direction = (timesteps - 1, -1) if reverse else (0, 1)
+
+    def body(i, outputs):
+        t = start + direction * i
+        before = follow(outputs[:, t - direction * ops.cast(i > 0, t.dtype)])
+        output = step(ops.where(i > 0, before, carry), *(x[:, t] for x in xs))
+        place = [0, t] + [0] * (len(output.shape) - 1)
+        return ops.slice_update(outputs, place, output[:, None])
+
+    return ops.fori_loop(0, timesteps, body, ops.zeros_like(xs[0]))
+
+
+# Longer sequences are a loop under XLA: it computes an unrolled step anew for each later one.
+UNROLL_LIMIT = 4
+
+
+def _jax(neuron, sequences, v, *tensors):
+    recur = _unrolled if sequences.shape[1] <= UNROLL_LIMIT else _looped
+    return _custom_gradient(neuron, recur, lambda function: function, sequences, v, *tensors)
+
+
+def _tensorflow(neuron, sequences, v, *tensors):
+    import tensorflow as tf
+
+    timesteps = sequences.shape[1]
+    if tf.executing_eagerly() and timesteps <= EAGER_LIMIT:
+        return _custom_gradient(neuron, _unrolled, lambda f: f, sequences, v, *tensors)
+    recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
+    return _custom_gradient(neuron, recur, _xla, sequences, v, *tensors)
+
+
+# Without a graph, TensorFlow runs longer sequences as compiled functions only.
+EAGER_LIMIT = 64
+
+
+@functools.cache
+def _xla(function):
+    """A function under XLA, within a graph of TensorFlow's that is not."""
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _custom_gradient(neuron, recur, compiled, x, v, *tensors):
+    forward = compiled(_partial(_forward, neuron, recur))
+    backward = compiled(_partial(_backward, neuron, recur))
 
     @ops.custom_gradient
-    def sequence(x, v, *parameters):
-        rate, threshold = restore(parameters)
-        hs, outputs, first = [], [], v
-        for step in ops.unstack(x, axis=1):
-            h, spikes, v = fire.forward(form, v, step, rate, threshold)
-            hs.append(h)
-            outputs.append(spikes)
+    def sequence(x, v, *tensors):
+        # Or TensorFlow looks for a gradient of the compiled function too.
+        x, v, *tensors = map(ops.stop_gradient, (x, v, *tensors))
+        spikes, last, h = forward(x, v, *tensors)
 
         def grad(*upstream):
             gs, gv = upstream if len(upstream) == 2 else upstream[0]
-            decay, gain = form.slopes(rate)
-            dx, dp = [], [0.0, 0.0]
-            steps = zip(reversed(hs), reversed(ops.unstack(gs, axis=1)))
-            for t, (h, g) in zip(range(len(hs))[::-1], steps):
-                dh, dthreshold = fire.backward(h, threshold, g, gv)
-                dx.append(gain * dh)
-                if rate is not None:
-                    before = fire.after(hs[t - 1], threshold) if t else first
-                    dp[0] += _summed(dh * form.rate_slope(before, h, rate), rate)
-                if not isinstance(threshold, (int, float)):
-                    dp[1] += _summed(dthreshold, threshold)
-                gv = decay * dh
-            wanted = [d for d in dp if not isinstance(d, float)]
-            return (ops.stack(dx[::-1], axis=1), gv, *wanted)
+            return backward(h, v, gs, gv, *tensors)
 
-        return (ops.stack(outputs, axis=1), v), grad
+        return (spikes, last), grad
 
-    return sequence(sequences, v, *tensors)
+    return sequence(x, v, *tensors)
 
 
-def _jax(form, fire, sequences, v, rate, threshold):
-    """Unrolled if short; else a loop whose buffers are written in place."""
-    if sequences.shape[1] <= JAX_UNROLL_LIMIT:
-        return _unrolled(form, fire, sequences, v, rate, threshold)
-    import jax
-
-    at = functools.partial(jax.lax.dynamic_index_in_dim, axis=1, keepdims=False)
-    put = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=1)
-    tensors, restore = _learned(rate, threshold)
-    timesteps = sequences.shape[1]
-
-    def forward(x, v, *parameters):
-        rate, threshold = restore(parameters)
-
-        def body(t, carry):
-            v, hs, outputs = carry
-            h, spikes, v = fire.forward(form, v, at(x, t), rate, threshold)
-            return v, put(hs, h, t), put(outputs, spikes, t)
-
-        blank = jax.numpy.zeros_like(x)
-        first = v
-        v, hs, outputs = jax.lax.fori_loop(0, timesteps, body, (v, blank, blank))
-        return (outputs, v), (hs, first, parameters)
-
-    def backward(saved, upstream):
-        (hs, first, parameters), (gs, gv) = saved, upstream
-        rate, threshold = restore(parameters)
-        decay, gain = form.slopes(rate)
-
-        def body(i, carry):
-            t = timesteps - 1 - i
-            gv, dx, drate, dthreshold = carry
-            h = at(hs, t)
-            dh, dt = fire.backward(h, threshold, at(gs, t), gv)
-            if rate is not None:
-                before = fire.after(at(hs, jax.numpy.maximum(t - 1, 0)), threshold)
-                before = jax.numpy.where(t > 0, before, first)
-                drate += _summed(dh * form.rate_slope(before, h, rate), rate)
-            if not isinstance(threshold, (int, float)):
-                dthreshold += _summed(dt, threshold)
-            return decay * dh, put(dx, gain * dh, t), drate, dthreshold
-
-        zeros = [
-            jax.numpy.zeros_like(p) if isinstance(p, jax.Array) else 0.0 for p in (rate, threshold)
-        ]
-        start = (gv, jax.numpy.zeros_like(hs), *zeros)
-        gv, dx, *dp = jax.lax.fori_loop(0, timesteps, body, start)
-        wanted = [d for d, p in zip(dp, (rate, threshold)) if isinstance(p, jax.Array)]
-        return (dx, gv, *wanted)
-
-    sequence = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
-    sequence.defvjp(forward, backward)
-    return sequence(sequences, v, *tensors)
+# Layers that are alike share what is compiled.
+_partial = functools.cache(functools.partial)
 
 
-# Longer sequences are a loop on JAX: compile time grows with unrolled length.
-JAX_UNROLL_LIMIT = 8
-
-
-def _torch():
-    import torch
-
-    return torch
-
-
-def _in_place(form, fire, sequences, v, rate, threshold):
-    """All steps in buffers that are made once (PyTorch)."""
-    tensors, restore = _learned(rate, threshold)
-    return _torch_function().apply(form, fire, restore, sequences, v, *tensors)
+def _torch(neuron, sequences, v, *tensors):
+    """All steps in buffers that are made once."""
+    return _torch_function().apply(neuron, sequences, v, *tensors)
 
 
 @functools.cache
 def _torch_function():
     import torch
 
-    class Sequence(torch.autograd.Function):
+    class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, form, fire, restore, x, v, *parameters):
-            rate, threshold = restore(parameters)
+        def forward(ctx, neuron, x, v, *tensors):
+            form, fire = neuron.form, neuron.fire
+            rate, threshold = neuron.parameters(tensors)
             keep = any(ctx.needs_input_grad)
             outputs, first, v = torch.empty_like(x), v, v.clone()
             hs = torch.empty_like(x) if keep else None
@@ -293,30 +330,23 @@ def _torch_function():
                     torch.addcmul(h, spikes, threshold, value=-1, out=v)
                 else:
                     v.copy_(h)
-            ctx.form, ctx.fire, ctx.restore = form, fire, restore
+            ctx.neuron = neuron
             if keep:
-                ctx.save_for_backward(hs, first, *parameters)
+                ctx.save_for_backward(hs, first, *tensors)
             return outputs, v
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx, gs, gv):
-            form, fire = ctx.form, ctx.fire
-            hs, first, *parameters = ctx.saved_tensors
-            rate, threshold = ctx.restore(parameters)
-            decay, gain = form.slopes(rate)
-            dx, dp = torch.empty_like(hs), [0.0, 0.0]
+            neuron, last = ctx.neuron, gv
+            hs, first, *tensors = ctx.saved_tensors
+            rate, threshold = neuron.parameters(tensors)
+            decay, gain = neuron.form.slopes(rate)
+            dx = torch.empty_like(hs)
             for t in range(hs.shape[1])[::-1]:
-                h = hs[:, t]
-                dh, dthreshold = fire.backward(h, threshold, gs[:, t], gv)
+                dh, _ = neuron.fire.backward(hs[:, t], threshold, gs[:, t], gv)
                 torch.mul(dh, gain, out=dx[:, t])
-                if rate is not None:
-                    before = fire.after(hs[:, t - 1], threshold) if t else first
-                    dp[0] += _summed(dh * form.rate_slope(before, h, rate), rate)
-                if not isinstance(threshold, (int, float)):
-                    dp[1] += _summed(dthreshold, threshold)
                 gv = dh.mul_(decay) if isinstance(decay, (int, float)) else dh * decay
-            wanted = [d for d in dp if not isinstance(d, float)]
-            return None, None, None, dx, gv, *wanted
+            return None, dx, *neuron.gradients(hs, first, dx, gs, last, tensors)
 
-    return Sequence
+    return Function

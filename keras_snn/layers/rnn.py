@@ -307,8 +307,6 @@ class SpikingRNN(keras.layers.RNN):
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
         if not fits or self.go_backwards or timesteps is None:
             return None
-        if timesteps > UNROLL_LIMIT["tensorflow"] and keras.backend.backend() == "tensorflow":
-            return None
         return self.cell.fused()
 
     def _masked(self, step):
