@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -24,18 +25,20 @@ flags.DEFINE_integer("limit", 150, "Seconds that a measurement may take.", lower
 MARK = "RESULT "
 
 
-def clock(call):
-    """Seconds of the first call, and the median of `--repeats` more, after one to warm up."""
-    start = time.perf_counter()
-    call()
-    first = time.perf_counter() - start
-    call()
-    seconds = []
-    for _ in range(FLAGS.repeats):
+def clock(*calls):
+    """Seconds of the first call and the median of `--repeats` more, for each of the calls.
+
+    The calls take turns, after one to warm up: what disturbs the machine disturbs them all.
+    """
+
+    def seconds(call):
         start = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - start)
-    return first, sorted(seconds)[len(seconds) // 2]
+        return time.perf_counter() - start
+
+    first = [seconds(call) for call in calls]
+    rounds = [[seconds(call) for call in calls] for _ in range(FLAGS.repeats + 1)][1:]
+    return [(f, statistics.median(times)) for f, times in zip(first, zip(*rounds))]
 
 
 def peak():

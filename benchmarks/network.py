@@ -5,12 +5,13 @@
 
 A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
 above what it held before; ratios to the backend's own network with ReLUs on as many frames (the
-price of its convolutions alone) and to SpikingJelly. Networks: `event`, three convolutions with
+price of its convolutions alone; both take turns in one process) and to SpikingJelly. Networks: `event`, three convolutions with
 normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4;
 `vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
 224x224 image, T = 4. Batches of 16 where not said.
 """
 
+import functools
 import sys
 import types
 
@@ -120,32 +121,44 @@ def spikingjelly(name, batch, compiled):
     return train, infer
 
 
-def one(kind, name, batch, what):
-    """Measures one step of one network in this process."""
-    relu, compiled = kind == "ReLU", kind == "SpikingJelly, compiled"
-    base = peak()
-    make = spikingjelly(name, batch, compiled) if "Jelly" in kind else ours(name, batch, relu)
-    first, seconds = clock(make[what == "infer"])
-    return {"ms": 1e3 * seconds, "first s": first, "MB": peak() - base}
+def one(kinds, name, batch, what):
+    """Measures one step of one network in this process, or of two that take turns."""
+    base, calls = peak(), []
+    for kind in kinds:
+        make = functools.partial(spikingjelly, compiled=kind == "SpikingJelly, compiled")
+        if "Jelly" not in kind:
+            make = functools.partial(ours, relu=kind == "ReLU")
+        calls.append(make(name, batch)[what == "infer"])
+    return [{"ms": 1e3 * s, "first s": f, "MB": peak() - base} for f, s in clock(*calls)]
+
+
+def side_by_side(name, batch, what, backend):
+    """Ours and the network with ReLUs: times from one process, memory from one each."""
+    kinds = ("keras_snn", "ReLU")
+    both = measure(__file__, f"{'+'.join(kinds)}/{name}/{batch}/{what}", backend)
+    for i, kind in enumerate(kinds if isinstance(both, list) else ()):
+        alone = measure(__file__, f"{kind}/{name}/{batch}/{what}", backend, "--repeats=2")
+        both[i]["MB"] = alone[0]["MB"] if isinstance(alone, list) else None
+    both = both if isinstance(both, list) else [both] * 2
+    return {f"{kind}, {backend}": result for kind, result in zip(kinds, both)}
 
 
 def main(argv):
     """All tables, or one measurement."""
     if FLAGS.only:
-        kind, name, batch, what = FLAGS.only.split("/")
-        answer(one(kind, name, int(batch), what))
+        kinds, name, batch, what = FLAGS.only.split("/")
+        answer(one(kinds.split("+"), name, int(batch), what))
         return
     results = {}
     for name in FLAGS.networks:
         own = SIZES[name][2]
-        for what, batch in {("train", own), ("infer", own), ("infer", 1)}:
+        for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
-                for kind in ("keras_snn", "ReLU"):
-                    only = f"{kind}/{name}/{batch}/{what}"
-                    found[f"{kind}, {backend}"] = measure(__file__, only, backend)
+                found |= side_by_side(name, batch, what, backend)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
-                found[kind] = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch")
+                result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch")
+                found[kind] = result[0] if isinstance(result, list) else result
             results[f"{name} {what} {batch}"] = found
             rows = [_row(label, result, found) for label, result in found.items()]
             columns = ["", "ms", "/ own ReLU", "/ eager", "/ compiled", "MB", "first s", "note"]

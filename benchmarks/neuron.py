@@ -177,8 +177,8 @@ def one(name, timesteps):
     x, g = (rng.normal(size=shape).astype("float32") for _ in range(2))
     infer, train = IMPLEMENTATIONS[name][0](x, g)
     base = peak()
-    _, seconds = clock(infer)
-    first, both = clock(train)
+    [(_, seconds)] = clock(infer)
+    [(first, both)] = clock(train)
     return {
         "infer ms": 1e3 * seconds,
         "train ms": 1e3 * both,

@@ -206,11 +206,11 @@ def _backward(neuron, recur, h, first, gs, gv, *tensors):
     rate, threshold = neuron.parameters(tensors)
     decay, gain = neuron.form.slopes(rate)
 
-    def step(gv, h, g):
+    def step(gv, g, h):
         return gain * neuron.fire.backward(h, threshold, g, gv)[0]
 
     # Of one step only the gradient to the current is kept; that to the potential follows from it.
-    dx = recur(step, lambda d: d * (decay / gain), gv, h, gs, reverse=True)
+    dx = recur(step, lambda d: d * (decay / gain), gv, gs, h, reverse=True)
     return (dx, *neuron.gradients(h, first, dx, gs, gv, tensors))
 
 
@@ -227,20 +227,22 @@ def _unrolled(step, follow, carry, *xs, reverse=False):
 def _looped(step, follow, carry, *xs, reverse=False):
     """The same as a loop.
 
-    What is carried is read back from the outputs: XLA then writes them in place, where a second
-    tensor in the loop would be copied in every step.
+    What is carried is read back from the outputs, which XLA then writes in place; a second tensor
+    in the loop would be copied in every step. On JAX outputs take the memory of the first inputs;
+    TensorFlow's compiled functions don't own theirs, and would copy them.
     """
     timesteps = xs[0].shape[1]
     start, direction = (timesteps - 1, -1) if reverse else (0, 1)
+    takes_over = keras.backend.backend() == "jax"
 
     def body(i, outputs):
         t = start + direction * i
         before = follow(outputs[:, t - direction * ops.cast(i > 0, t.dtype)])
-        output = step(ops.where(i > 0, before, carry), *(x[:, t] for x in xs))
-        place = [0, t] + [0] * (len(output.shape) - 1)
-        return ops.slice_update(outputs, place, output[:, None])
+        inputs = [x[:, t] for x in ((outputs, *xs[1:]) if takes_over else xs)]
+        output = step(ops.where(i > 0, before, carry), *inputs)
+        return ops.slice_update(outputs, [0, t] + [0] * (len(output.shape) - 1), output[:, None])
 
-    return ops.fori_loop(0, timesteps, body, ops.zeros_like(xs[0]))
+    return ops.fori_loop(0, timesteps, body, xs[0] if takes_over else ops.zeros_like(xs[0]))
 
 
 # Longer sequences are a loop under XLA: it computes an unrolled step anew for each later one.
@@ -311,42 +313,53 @@ def _torch_function():
         def forward(ctx, neuron, x, v, *tensors):
             form, fire = neuron.form, neuron.fire
             rate, threshold = neuron.parameters(tensors)
+            spikes, last = torch.empty_like(x), v.clone()
             keep = any(ctx.needs_input_grad)
-            outputs, first, v = torch.empty_like(x), v, v.clone()
-            hs = torch.empty_like(x) if keep else None
-            scratch = None if keep else torch.empty_like(v)
+            h = torch.empty_like(x if keep else v)
             compare = torch.gt if fire.strict else torch.ge
-            number = isinstance(threshold, (int, float))
             for t in range(x.shape[1]):
-                h, spikes = (hs[:, t] if keep else scratch), outputs[:, t]
-                form.charge_into(h, v, x[:, t], rate)
-                compare(h, threshold, out=spikes)
+                ht, st = (h[:, t] if keep else h), spikes[:, t]
+                form.charge_into(ht, last, x[:, t], rate)
+                compare(ht, threshold, out=st)
                 if fire.reset == "hard":
-                    torch.addcmul(h, h, spikes, value=-1, out=v)
-                    v = v.add_(spikes, alpha=fire.v_reset) if fire.v_reset else v
-                elif fire.reset == "soft" and number:
-                    torch.add(h, spikes, alpha=-threshold, out=v)
+                    torch.addcmul(ht, ht, st, value=-1, out=last)
+                    if fire.v_reset:
+                        last.add_(st, alpha=fire.v_reset)
+                elif fire.reset == "soft" and isinstance(threshold, (int, float)):
+                    torch.add(ht, st, alpha=-threshold, out=last)
                 elif fire.reset == "soft":
-                    torch.addcmul(h, spikes, threshold, value=-1, out=v)
+                    torch.addcmul(ht, st, threshold, value=-1, out=last)
                 else:
-                    v.copy_(h)
+                    last.copy_(ht)
             ctx.neuron = neuron
-            if keep:
-                ctx.save_for_backward(hs, first, *tensors)
-            return outputs, v
+            if keep:  # spikes too, which the next layer keeps in any case
+                ctx.save_for_backward(spikes, h, v, *tensors)
+            return spikes, last
 
         @staticmethod
         @torch.autograd.function.once_differentiable
-        def backward(ctx, gs, gv):
-            neuron, last = ctx.neuron, gv
-            hs, first, *tensors = ctx.saved_tensors
+        def backward(ctx, gs, last):
+            neuron, fire = ctx.neuron, ctx.neuron.fire
+            spikes, h, first, *tensors = ctx.saved_tensors
             rate, threshold = neuron.parameters(tensors)
             decay, gain = neuron.form.slopes(rate)
-            dx = torch.empty_like(hs)
-            for t in range(hs.shape[1])[::-1]:
-                dh, _ = neuron.fire.backward(hs[:, t], threshold, gs[:, t], gv)
-                torch.mul(dh, gain, out=dx[:, t])
-                gv = dh.mul_(decay) if isinstance(decay, (int, float)) else dh * decay
-            return None, dx, *neuron.gradients(hs, first, dx, gs, last, tensors)
+            # A gain that is a number goes into all that is carried; a learned one comes last.
+            number = isinstance(gain, (int, float))
+            weight = gain if number else 1.0
+            dx, gv = torch.empty_like(h), last * weight
+            for t in range(h.shape[1])[::-1]:
+                ht, d = h[:, t], dx[:, t]
+                g, value = gs[:, t], weight
+                slope = fire.surrogate.derivative(ht - threshold)
+                if not fire.detach and fire.reset != "none":
+                    change = fire.v_reset - ht if fire.reset == "hard" else -threshold
+                    g, value = torch.add(gv * change, g, alpha=weight), 1.0
+                if fire.reset == "hard":
+                    gv.addcmul_(gv, spikes[:, t], value=-1)
+                torch.addcmul(gv, g, slope, value=value, out=d)
+                torch.mul(d, decay, out=gv)
+                if not number:
+                    d.mul_(gain)
+            return None, dx, *neuron.gradients(h, first, dx, gs, last, tensors)
 
     return Function
