@@ -5,10 +5,10 @@
 
 A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
 above what it held before; ratios to the backend's own network with ReLUs on as many frames (the
-price of its convolutions alone; both take turns in one process) and to SpikingJelly. Networks: `event`, three convolutions with
-normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4;
-`vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
-224x224 image, T = 4. Batches of 16 where not said.
+price of its convolutions alone; both take turns in one process) and to SpikingJelly. Networks:
+`event`, three convolutions with normalisation and LIF on 34x34x2 frames, T = 10; `sew18`,
+SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with normalisation on 32x32 images,
+T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of 16 where not said.
 """
 
 import functools
