@@ -1,0 +1,5 @@
+from keras_snn.export.report import ExportReport
+from keras_snn.export.streaming import StreamingInterpreter
+from keras_snn.export.tflite import to_tflite
+
+__all__ = ["ExportReport", "StreamingInterpreter", "to_tflite"]

@@ -1,0 +1,149 @@
+"""What an export reports: is the file equal, how large, how fast?"""
+
+import dataclasses
+import json
+
+import numpy as np
+
+__all__ = ["ExportReport", "compare"]
+
+
+@dataclasses.dataclass
+class ExportReport:
+    """How an exported file compares with its model. Prints as a table.
+
+    Attributes:
+        mode, quantize, target, timesteps: As exported.
+        examples: Number of examples compared.
+        layers: For each spiking layer its name, firing rate, the share of spikes that agree
+            (`"agreement"`, XNNPACK on, and `"agreement, built-in"`, off), and `"own agreement"`:
+            that over examples and layers up to the first difference, which leaves out what follows
+            from a flip further in front.
+        flipped: Number of examples in which any spike differs (XNNPACK on).
+        logits: Largest difference of the first output, over examples without a flip.
+        logits_flipped: The same over those with one; `None` if there is none.
+        top1: Share of examples whose largest output is the same.
+        bytes, operations, quantization: Size, number of operations by name, scales of tensors.
+        partitions: Parts of the graph that XNNPACK runs.
+        latency_ms: Median of one run, one thread.
+        state_bytes: Size of the states of a step, as float32.
+        initial_states: First value of each state.
+        inputs, outputs: Names, shapes, types, scales and zero points, in the file's order.
+        arena_bytes: Memory that TensorFlow Lite Micro needs; `None` if it was not asked.
+        warnings: What to look at.
+        path: Where the file is.
+    """
+
+    mode: str
+    quantize: str | None
+    target: str
+    timesteps: int
+    examples: int
+    bytes: int
+    layers: list
+    flipped: int
+    logits: float | None
+    logits_flipped: float | None
+    top1: float
+    operations: dict
+    quantization: list
+    inputs: list
+    outputs: list
+    partitions: int
+    latency_ms: float
+    state_bytes: int
+    initial_states: dict
+    arena_bytes: int | None = None
+    warnings: list = dataclasses.field(default_factory=list)
+    path: str = ""
+
+    def to_json(self):
+        """The report as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        """A report from its JSON."""
+        return cls(**json.loads(text))
+
+    def __str__(self):
+        kind = f"{self.mode}, {self.quantize or 'float32'}, T = {self.timesteps}"
+        lines = [
+            f"{self.path} ({kind}): {self.bytes / 1e3:.1f} kB, {self.latency_ms:.3g} ms",
+            f"{'layer':40} {'rate':>8} {'agree':>10} {'built-in':>10} {'own':>10}",
+        ]
+        for layer in self.layers:
+            shares = [layer[k] for k in ("agreement", "agreement, built-in", "own agreement")]
+            shares = " ".join(f"{share:10.4%}" for share in shares)
+            lines.append(f"{layer['name'][:40]:40} {layer['rate']:8.4f} {shares}")
+        lines += [
+            f"same answer: {self.top1:.2%} of {self.examples} examples; {self.flipped} with a "
+            "spike that differs",
+            f"largest difference of outputs: {_number(self.logits)} without, "
+            f"{_number(self.logits_flipped)} with such a spike",
+            f"operations: {', '.join(f'{k} {v}' for k, v in self.operations.items())}; "
+            f"{self.partitions} parts run by XNNPACK",
+        ]
+        if self.state_bytes:
+            lines.append(f"states: {self.state_bytes} bytes")
+        if self.arena_bytes:
+            lines.append(f"arena: {self.arena_bytes} bytes")
+        return "\n".join(lines + [f"look at: {warning}" for warning in self.warnings])
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.2g}"
+
+
+def compare(found, names):
+    """The report's figures of equality.
+
+    Args:
+        found: For each example a dictionary from `"Keras"`, `"XNNPACK"` and `"built-in"` to
+            `(output, spikes)`, with spikes `(time, ...)` of each layer, and `"file"` to
+            `(output, None)`.
+        names: Names of the layers.
+    """
+    equal = {
+        kind: np.array([_equal(row["Keras"][1], row[kind][1]) for row in found])
+        for kind in ("XNNPACK", "built-in")
+    }
+    layers = []
+    for i, name in enumerate(names):
+        sizes = np.array([row["Keras"][1][i].size for row in found], "float64")
+        ones = sum(float(row["Keras"][1][i].sum()) for row in found)
+        # Examples in which all layers before this one agree.
+        first = np.all(equal["XNNPACK"][:, :i] == sizes_of(found, i), axis=1)
+        layers.append(
+            {
+                "name": name,
+                "rate": ones / sizes.sum(),
+                "agreement": equal["XNNPACK"][:, i].sum() / sizes.sum(),
+                "agreement, built-in": equal["built-in"][:, i].sum() / sizes.sum(),
+                "own agreement": (
+                    equal["XNNPACK"][first, i].sum() / sizes[first].sum() if first.any() else 1.0
+                ),
+            }
+        )
+    same = np.all(equal["XNNPACK"] == sizes_of(found, len(names)), axis=1)
+    differences = np.array([np.abs(row["Keras"][0] - row["file"][0]).max() for row in found])
+    answers = [row["Keras"][0].argmax(-1) == row["file"][0].argmax(-1) for row in found]
+    return {
+        "layers": layers,
+        "flipped": int((~same).sum()),
+        "logits": float(differences[same].max()) if same.any() else None,
+        "logits_flipped": float(differences[~same].max()) if not same.all() else None,
+        "top1": float(np.mean(answers)),
+    }
+
+
+def sizes_of(found, count):
+    """Number of spikes of the first layers, `(examples, count)`."""
+    return np.array([[a.size for a in row["Keras"][1][:count]] for row in found]).reshape(
+        len(found), count
+    )
+
+
+def _equal(wanted, given):
+    # Quantised spikes are 0 and 1 up to the steps of their scale.
+    return [int((np.round(b) == np.round(a)).sum()) for a, b in zip(wanted, given)]

@@ -1,0 +1,354 @@
+"""The part of an export that TensorFlow does: graph, conversion, comparison with the model.
+
+    KERAS_BACKEND=tensorflow python -m keras_snn.export.worker FOLDER
+
+The folder holds the model, the job and the data that `to_tflite` put there; it gets the file and
+the report, or the error.
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+import tempfile
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_snn.analysis.rates import is_spiking
+from keras_snn.export import flatbuffer, micro
+from keras_snn.export.graph import Walk
+from keras_snn.export.report import ExportReport, compare
+from keras_snn.export.streaming import StreamingInterpreter
+from keras_snn.export.tflite import Job
+
+__all__ = ["work"]
+
+
+def work(folder):
+    """Does the job that a folder describes."""
+    folder = pathlib.Path(folder)
+    job = Job(**json.loads((folder / "job.json").read_text()))
+    for module in job.modules:
+        importlib.import_module(module)
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    with np.load(folder / "data.npz") as arrays:
+        data = {
+            name: [arrays[f"{name}_{i}"] for i in range(len(model.inputs))]
+            for name in ("representative", "verify")
+            if f"{name}_0" in arrays
+        }
+    program = Program(model, job)
+    blob = _convert(program, job, data)
+    flatbuffer.check(blob, internal=job.state == "internal", micro=job.target == "tflm")
+    probe = _convert(program, job, data, probe=True)
+    report = _report(program, job, blob, probe, _examples(program, job, data))
+    (folder / "model.tflite").write_bytes(blob)
+    if job.target == "tflm":
+        source, header = micro.c_array(blob, report)
+        (folder / micro.SOURCE).write_text(source)
+        (folder / micro.HEADER).write_text(header)
+    (folder / "report.json").write_text(report.to_json())
+
+
+class Program:
+    """The model as TensorFlow functions of one example."""
+
+    def __init__(self, model, job):
+        self.model, self.job = model, job
+        self.input_names = [_name(x.name) for x in model.inputs]
+        self.output_names = [_name(name) for name in model.output_names]
+        walk = self._trace(None, self._shapes(()))
+        self.timed_inputs = walk.timed_inputs
+        self.spike_names = list(walk.spikes)
+        self.initial = {}
+        if job.mode == "step":
+            self.initial = self._trace({}, self._shapes(self.timed_inputs)).initial
+        self.shapes = self._shapes(self.timed_inputs if job.mode == "step" else ())
+
+    def _shapes(self, one_step):
+        """Shapes of the inputs, `(1, ...)`; without time for those of which one step is given."""
+        shapes = []
+        for i, tensor in enumerate(self.model.inputs):
+            shape = list(tensor.shape[1:])
+            if i in one_step:
+                shape = shape[1:]
+            elif len(shape) > 1 and shape[0] is None:
+                shape[0] = self.job.timesteps
+            if None in shape:
+                raise ValueError(
+                    f"The input {tensor.name!r} has the shape {tensor.shape}: only the batch and "
+                    "the number of steps may be open."
+                )
+            shapes.append((1, *shape))
+        return shapes
+
+    def walk(self, states):
+        """A new walk, and the rest of the arguments that it needs."""
+        timed = () if states is None else self.timed_inputs
+        return Walk(self.model, self.job.timesteps, states, timed)
+
+    def _trace(self, states, shapes):
+        import tensorflow as tf
+
+        walk = Walk(self.model, self.job.timesteps, states, getattr(self, "timed_inputs", ()))
+        specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+        tf.function(lambda *xs: walk.run(xs), autograph=False).get_concrete_function(*specs)
+        return walk
+
+    def module(self, probe=False):
+        """A `tf.Module` and its signatures by name."""
+        import tensorflow as tf
+
+        def named(walk, outputs):
+            found = dict(zip(self.output_names, outputs))
+            if probe:
+                found |= {f"spikes_{i}": walk.spikes[n] for i, n in enumerate(self.spike_names)}
+            return {name: tf.identity(x, name=name) for name, x in found.items()}
+
+        def clip(**inputs):
+            walk = self.walk(None)
+            outputs = walk.run([inputs[n] for n in self.input_names])
+            return named(walk, outputs)
+
+        def step(**inputs):
+            states = {n: inputs[_name(n)] for n in self.initial}
+            walk = self.walk(states)
+            outputs = walk.run([inputs[n] for n in self.input_names])
+            new = {f"{_name(n)}_out": tf.identity(walk.states[n]) for n in self.initial}
+            return named(walk, outputs) | new
+
+        def step_inside(**inputs):
+            walk = self.walk({n: v.read_value() for n, v in variables.items()})
+            outputs = walk.run([inputs[n] for n in self.input_names])
+            for n, v in variables.items():
+                v.assign(walk.states[n])
+            return named(walk, outputs)
+
+        def reset():
+            return {f"{_name(n)}_out": tf.constant(v) for n, v in self.initial.items()}
+
+        def reset_inside():
+            for n, v in variables.items():
+                v.assign(self.initial[n])
+            return {"done": tf.constant([1.0])}
+
+        def signature(function, specs):
+            specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in specs.items()}
+            return tf.function(function, autograph=False).get_concrete_function(**specs)
+
+        module, variables = tf.Module(), {}
+        module.weights = [v.value for v in self.model.variables]
+        frames = dict(zip(self.input_names, self.shapes))
+        if self.job.mode == "sequence":
+            signatures = {"serving_default": signature(clip, frames)}
+        elif self.job.state == "internal":
+            variables = {n: tf.Variable(v, name=_name(n)) for n, v in self.initial.items()}
+            module.states = list(variables.values())
+            signatures = {
+                "step": signature(step_inside, frames),
+                "reset": signature(reset_inside, {}),
+            }
+        else:
+            states = {_name(n): v.shape for n, v in self.initial.items()}
+            signatures = {"step": signature(step, frames | states)}
+            if self.job.target == "litert":
+                signatures["reset"] = signature(reset, {})
+        return module, signatures
+
+    def frames(self, example):
+        """Inputs of each step for one example, arrays `(...)`."""
+        for t in range(self.job.timesteps):
+            yield {
+                name: (x[t] if i in self.timed_inputs else x)[None]
+                for i, (name, x) in enumerate(zip(self.input_names, example))
+            }
+
+    def reference(self, example):
+        """Outputs and spikes of the Keras model itself for one example."""
+        import tensorflow as tf
+
+        if not hasattr(self, "_reference"):
+            self._reference = tf.function(lambda xs: _recorded(self.model, xs), autograph=False)
+        outputs, spikes = self._reference([tf.constant(x[None]) for x in example])
+        return (
+            [np.asarray(y)[0] for y in outputs],
+            [np.asarray(spikes[name])[0] for name in self.spike_names],
+        )
+
+
+def _name(name):
+    """A name that signatures and C allow."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _recorded(model, inputs):
+    """Outputs of a model, and the spikes of its layers by name, nested ones included."""
+    spikes = {}
+
+    def visit(model, values, prefix):
+        def operation(layer):
+            def call(*args, **kwargs):
+                if isinstance(layer, keras.Model):
+                    return visit(layer, tree.flatten(args), f"{prefix}{layer.name}/")
+                output = layer(*args, **kwargs)
+                if is_spiking(layer) and layer.__class__.__module__ != "keras":
+                    spikes[prefix + layer.name] = tree.flatten(output)[0]
+                return output
+
+            return call
+
+        graph = getattr(model, "_functional", None) or model
+        return graph._run_through_graph(values, operation_fn=operation)
+
+    return tree.flatten(visit(model, inputs, "")), spikes
+
+
+def _convert(program, job, data, probe=False):
+    """The bytes of the file; with `probe`, of one that also gives all spikes."""
+    import tensorflow as tf
+
+    module, signatures = program.module(probe)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(signatures)
+        )
+        _quantized(converter, program, signatures, job, data)
+        converter.experimental_enable_resource_variables = job.state == "internal"
+        try:
+            return converter.convert()
+        except Exception as error:
+            raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
+
+
+def _quantized(converter, program, signatures, job, data):
+    import tensorflow as tf
+
+    sets = tf.lite.OpsSet
+    if job.quantize is None:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job.quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if job.quantize in ("int8", "int16x8"):
+        key = "step" if job.mode == "step" else "serving_default"
+        converter.representative_dataset = lambda: _ranges(program, signatures, data, key)
+    if job.quantize == "int8":
+        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if job.quantize == "int16x8":
+        both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [both, sets.TFLITE_BUILTINS]
+
+
+def _ranges(program, signatures, data, key):
+    """Inputs that the ranges of all tensors are taken from; for one step with states as they run."""
+    function = signatures[key]
+    for example in list(zip(*data["representative"]))[:RANGE_EXAMPLES]:
+        if key == "serving_default":
+            yield key, {n: x[None] for n, x in zip(program.input_names, example)}
+            continue
+        states = {_name(n): v for n, v in program.initial.items()}
+        for frame in program.frames(example):
+            yield key, frame | states
+            outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
+            states = {n: outputs[f"{n}_out"].numpy() for n in states}
+
+
+# Ranges settle long before all examples of a data set are seen.
+RANGE_EXAMPLES = 128
+
+
+def _tensor(x):
+    import tensorflow as tf
+
+    return tf.constant(x, tf.float32)
+
+
+def _examples(program, job, data):
+    """Examples to compare with: given ones, or noise."""
+    given = data.get("verify") or data.get("representative")
+    if given is None:
+        rng = np.random.default_rng(0)
+        shapes = program._shapes(())
+        given = [rng.uniform(size=(8, *s[1:])).astype("float32") for s in shapes]
+    return list(zip(*(x[: job.samples] for x in given)))
+
+
+def _report(program, job, blob, probe, examples):
+    runs = {
+        "XNNPACK": StreamingInterpreter(probe),
+        "built-in": StreamingInterpreter(probe, xnnpack=False),
+    }
+    final = StreamingInterpreter(blob)
+    found = []
+    for example in examples:
+        outputs, spikes = program.reference(example)
+        row = {"Keras": (outputs[0], spikes)}
+        for name, run in runs.items():
+            row[name] = _played(program, job, run, example)
+        row["file"] = (_played(program, job, final, example, probe=False)[0], None)
+        found.append(row)
+    report = ExportReport(
+        mode=job.mode,
+        quantize=job.quantize,
+        target=job.target,
+        timesteps=job.timesteps,
+        examples=len(examples),
+        bytes=len(blob),
+        **compare(found, program.spike_names),
+        **flatbuffer.describe(blob),
+        partitions=final.partitions(),
+        latency_ms=final.latency(_first_inputs(program, job, examples[0])),
+        state_bytes=int(sum(v.nbytes for v in program.initial.values())),
+        initial_states={_name(n): float(v.flat[0]) for n, v in program.initial.items()},
+    )
+    report.arena_bytes = micro.arena(blob) if job.target == "tflm" else None
+    report.warnings = _warnings(report, job)
+    return report
+
+
+def _first_inputs(program, job, example):
+    if job.mode == "step":
+        return next(iter(program.frames(example)))
+    return {n: x[None] for n, x in zip(program.input_names, example)}
+
+
+def _played(program, job, run, example, probe=True):
+    """The first output at the end of a clip and all spikes, `(time, ...)`, of a file."""
+    first, count = program.output_names[0], len(program.spike_names)
+    if job.mode == "sequence":
+        outputs = run.step(_first_inputs(program, job, example))
+        spikes = [outputs[f"spikes_{i}"] for i in range(count)] if probe else None
+        return outputs[first][0], spikes
+    run.reset()
+    steps = [run.step(frame) for frame in program.frames(example)]
+    spikes = None
+    if probe:
+        spikes = [np.concatenate([s[f"spikes_{i}"] for s in steps]) for i in range(count)]
+    return steps[-1][first][0], spikes
+
+
+def _warnings(report, job):
+    """What a user should know before the file is used."""
+    limits = {None: 0.99999, "float16": 0.98, "dynamic": 0.98, "int16x8": 0.98, "int8": 0.9}
+    limit, found = limits[job.quantize], []
+    for layer in report.layers:
+        if layer["own agreement"] < limit:
+            share = layer["own agreement"]
+            found.append(f"{layer['name']}: {share:.3%} of spikes agree before any other differs")
+    for row in report.quantization:
+        if "membrane" in row["name"] and row["scale"] > 0.05:
+            found.append(f"{row['name']}: steps of {row['scale']:.3f}, coarse for the threshold")
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        work(sys.argv[1])
+    except Exception as error:
+        names = {"kind": type(error).__name__, "message": str(error)}
+        pathlib.Path(sys.argv[1], "error.json").write_text(json.dumps(list(names.values())))
+        raise
