@@ -2,7 +2,7 @@
 
 import collections
 
-__all__ = ["check", "describe"]
+__all__ = ["check", "describe", "main_first", "with_reset"]
 
 TYPES = {0: "float32", 1: "float16", 2: "int32", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 
@@ -23,6 +23,67 @@ def _operations(blob):
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     used = [codes[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators]
     return collections.Counter(names[code] for code in used)
+
+
+def main_first(blob, name):
+    """The same file with the graph of one signature in front, which XNNPACK runs."""
+    import flatbuffers
+
+    model, _ = _read(blob)
+    main = next(d.subgraphIndex for d in model.signatureDefs if d.signatureKey == name.encode())
+    order = sorted(range(len(model.subgraphs)), key=lambda i: i != main)
+    model.subgraphs = [model.subgraphs[i] for i in order]
+    for operation in (op for graph in model.subgraphs for op in graph.operators):
+        options = operation.builtinOptions
+        if hasattr(options, "initSubgraphIndex"):
+            options.initSubgraphIndex = order.index(options.initSubgraphIndex)
+    for definition in model.signatureDefs:
+        definition.inputs = definition.inputs or []  # empty, not missing
+        definition.subgraphIndex = order.index(definition.subgraphIndex)
+    builder = flatbuffers.Builder(len(blob) + 1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def with_reset(blob, initial):
+    """The same file with a signature `reset`, whose outputs are the states before the first step.
+
+    Args:
+        blob: A file with the one signature `step`.
+        initial: First values of the states by name.
+    """
+    import flatbuffers
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, _ = _read(blob)
+    (step,) = model.signatureDefs
+    states = {m.name.decode(): model.subgraphs[0].tensors[m.tensorIndex] for m in step.inputs}
+    graph, reset = schema.SubGraphT(), schema.SignatureDefT()
+    graph.name, graph.inputs, graph.operators, graph.tensors = b"reset", [], [], []
+    reset.signatureKey, reset.subgraphIndex, reset.inputs = b"reset", len(model.subgraphs), []
+    reset.outputs = []
+    for name, value in initial.items():
+        tensor, buffer, place = schema.TensorT(), schema.BufferT(), schema.TensorMapT()
+        like, q = states[name], states[name].quantization
+        kind = np.dtype(TYPES[like.type])
+        if kind != np.float32:
+            limits = np.iinfo(kind)
+            value = np.round(value / q.scale[0]) + q.zeroPoint[0]
+            value = np.clip(value, limits.min, limits.max)
+        buffer.data = np.frombuffer(value.astype(kind).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        tensor.name, place.name = (f"{name}_out".encode(),) * 2
+        tensor.shape, tensor.type, tensor.quantization = like.shape, like.type, q
+        tensor.buffer, place.tensorIndex = len(model.buffers) - 1, len(graph.tensors)
+        graph.tensors.append(tensor)
+        reset.outputs.append(place)
+    graph.outputs = list(range(len(graph.tensors)))
+    model.subgraphs.append(graph)
+    model.signatureDefs.append(reset)
+    builder = flatbuffers.Builder(len(blob) + 1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def check(blob, internal=False, micro=False):
@@ -68,9 +129,7 @@ def describe(blob):
     for s in model.signatureDefs or ():
         if s.subgraphIndex == 0:
             for kind, maps in (("inputs", s.inputs), ("outputs", s.outputs)):
-                signature[kind] = {
-                    m.tensorIndex: m.nameDef if hasattr(m, "nameDef") else m.name for m in maps
-                }
+                signature[kind] = {m.tensorIndex: m.name for m in maps}
 
     def named(kind, indices):
         names = signature.get(kind, {})

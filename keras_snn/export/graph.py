@@ -25,7 +25,7 @@ from keras_snn.layers.normalization import _FoldedBatchNormalization
 from keras_snn.layers.parallel import _Parallel
 from keras_snn.layers.readouts import _OverTime
 
-__all__ = ["Walk", "check"]
+__all__ = ["Walk"]
 
 
 @dataclasses.dataclass
@@ -33,7 +33,7 @@ class Value:
     """A tensor of the walk.
 
     `timed`: whether its first axis is time; `None` for a model's input and what is computed of it
-    value by value, until a layer shows which. `steps`: 1 if all steps are this one.
+    value by value, until a layer shows which. `constant`: whether this one step stands for all.
     """
 
     tensor: Any
@@ -88,7 +88,7 @@ class Walk:
     def run(self, tensors):
         """Outputs of the model for inputs `(1, ...)`."""
         values = [
-            Value(x, self.step and i in self.timed_inputs or None, frozenset([i]))
+            Value(x, True if self.step and i in self.timed_inputs else None, frozenset([i]))
             for i, x in enumerate(tensors)
         ]
         outputs = tree.flatten(self.nested(self.model, values))
@@ -245,7 +245,7 @@ def _identity(walk, layer, x, **kwargs):
 
 
 def _affine(walk, layer, x, scale, shift):
-    """`scale * x + shift` with one row of both for each step, or one for all, `(time, channels)`."""
+    """`scale * x + shift`, of shape `(time, channels)`, where one row is for all steps."""
     x = walk.timed(x)
     if layer.axis not in (-1, len(x.tensor.shape) - 1):
         raise walk.unsupported(layer, "its channels are not the last axis")
@@ -376,10 +376,9 @@ def _linear_step(cell):
 
     def step(x, states):
         (v,) = states
-        if v is None:
-            h = x
-        else:
-            h = (v if np.all(np.equal(decay, 1)) else v * _constant(decay)) + x
+        if v is not None and np.any(np.not_equal(decay, 1)):
+            v = v * _constant(decay)
+        h = x if v is None else v + x
         spikes = ops.cast(h > threshold if fire.strict else h >= threshold, h.dtype)
         # Products, never a choice by `where`: quantised, that would cut the potential off.
         if fire.reset == "hard":

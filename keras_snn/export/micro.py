@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 
-__all__ = ["arena", "c_array", "identifier"]
+__all__ = ["arena", "c_array", "renamed"]
 
 # Names that the worker's files have until they are put in place.
 SOURCE, HEADER, NAME = "model.cc", "model.h", "keras_snn_model"
@@ -19,10 +19,12 @@ METHODS = {
 }
 
 
-def identifier(path):
-    """A name for C, from a file's name."""
+def renamed(text, path):
+    """Source or header, with the names that a file at `path` should have."""
     name = re.sub(r"\W", "_", path.stem)
-    return f"_{name}" if name[0].isdigit() else name
+    name = f"_{name}" if name[0].isdigit() else name
+    text = text.replace(f"{NAME}.h".encode(), f"{path.stem}.h".encode())
+    return text.replace(NAME.encode(), name.encode())
 
 
 def c_array(blob, report):

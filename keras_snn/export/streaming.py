@@ -65,16 +65,14 @@ class StreamingInterpreter:
 
     def reset(self):
         """Sets all states to those before the first step."""
-        first = {}
+        first, details = {}, {}
         if self._resets:
-            first = dict(self._interpreter.get_signature_runner("reset")())
+            runner = self._interpreter.get_signature_runner("reset")
+            first, details = runner(), runner.get_output_details()
         for name in self._states:
-            value = first.get(f"{name}_out", np.zeros(self._in[name]["shape"], "float32"))
-            self._states[name] = _real(value, self._reset_details(name, value)).copy()
-
-    def _reset_details(self, name, value):
-        details = self._out[f"{name}_out"]
-        return details if value.dtype != np.float32 else {"quantization": (0.0, 0)}
+            out = f"{name}_out"
+            value = first.get(out, np.zeros(self._in[name]["shape"], "float32"))
+            self._states[name] = _real(value, details.get(out, {"quantization": (0.0, 0)}))
 
     def step(self, inputs):
         """One step (or, of a file for whole clips, one clip).

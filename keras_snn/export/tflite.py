@@ -89,16 +89,17 @@ def to_tflite(
     _check("quantize", quantize, QUANTIZATIONS)
     _check("target", target, TARGETS)
     _check("state", state, STATES)
-    if quantize in ("int8", "int16x8") and representative_data is None:
+    calibrated = quantize in ("int8", "int16x8")
+    if calibrated and representative_data is None:
         raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
     if target == "tflm" and quantize not in (None, "int8"):
         raise ValueError(
             f"Microcontrollers run float32 and int8 files, got `quantize={quantize!r}`."
         )
-    if state == "internal" and (mode != "step" or target == "tflm"):
+    if state == "internal" and (mode != "step" or target == "tflm" or calibrated):
         raise ValueError(
-            f"`state='internal'` is for `mode='step'` and `target='litert'`, got "
-            f"`mode={mode!r}` and `target={target!r}`."
+            "`state='internal'` is for `mode='step'`, `target='litert'` and weights that are float "
+            f"or dynamic, got `mode={mode!r}`, `target={target!r}` and `quantize={quantize!r}`."
         )
     if not getattr(model, "inputs", None):
         raise TypeError(
@@ -203,14 +204,18 @@ def _read(folder, name):
 
 def _write(folder, path):
     """Puts complete files in place, in one move each."""
-    extra = {micro.SOURCE: path.with_suffix(".cc"), micro.HEADER: path.with_suffix(".h")}
-    for name, place in {"model.tflite": path, **extra}.items():
-        source = pathlib.Path(folder, name)
-        if source.exists():
-            blob = source.read_bytes().replace(micro.NAME.encode(), micro.identifier(path).encode())
-            part = place.with_name(f".{place.name}.{os.getpid()}")
-            try:
-                part.write_bytes(source.read_bytes() if place == path else blob)
-                os.replace(part, place)
-            finally:
-                part.unlink(missing_ok=True)
+    places = {"model.tflite": path}
+    places |= {micro.SOURCE: path.with_suffix(".cc"), micro.HEADER: path.with_suffix(".h")}
+    parts = {}
+    try:
+        for name, place in places.items():
+            source = pathlib.Path(folder, name)
+            if source.exists():
+                parts[place] = place.with_name(f".{place.name}.{os.getpid()}")
+                blob = source.read_bytes()
+                parts[place].write_bytes(blob if place == path else micro.renamed(blob, path))
+        for place, part in parts.items():
+            os.replace(part, place)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

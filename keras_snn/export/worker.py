@@ -126,9 +126,6 @@ class Program:
                 v.assign(walk.states[n])
             return named(walk, outputs)
 
-        def reset():
-            return {f"{_name(n)}_out": tf.constant(v) for n, v in self.initial.items()}
-
         def reset_inside():
             for n, v in variables.items():
                 v.assign(self.initial[n])
@@ -153,8 +150,6 @@ class Program:
         else:
             states = {_name(n): v.shape for n, v in self.initial.items()}
             signatures = {"step": signature(step, frames | states)}
-            if self.job.target == "litert":
-                signatures["reset"] = signature(reset, {})
         return module, signatures
 
     def frames(self, example):
@@ -218,9 +213,14 @@ def _convert(program, job, data, probe=False):
         _quantized(converter, program, signatures, job, data)
         converter.experimental_enable_resource_variables = job.state == "internal"
         try:
-            return converter.convert()
+            blob = converter.convert()
         except Exception as error:
             raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
+    if job.state == "internal":
+        return flatbuffer.main_first(blob, "step")
+    if job.mode == "step" and job.target == "litert":
+        return flatbuffer.with_reset(blob, {_name(n): v for n, v in program.initial.items()})
+    return blob
 
 
 def _quantized(converter, program, signatures, job, data):
@@ -244,7 +244,7 @@ def _quantized(converter, program, signatures, job, data):
 
 
 def _ranges(program, signatures, data, key):
-    """Inputs that the ranges of all tensors are taken from; for one step with states as they run."""
+    """Inputs that ranges are taken from; for one step, with the states as they run."""
     function = signatures[key]
     for example in list(zip(*data["representative"]))[:RANGE_EXAMPLES]:
         if key == "serving_default":

@@ -1,0 +1,349 @@
+"""Exported files compute what their models do; what can't be exported is refused."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+from keras import ops
+
+from keras_snn import applications, export, layers
+
+pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
+
+BACKEND = keras.backend.backend()
+# Other backends hand the work to TensorFlow: the last tests here show that the file is the same.
+with_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="the work is TensorFlow's")
+STEPS = 4
+
+
+def sequence_net(neuron, norm=None, readout=layers.MeanOverTime):
+    """A neuron behind a convolution, another one behind a residual addition."""
+    inputs = keras.Input((STEPS, 6, 6, 2))
+    x = layers.FoldTime(keras.layers.Conv2D(4, 3, padding="same", name="conv1"))(inputs)
+    x = norm(x) if norm else layers.FoldTime(keras.layers.BatchNormalization())(x)
+    x = neuron("first")(x)
+    strong = keras.initializers.RandomNormal(0.1, 0.5, seed=2)  # so that the second one fires too
+    conv = keras.layers.Conv2D(4, 3, padding="same", kernel_initializer=strong, name="conv2")
+    y = layers.FoldTime(conv)(x)
+    x = layers.SpikeConnection("add")([neuron("second")(y), x])
+    x = layers.FoldTime(keras.layers.GlobalAveragePooling2D())(x)
+    x = readout()(keras.layers.Dense(3)(x))
+    return randomized(keras.Model(inputs, x))
+
+
+def image_net():
+    return randomized(applications.SEWResNet8(input_shape=(8, 8, 1), classes=3, timesteps=STEPS))
+
+
+def nested_net():
+    inner = sequence_net(lambda name: layers.LIF(name=name))
+    inputs = keras.Input((STEPS, 6, 6, 2))
+    outputs = keras.layers.Dense(3)(inner(keras.layers.Rescaling(0.5)(inputs)))
+    return randomized(keras.Model(inputs, outputs))
+
+
+def randomized(model):
+    """The model, with statistics and scales that are not those of a fresh one."""
+    rng = np.random.default_rng(0)
+    ranges = {
+        "moving_mean": (-0.3, 0.3),
+        "moving_variance": (0.1, 0.5),
+        "gamma": (1.0, 2.0),
+        "beta": (0.0, 0.5),
+        "step_scale": (0.8, 1.2),
+    }
+    for weight in model.variables:
+        name = weight.path.split("/")[-1]
+        if name in ranges:
+            weight.assign(rng.uniform(*ranges[name], weight.shape))
+    return model
+
+
+def clips(model, count=6):
+    shape = (count, *model.input_shape[1:])
+    return np.random.default_rng(1).normal(0.2, 1.5, shape).astype("float32")
+
+
+NEURONS = {
+    "IF": lambda name: layers.IF(name=name),
+    "IF, soft": lambda name: layers.IF(reset="soft", name=name),
+    "LIF": lambda name: layers.LIF(tau=3.0, name=name),
+    "LIF, rest": lambda name: layers.LIF(tau=3.0, v_reset=-0.2, strict=True, name=name),
+    "LIF, input not divided": lambda name: layers.LIF(decay_input=False, name=name),
+    "PLIF": lambda name: layers.ParametricLIF(parameter_shape="channel", name=name),
+    "learned threshold": lambda name: layers.IF(
+        trainable_threshold=True, parameter_shape="channel", reset="soft", name=name
+    ),
+    "DecayLIF": lambda name: layers.DecayLIF(decay=0.25, threshold=0.5, name=name),
+    "AdaptiveLIF": lambda name: layers.AdaptiveLIF(name=name),
+    "SynapticLIF": lambda name: layers.SynapticLIF(name=name),
+    "KLIF": lambda name: layers.KLIF(name=name),
+}
+NORMS = {
+    "tdBN": lambda: layers.ThresholdDependentBatchNormalization(threshold=0.7),
+    "TEBN": lambda: layers.TemporalEffectiveBatchNormalization(STEPS),
+    "BNTT": lambda: layers.BatchNormalizationThroughTime(STEPS, center=True),
+}
+READOUTS = {
+    "mean": layers.MeanOverTime,
+    "sum": layers.SumOverTime,
+    "max": layers.MaxOverTime,
+    "last": layers.LastOverTime,
+    "membrane": lambda: layers.MembraneReadout("last", tau=2.0),
+}
+NETS = (
+    {name: (lambda n=n: sequence_net(n)) for name, n in NEURONS.items()}
+    | {name: (lambda n=n: sequence_net(NEURONS["LIF"], n())) for name, n in NORMS.items()}
+    | {name: (lambda r=r: sequence_net(NEURONS["LIF"], readout=r)) for name, r in READOUTS.items()}
+    | {"image": image_net, "nested": nested_net}
+)
+
+
+@with_tensorflow
+@pytest.mark.parametrize("mode", ["sequence", "step"])
+@pytest.mark.parametrize("name", NETS)
+def test_file_is_the_model(name, mode, tmp_path):
+    model = NETS[name]()
+    data, path = clips(model), tmp_path / "model.tflite"
+    report = export.to_tflite(model, path, mode=mode, verify_data=data)
+    assert report.layers
+    assert report.bytes == path.stat().st_size
+    for layer in report.layers:
+        assert 0.005 < layer["rate"] < 0.995, layer
+        assert layer["agreement"] == layer["agreement, built-in"] == 1, layer
+    assert report.flipped == 0 and report.top1 == 1 and report.logits < 1e-4
+    assert not {"WHILE", "CUSTOM", "SELECT_V2", "VAR_HANDLE"} & set(report.operations)
+    stream, frames = export.StreamingInterpreter(path), len(model.input_shape) == 5
+    for clip, wanted in zip(data, model.predict(data, verbose=0)):
+        if mode == "sequence":
+            found = stream.step(clip[None])
+        else:
+            found = stream.run(clip if frames else np.repeat(clip[None], STEPS, 0))
+        (found,) = found.values()
+        np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+
+
+@with_tensorflow
+def test_one_convolution_for_all_steps(tmp_path):
+    model = image_net()
+    report = export.to_tflite(model, tmp_path / "model.tflite")
+    convolutions = [w for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
+    assert report.operations["CONV_2D"] == len(convolutions)
+    # Statistics and factors are folded: the products left are those of the resets.
+    assert report.operations["MUL"] == (STEPS - 1) * len(report.layers)
+
+
+@with_tensorflow
+def test_states_inside_the_file(tmp_path):
+    model = NETS["LIF, rest"]()
+    path, data = tmp_path / "model.tflite", clips(model)
+    export.to_tflite(model, path, mode="step", state="internal", verify_data=data)
+    stream = export.StreamingInterpreter(path)
+    for clip, wanted in zip(data, model.predict(data, verbose=0)):
+        (found,) = stream.run(clip).values()
+        np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+
+
+@with_tensorflow
+@pytest.mark.parametrize("quantize", ["dynamic", "float16", "int8", "int16x8"])
+@pytest.mark.parametrize("mode", ["sequence", "step"])
+def test_quantized(quantize, mode, tmp_path):
+    model = NETS["LIF"]()
+    data, path = clips(model, 32), tmp_path / "model.tflite"
+    report = export.to_tflite(model, path, mode, quantize, representative_data=data)
+    assert all(layer["agreement"] > 0.97 for layer in report.layers)
+    assert report.top1 > 0.8
+    assert "SELECT_V2" not in report.operations
+    kind = "int8" if quantize == "int8" else "float32"
+    assert {row["type"] for row in report.inputs + report.outputs} == {kind}
+    wanted = "int8" if quantize == "int8" else "int16"
+    if quantize.startswith("int"):
+        assert any(row["type"] == wanted for row in report.quantization)
+
+
+@with_tensorflow
+def test_microcontroller(tmp_path):
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    model = NETS["LIF"]()
+    data, path = clips(model, 32), tmp_path / "net-1.tflite"
+    report = export.to_tflite(model, path, "step", "int8", data, target="tflm")
+    assert 1000 < report.arena_bytes < 100_000
+    # The C array is the file; header and source are C++.
+    source = (tmp_path / "net-1.cc").read_text()
+    found = bytes(int(b, 16) for b in re.findall(r"0x([0-9a-f]{2}),", source))
+    assert found == path.read_bytes()
+    header = (tmp_path / "net-1.h").read_text()
+    assert f"net_1_ARENA_BYTES {report.arena_bytes}" in header
+    assert "resolver.AddConv2D();" in header
+    subprocess.run(
+        ["g++", "-c", "-x", "c++", "net-1.cc", "-o", os.devnull, "-I."], cwd=tmp_path, check=True
+    )
+    # Micro's own interpreter, fed with its own states, gives the answers of TensorFlow Lite's.
+    micro = runtime.Interpreter.from_bytes(path.read_bytes())
+    stream, agree = export.StreamingInterpreter(path), 0
+    names = [row["name"] for row in report.inputs]
+    outputs = [row["name"] for row in report.outputs]
+    for clip in data:
+        (wanted,) = stream.run(clip).values()
+        real = dict.fromkeys(names, 0.0)
+        for frame in clip:
+            real |= {name: frame[None] for name in names if f"{name}_out" not in outputs}
+            for i, row in enumerate(report.inputs):
+                x = np.round(real[row["name"]] / row["scale"]) + row["zero_point"]
+                x = np.broadcast_to(np.clip(x, -128, 127).astype("int8"), row["shape"])
+                micro.set_input(np.ascontiguousarray(x), i)
+            micro.invoke()
+            for i, row in enumerate(report.outputs):
+                y = (micro.get_output(i).astype("float32") - row["zero_point"]) * row["scale"]
+                real[row["name"].removesuffix("_out")] = y
+        (answer,) = {name for name in outputs if not name.endswith("_out")}
+        agree += real[answer].argmax() == wanted.argmax()
+    assert agree == len(data)
+
+
+class Odd(keras.layers.Layer):
+    """A layer on sequences that nobody knows."""
+
+    def call(self, inputs):
+        return inputs[:, ::-1]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def odd_net():
+    inputs = keras.Input((STEPS, 3))
+    return keras.Model(inputs, layers.MeanOverTime()(Odd(name="odd")(layers.IF()(inputs))))
+
+
+@with_tensorflow
+def test_failure_leaves_no_file(tmp_path):
+    path = tmp_path / "model.tflite"
+    with keras.utils.custom_object_scope({"Odd": Odd}):
+        with pytest.raises(TypeError, match=r"odd \(Odd\) can't be exported"):
+            export.to_tflite(odd_net(), path)
+        assert not list(tmp_path.iterdir())
+        path.write_bytes(b"old")
+        with pytest.raises(TypeError, match="odd"):
+            export.to_tflite(odd_net(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
+    assert path.read_bytes() == b"old"
+
+
+@with_tensorflow
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: layers.PoissonEncoder(STEPS), "random numbers"),
+        (lambda: layers.FoldTime(keras.layers.Conv1D(2, 3, data_format="channels_first")), "first"),
+        (lambda: keras.layers.Masking(), "masks"),
+        (lambda: keras.layers.Flatten(), "FoldTime"),
+        (lambda: layers.LIF(go_backwards=True), "go_backwards"),
+    ],
+)
+def test_what_is_refused(layer, message, tmp_path):
+    layer = layer()
+    static = isinstance(layer, layers.RepeatTime)
+    inputs = keras.Input((3, 5) if static else (STEPS, 3, 5))
+    x = layer(inputs) if static else layer(layers.IF()(inputs))
+    if isinstance(layer, keras.layers.Masking):
+        x = layers.IF()(layer(keras.layers.Reshape((STEPS, 15))(inputs)))
+    with pytest.raises(TypeError, match=message):
+        export.to_tflite(keras.Model(inputs, x), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_invalid_arguments(tmp_path):
+    model, path = NETS["IF"](), tmp_path / "model.tflite"
+    wrong = [
+        ({"mode": "clip"}, "mode"),
+        ({"quantize": "int4"}, "quantize"),
+        ({"target": "npu"}, "target"),
+        ({"state": "inside"}, "state"),
+        ({"quantize": "int8"}, "representative_data"),
+        ({"target": "tflm", "quantize": "dynamic"}, "float32 and int8"),
+        ({"state": "internal"}, "mode='sequence'"),
+        ({"verify_data": np.zeros((2, 3))}, r"\(2, 3\)"),
+        ({"verify_data": np.zeros((0, STEPS, 6, 6, 2))}, "verify data"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            export.to_tflite(model, path, **arguments)
+    with pytest.raises(ValueError, match="no folder"):
+        export.to_tflite(model, tmp_path / "nowhere" / "model.tflite")
+    with pytest.raises(ValueError, match="give `timesteps`"):
+        inputs = keras.Input((None, 3))
+        export.to_tflite(keras.Model(inputs, layers.IF()(inputs)), path)
+    assert not list(tmp_path.iterdir())
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def test_subclassed_models_are_refused(tmp_path):
+    model = Subclassed()
+    model(np.zeros((1, 2)))
+    with pytest.raises(TypeError, match="functional"):
+        export.to_tflite(model, tmp_path / "model.tflite")
+
+
+@with_tensorflow
+def test_report(tmp_path):
+    model = NETS["LIF"]()
+    report = export.to_tflite(model, tmp_path / "m.tflite", "step", timesteps=STEPS)
+    assert export.ExportReport.from_json(report.to_json()) == report
+    assert json.loads(report.to_json())["state_bytes"] == report.state_bytes == 2 * 144 * 4 + 12
+    text = str(report)
+    assert "first" in text and "second" in text and "CONV_2D 2" in text
+    stream = export.StreamingInterpreter(tmp_path / "m.tflite")
+    with pytest.raises(ValueError, match="shape"):
+        stream.step(np.zeros((2, 6, 6, 2), "float32"))
+    with pytest.raises(ValueError, match="inputs"):
+        stream.step({"x": np.zeros((1, 6, 6, 2), "float32")})
+
+
+SCRIPT = """
+import sys, keras, numpy as np
+from keras_snn import export
+model = keras.saving.load_model(sys.argv[1])
+report = export.to_tflite(model, sys.argv[2], quantize="dynamic", verify_data=np.load(sys.argv[3]))
+"""
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="compares the others with TensorFlow")
+def test_same_bytes_from_every_backend(tmp_path):
+    model = image_net()
+    data = clips(model)
+    report = export.to_tflite(model, tmp_path / "own.tflite", quantize="dynamic", verify_data=data)
+    assert report.layers
+    (found,) = export.StreamingInterpreter(tmp_path / "own.tflite").step(data[:1]).values()
+    wanted = to_numpy(model(ops.convert_to_tensor(data[:1])))
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "data.npy", data)
+    names = ["model.keras", "other.tflite", "data.npy"]
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in names)],
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        check=True,
+    )
+    own, other = (hashlib.md5((tmp_path / f"{n}.tflite").read_bytes()) for n in ("own", "other"))
+    assert own.hexdigest() == other.hexdigest()
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="errors come from another process")
+def test_errors_from_another_process(tmp_path):
+    inputs = keras.Input((STEPS, 3, 5))
+    model = keras.Model(inputs, keras.layers.Flatten(name="flat")(layers.IF()(inputs)))
+    with pytest.raises(TypeError, match="flat"):
+        export.to_tflite(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
