@@ -1,4 +1,4 @@
-# `make demo` trains a spiking ResNet on real digits; `make test` tests the three backends.
+# `make demo` trains a spiking ResNet on real digits and exports it; `make test` tests the three backends.
 # Both set up a virtual environment first.
 
 PYTHON ?= python3
@@ -14,6 +14,9 @@ WORKERS = $(foreach b,$(BACKENDS),--tx popen//env:KERAS_BACKEND=$(b))
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(VENV)/bin/python applications/train.py --output_dir=results/demo
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(VENV)/bin/python applications/export.py \
+	    --model_file=results/demo/SEWResNet8_digits.keras --test_examples=360
 
 # Every test runs under each backend, side by side; one summary. The process that collects the
 # results imports Keras too: with torch, TensorFlow's start-up lines don't follow the summary.
@@ -29,13 +32,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable ".[data]"
+	$(PIP) --editable ".[data,export]"
 	touch $@
 
 # Two peers without their dependencies: torchvision would replace the pinned torch.
 $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
-	$(PIP) --editable ".[jax,torch,test,peers]" "$(TORCH)"
+	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx]" "$(TORCH)"
 	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0
 	touch $@
 

@@ -74,14 +74,15 @@ class Walk:
         states: `None` for a whole clip; for one step, a dictionary of state tensors by name.
         timed_inputs: Indices of inputs that are one step of a sequence (for one step).
 
-    After `run`, `spikes` has the spikes of each spiking layer, `states` the new states (for one
+    After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
+    first set), `states` the new states (for one
     step), `initial` their first values, `timed_inputs` the inputs that turned out to be sequences.
     """
 
     def __init__(self, model, timesteps, states=None, timed_inputs=()):
         self.model, self.timesteps = model, timesteps
         self.old, self.step = states, states is not None
-        self.states, self.initial, self.spikes = {}, {}, {}
+        self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
         self.timed_inputs = set(timed_inputs)
         self.prefix = ""
 
@@ -328,6 +329,7 @@ def _neuron(walk, layer, x, initial_state=None, **kwargs):
     spikes = ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0]
     if is_spiking(layer):
         walk.spikes[name] = spikes
+        walk.thresholds[name] = getattr(cell, "threshold", None)
     if layer.return_sequences:
         return Value(spikes, True)
     return Value(outputs[-1], False)

@@ -17,8 +17,8 @@ class ExportReport:
         examples: Number of examples compared.
         layers: For each spiking layer its name, firing rate, the share of spikes that agree
             (`"agreement"`, XNNPACK on, and `"agreement, built-in"`, off), and `"own agreement"`:
-            that over examples and layers up to the first difference, which leaves out what follows
-            from a flip further in front.
+            that over the examples in which all layers in front agree, which leaves out what
+            follows from a flip there (`None` if there is no such example); its `"threshold"`.
         flipped: Number of examples in which any spike differs (XNNPACK on).
         logits: Largest difference of the first output, over examples without a flip.
         logits_flipped: The same over those with one; `None` if there is none.
@@ -74,7 +74,7 @@ class ExportReport:
         ]
         for layer in self.layers:
             shares = [layer[k] for k in ("agreement", "agreement, built-in", "own agreement")]
-            shares = " ".join(f"{share:10.4%}" for share in shares)
+            shares = " ".join(f"{'-':>10}" if s is None else f"{s:10.4%}" for s in shares)
             lines.append(f"{layer['name'][:40]:40} {layer['rate']:8.4f} {shares}")
         lines += [
             f"same answer: {self.top1:.2%} of {self.examples} examples; {self.flipped} with a "
@@ -121,7 +121,7 @@ def compare(found, names):
                 "agreement": equal["XNNPACK"][:, i].sum() / sizes.sum(),
                 "agreement, built-in": equal["built-in"][:, i].sum() / sizes.sum(),
                 "own agreement": (
-                    equal["XNNPACK"][first, i].sum() / sizes[first].sum() if first.any() else 1.0
+                    equal["XNNPACK"][first, i].sum() / sizes[first].sum() if first.any() else None
                 ),
             }
         )

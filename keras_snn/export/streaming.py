@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from keras_snn.export import flatbuffer
+
 __all__ = ["StreamingInterpreter"]
 
 
@@ -18,7 +20,37 @@ def _litert():
     return interpreter
 
 
-class StreamingInterpreter:
+class Runner:
+    """What runs a file, for whole clips or step by step; a subclass has `step` and `reset`."""
+
+    def run(self, clip):
+        """A whole clip, step by step, from the first state.
+
+        Args:
+            clip: An array `(time, ...)`, of which one step at a time is given, or a dictionary of
+                them by name.
+
+        Returns:
+            The outputs after the last step, by name.
+        """
+        clip = clip if isinstance(clip, dict) else {next(iter(self.inputs)): clip}
+        self.reset()
+        for frame in zip(*clip.values()):
+            outputs = self.step({n: np.asarray(x)[None] for n, x in zip(clip, frame)})
+        return outputs
+
+    def latency(self, inputs, seconds=2.0):
+        """Median milliseconds of a step, after some to warm up."""
+        taken, start = [], time.perf_counter()
+        while len(taken) < 200 and (len(taken) < 8 or time.perf_counter() - start < seconds):
+            before = time.perf_counter()
+            self.step(inputs)
+            taken.append(1e3 * (time.perf_counter() - before))
+        self.reset()
+        return float(np.median(taken[3:]))
+
+
+class StreamingInterpreter(Runner):
     """Runs an exported file: whole clips, or step by step with the states kept here.
 
     Inputs and outputs are float arrays by name; those of quantised files are converted.
@@ -44,7 +76,7 @@ class StreamingInterpreter:
     def __init__(self, file, xnnpack=True, threads=1):
         litert = _litert()
         blob = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
-        kinds = litert.OpResolverType
+        self._blob, kinds = blob, litert.OpResolverType
         kind = kinds.AUTO if xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         self._interpreter = litert.Interpreter(
             model_content=blob, num_threads=threads, experimental_op_resolver_type=kind
@@ -98,36 +130,10 @@ class StreamingInterpreter:
             self._states[name] = outputs.pop(f"{name}_out")
         return outputs
 
-    def run(self, clip):
-        """A whole clip, step by step, from the first state.
-
-        Args:
-            clip: An array `(time, ...)`, of which one step at a time is given, or a dictionary of
-                them by name.
-
-        Returns:
-            The outputs after the last step, by name.
-        """
-        clip = clip if isinstance(clip, dict) else {next(iter(self.inputs)): clip}
-        self.reset()
-        for frame in zip(*clip.values()):
-            outputs = self.step({n: np.asarray(x)[None] for n, x in zip(clip, frame)})
-        return outputs
-
-    def partitions(self):
-        """Number of parts of the graph that XNNPACK runs."""
+    def describe(self):
+        """Operations, scales, inputs, outputs, and the number of parts that XNNPACK runs."""
         names = [op["op_name"] for op in self._interpreter._get_ops_details()]
-        return names.count("DELEGATE")
-
-    def latency(self, inputs, seconds=2.0):
-        """Median milliseconds of a step, after some to warm up."""
-        taken, start = [], time.perf_counter()
-        while len(taken) < 200 and (len(taken) < 8 or time.perf_counter() - start < seconds):
-            before = time.perf_counter()
-            self.step(inputs)
-            taken.append(1e3 * (time.perf_counter() - before))
-        self.reset()
-        return float(np.median(taken[3:]))
+        return flatbuffer.describe(self._blob) | {"partitions": names.count("DELEGATE")}
 
 
 def _real(x, details):

@@ -26,6 +26,7 @@ STATES = ("explicit", "internal")
 class Job:
     """What is to be exported, for the process that does it."""
 
+    format: str = "tflite"
     mode: str = "sequence"
     quantize: str | None = None
     target: str = "litert"
@@ -101,6 +102,23 @@ def to_tflite(
             "`state='internal'` is for `mode='step'`, `target='litert'` and weights that are float "
             f"or dynamic, got `mode={mode!r}`, `target={target!r}` and `quantize={quantize!r}`."
         )
+    data = {"representative": representative_data, "verify": verify_data}
+    job = Job("tflite", mode, quantize, target, state, timesteps, verify_samples)
+    return run(model, path, job, data)
+
+
+def run(model, path, job, data):
+    """Has a job done and puts its files in place.
+
+    Args:
+        model: The model.
+        path: Where the file goes.
+        job: A `Job`, with the number of steps as given.
+        data: Inputs by name, `"representative"` and `"verify"`; `None` where there are none.
+
+    Returns:
+        The `ExportReport`.
+    """
     if not getattr(model, "inputs", None):
         raise TypeError(
             f"Only functional and Sequential models that know their inputs can be exported, got "
@@ -109,8 +127,7 @@ def to_tflite(
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
-    job = Job(mode, quantize, target, state, _timesteps(model, timesteps), verify_samples)
-    data = {"representative": representative_data, "verify": verify_data}
+    job = dataclasses.replace(job, timesteps=_timesteps(model, job.timesteps))
     data = {name: _arrays(model, value, name) for name, value in data.items()}
     with tempfile.TemporaryDirectory() as folder:
         _prepare(model, job, data, folder)
@@ -204,7 +221,7 @@ def _read(folder, name):
 
 def _write(folder, path):
     """Puts complete files in place, in one move each."""
-    places = {"model.tflite": path}
+    places = {"model": path}
     places |= {micro.SOURCE: path.with_suffix(".cc"), micro.HEADER: path.with_suffix(".h")}
     parts = {}
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from keras import tree
 
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.export import flatbuffer, micro
+from keras_snn.export import flatbuffer, micro, onnx
 from keras_snn.export.graph import Walk
 from keras_snn.export.report import ExportReport, compare
 from keras_snn.export.streaming import StreamingInterpreter
@@ -40,11 +40,21 @@ def work(folder):
             if f"{name}_0" in arrays
         }
     program = Program(model, job)
-    blob = _convert(program, job, data)
-    flatbuffer.check(blob, internal=job.state == "internal", micro=job.target == "tflm")
-    probe = _convert(program, job, data, probe=True)
-    report = _report(program, job, blob, probe, _examples(program, job, data))
-    (folder / "model.tflite").write_bytes(blob)
+    examples = _examples(program, job, data)
+    if job.format == "onnx":
+        blob, probe = onnx.convert(program), onnx.convert(program, probe=True)
+        runs = dict.fromkeys(("XNNPACK", "built-in"), onnx.OnnxRunner(probe, program.states()))
+        report = _report(
+            program, job, blob, runs, onnx.OnnxRunner(blob, program.states()), examples
+        )
+    else:
+        blob, probe = _convert(program, job, data), _convert(program, job, data, probe=True)
+        flatbuffer.check(blob, internal=job.state == "internal", micro=job.target == "tflm")
+        kinds = {"XNNPACK": True, "built-in": False}
+        runs = {name: StreamingInterpreter(probe, kind) for name, kind in kinds.items()}
+        report = _report(program, job, blob, runs, StreamingInterpreter(blob), examples)
+        report.arena_bytes = micro.arena(blob) if job.target == "tflm" else None
+    (folder / "model").write_bytes(blob)
     if job.target == "tflm":
         source, header = micro.c_array(blob, report)
         (folder / micro.SOURCE).write_text(source)
@@ -61,7 +71,7 @@ class Program:
         self.output_names = [_name(name) for name in model.output_names]
         walk = self._trace(None, self._shapes(()))
         self.timed_inputs = walk.timed_inputs
-        self.spike_names = list(walk.spikes)
+        self.spike_names, self.thresholds = list(walk.spikes), walk.thresholds
         self.initial = {}
         if job.mode == "step":
             self.initial = self._trace({}, self._shapes(self.timed_inputs)).initial
@@ -83,6 +93,10 @@ class Program:
                 )
             shapes.append((1, *shape))
         return shapes
+
+    def states(self):
+        """First values of the states, by their names in the file."""
+        return {_name(n): v for n, v in self.initial.items()}
 
     def walk(self, states):
         """A new walk, and the rest of the arguments that it needs."""
@@ -219,7 +233,7 @@ def _convert(program, job, data, probe=False):
     if job.state == "internal":
         return flatbuffer.main_first(blob, "step")
     if job.mode == "step" and job.target == "litert":
-        return flatbuffer.with_reset(blob, {_name(n): v for n, v in program.initial.items()})
+        return flatbuffer.with_reset(blob, program.states())
     return blob
 
 
@@ -250,7 +264,7 @@ def _ranges(program, signatures, data, key):
         if key == "serving_default":
             yield key, {n: x[None] for n, x in zip(program.input_names, example)}
             continue
-        states = {_name(n): v for n, v in program.initial.items()}
+        states = program.states()
         for frame in program.frames(example):
             yield key, frame | states
             outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
@@ -277,12 +291,8 @@ def _examples(program, job, data):
     return list(zip(*(x[: job.samples] for x in given)))
 
 
-def _report(program, job, blob, probe, examples):
-    runs = {
-        "XNNPACK": StreamingInterpreter(probe),
-        "built-in": StreamingInterpreter(probe, xnnpack=False),
-    }
-    final = StreamingInterpreter(blob)
+def _report(program, job, blob, runs, final, examples):
+    """Compares files that also give spikes, and the one to keep, with the model."""
     found = []
     for example in examples:
         outputs, spikes = program.reference(example)
@@ -299,13 +309,13 @@ def _report(program, job, blob, probe, examples):
         examples=len(examples),
         bytes=len(blob),
         **compare(found, program.spike_names),
-        **flatbuffer.describe(blob),
-        partitions=final.partitions(),
+        **final.describe(),
         latency_ms=final.latency(_first_inputs(program, job, examples[0])),
         state_bytes=int(sum(v.nbytes for v in program.initial.values())),
-        initial_states={_name(n): float(v.flat[0]) for n, v in program.initial.items()},
+        initial_states={n: float(v.flat[0]) for n, v in program.states().items()},
     )
-    report.arena_bytes = micro.arena(blob) if job.target == "tflm" else None
+    for layer in report.layers:
+        layer["threshold"] = program.thresholds.get(layer["name"])
     report.warnings = _warnings(report, job)
     return report
 
@@ -336,12 +346,17 @@ def _warnings(report, job):
     limits = {None: 0.99999, "float16": 0.98, "dynamic": 0.98, "int16x8": 0.98, "int8": 0.9}
     limit, found = limits[job.quantize], []
     for layer in report.layers:
-        if layer["own agreement"] < limit:
-            share = layer["own agreement"]
+        share = layer["own agreement"]
+        if share is not None and share < limit:
             found.append(f"{layer['name']}: {share:.3%} of spikes agree before any other differs")
-    for row in report.quantization:
-        if "membrane" in row["name"] and row["scale"] > 0.05:
-            found.append(f"{row['name']}: steps of {row['scale']:.3f}, coarse for the threshold")
+        for row in report.quantization:
+            coarse = 0.05 * (layer["threshold"] or np.inf)
+            if f"{_name(layer['name'])}_membrane" in row["name"] and row["scale"] > coarse:
+                found.append(
+                    f"{layer['name']}: membrane potential in steps of {row['scale']:.3f}, more "
+                    f"than 5 % of the threshold {layer['threshold']:g}"
+                )
+                break
     return found
 
 

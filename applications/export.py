@@ -1,0 +1,88 @@
+"""Exports a saved model to a file for devices, compares both, and has the file predict.
+
+    python applications/export.py --model_file=results/demo/SEWResNet8_digits.keras
+    python applications/export.py --model_file=model.keras --mode=step --quantize=int8 --target=tflm
+
+Inputs to compare with, and to take the ranges of quantised files from, are those of a data set.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+from absl import app, flags
+
+from keras_snn import datasets, export
+from keras_snn.export.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model_file", None, "A `.keras` file.", required=True)
+flags.DEFINE_string("output", None, "Where to write (default: beside the model's file).")
+flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
+flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
+flags.DEFINE_integer("examples", 32, "Examples to compare, and as many for ranges.", lower_bound=1)
+flags.DEFINE_integer("test_examples", 0, "Examples to measure the accuracy of the file on.")
+flags.DEFINE_enum("mode", "sequence", MODES, "Whole clips, or steps with states.")
+flags.DEFINE_enum("quantize", None, QUANTIZATIONS[1:], "Quantisation (default: float32).")
+flags.DEFINE_enum("target", "litert", TARGETS, "LiteRT, or TensorFlow Lite Micro.")
+flags.DEFINE_enum("state", "explicit", STATES, "Where a step's states are.")
+flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.", lower_bound=1)
+
+
+def first(batches, count):
+    """As many examples of a data set, and their labels."""
+    images, labels = [], []
+    for x, y in batches:
+        images.append(np.asarray(x))
+        labels.append(np.asarray(y))
+        if sum(map(len, labels)) >= count:
+            break
+    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+
+
+def main(argv):
+    """Exports, prints the report, predicts with the file."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    model = keras.saving.load_model(FLAGS.model_file)
+    shape = model.input_shape
+    size = shape[-2] if len(shape) == 4 else None
+    data = datasets.load(FLAGS.dataset, FLAGS.examples, 0, FLAGS.data_dir, size)
+    path = FLAGS.output or str(pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
+    report = export.to_tflite(
+        model,
+        path,
+        mode=FLAGS.mode,
+        quantize=FLAGS.quantize,
+        target=FLAGS.target,
+        state=FLAGS.state,
+        timesteps=FLAGS.timesteps,
+        representative_data=first(data.train, FLAGS.examples)[0],
+        verify_data=first(data.test, FLAGS.examples)[0],
+    )
+    print(report)
+    pathlib.Path(path).with_suffix(".json").write_text(report.to_json())
+
+    images, labels = first(data.test, max(1, FLAGS.test_examples))
+    stream = export.StreamingInterpreter(path)
+
+    def predict(image):
+        if FLAGS.mode == "sequence":
+            outputs = stream.step(image[None])
+        else:
+            clip = image if len(shape) == 5 else np.repeat(image[None], report.timesteps, axis=0)
+            outputs = stream.run(clip)
+        return next(iter(outputs.values()))[0].argmax()
+
+    answers = np.array([predict(image) for image in images])
+    print(f"The file says {answers[0]}; the label is {labels[0]}")
+    if FLAGS.test_examples:
+        own = model.predict(images, verbose=0).argmax(-1)
+        print(
+            f"Accuracy on {len(labels)} examples: file {np.mean(answers == labels):.4f}, model "
+            f"{np.mean(own == labels):.4f}; the same answer for {np.mean(answers == own):.4f}"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
