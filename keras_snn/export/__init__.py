@@ -1,6 +1,15 @@
+from keras_snn.export.nir import from_nir, to_nir
 from keras_snn.export.onnx import OnnxRunner, to_onnx
 from keras_snn.export.report import ExportReport
 from keras_snn.export.streaming import StreamingInterpreter
 from keras_snn.export.tflite import to_tflite
 
-__all__ = ["ExportReport", "OnnxRunner", "StreamingInterpreter", "to_onnx", "to_tflite"]
+__all__ = [
+    "ExportReport",
+    "OnnxRunner",
+    "StreamingInterpreter",
+    "from_nir",
+    "to_nir",
+    "to_onnx",
+    "to_tflite",
+]

@@ -98,7 +98,8 @@ class OnnxRunner(Runner):
 
     Args:
         file: A path, or the bytes of a file.
-        states: Values of the states before the first step by name; zeros where not given.
+        states: Values of the states before the first step by name, arrays or numbers; zeros where
+            not given.
     """
 
     def __init__(self, file, states=None):
@@ -114,7 +115,8 @@ class OnnxRunner(Runner):
         self._names = [v.name for v in self._session.get_outputs()]
         self._first = {n: np.zeros(s, "float32") for n, s in shapes.items()}
         self._first = {n: v for n, v in self._first.items() if f"{n}_out" in self._names}
-        self._first |= {n: v for n, v in (states or {}).items() if n in self._first}
+        for name, value in (states or {}).items():
+            self._first[name] = np.broadcast_to(np.float32(value), shapes[name])
         self.inputs = {n: s for n, s in shapes.items() if n not in self._first}
         self.reset()
 

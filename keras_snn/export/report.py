@@ -29,6 +29,9 @@ class ExportReport:
         state_bytes: Size of the states of a step, as float32.
         initial_states: First value of each state.
         inputs, outputs: Names, shapes, types, scales and zero points, in the file's order.
+        macs: Multiplications of convolutions and dense layers in a clip, as an ANN would do them.
+        dense_macs: Those whose inputs are no whole numbers, and which have to be done.
+        synops: Additions that spikes cause in the others, borders counted like the middle.
         arena_bytes: Memory that TensorFlow Lite Micro needs; `None` if it was not asked.
         warnings: What to look at.
         path: Where the file is.
@@ -54,6 +57,9 @@ class ExportReport:
     state_bytes: int
     initial_states: dict
     arena_bytes: int | None = None
+    macs: float = 0.0
+    dense_macs: float = 0.0
+    synops: float = 0.0
     warnings: list = dataclasses.field(default_factory=list)
     path: str = ""
 
@@ -84,6 +90,10 @@ class ExportReport:
             f"operations: {', '.join(f'{k} {v}' for k, v in self.operations.items())}; "
             f"{self.partitions} parts run by XNNPACK",
         ]
+        lines.append(
+            f"of {self.macs:.3g} multiplications, {self.dense_macs:.3g} are left and "
+            f"{self.synops:.3g} additions by spikes"
+        )
         if self.state_bytes:
             lines.append(f"states: {self.state_bytes} bytes")
         if self.arena_bytes:

@@ -72,6 +72,7 @@ class Program:
         walk = self._trace(None, self._shapes(()))
         self.timed_inputs = walk.timed_inputs
         self.spike_names, self.thresholds = list(walk.spikes), walk.thresholds
+        self.costs = []
         self.initial = {}
         if job.mode == "step":
             self.initial = self._trace({}, self._shapes(self.timed_inputs)).initial
@@ -180,7 +181,8 @@ class Program:
 
         if not hasattr(self, "_reference"):
             self._reference = tf.function(lambda xs: _recorded(self.model, xs), autograph=False)
-        outputs, spikes = self._reference([tf.constant(x[None]) for x in example])
+        outputs, spikes, costs = self._reference([tf.constant(x[None]) for x in example])
+        self.costs.append({name: [float(c) for c in cost] for name, cost in costs.items()})
         return (
             [np.asarray(y)[0] for y in outputs],
             [np.asarray(spikes[name])[0] for name in self.spike_names],
@@ -193,8 +195,8 @@ def _name(name):
 
 
 def _recorded(model, inputs):
-    """Outputs of a model, and the spikes of its layers by name, nested ones included."""
-    spikes = {}
+    """Outputs of a model, the spikes and the costs of its layers by name, nested ones included."""
+    spikes, costs = {}, {}
 
     def visit(model, values, prefix):
         def operation(layer):
@@ -202,6 +204,9 @@ def _recorded(model, inputs):
                 if isinstance(layer, keras.Model):
                     return visit(layer, tree.flatten(args), f"{prefix}{layer.name}/")
                 output = layer(*args, **kwargs)
+                cost = _cost(layer, args[0], output)
+                if cost is not None:
+                    costs[prefix + layer.name] = cost
                 if is_spiking(layer) and layer.__class__.__module__ != "keras":
                     spikes[prefix + layer.name] = tree.flatten(output)[0]
                 return output
@@ -211,7 +216,23 @@ def _recorded(model, inputs):
         graph = getattr(model, "_functional", None) or model
         return graph._run_through_graph(values, operation_fn=operation)
 
-    return tree.flatten(visit(model, inputs, "")), spikes
+    return tree.flatten(visit(model, inputs, "")), spikes, costs
+
+
+def _cost(layer, x, output):
+    """Multiplications of a layer, sum of its inputs' share in them, and whether those are spikes.
+
+    `None` for layers without weights that multiply. Each input takes part in as many products as
+    the mean one, borders included.
+    """
+    while hasattr(layer, "layer"):
+        layer = layer.layer
+    if not isinstance(layer, (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)):
+        return None
+    places = np.prod(output.shape) / output.shape[-1]
+    macs = float(places * np.prod(layer.kernel.shape))
+    spikes = keras.ops.all(keras.ops.equal(x, keras.ops.round(x)))
+    return macs, macs * keras.ops.mean(x), spikes
 
 
 def _convert(program, job, data, probe=False):
@@ -314,6 +335,10 @@ def _report(program, job, blob, runs, final, examples):
         state_bytes=int(sum(v.nbytes for v in program.initial.values())),
         initial_states={n: float(v.flat[0]) for n, v in program.states().items()},
     )
+    costs = [cost for example in program.costs for cost in example.values()]
+    report.macs = sum(c[0] for c in program.costs[0].values())
+    report.synops = sum(c[1] for c in costs if c[2]) / len(examples)
+    report.dense_macs = sum(c[0] for c in costs if not c[2]) / len(examples)
     for layer in report.layers:
         layer["threshold"] = program.thresholds.get(layer["name"])
     report.warnings = _warnings(report, job)
