@@ -37,8 +37,8 @@ def keras_snn(x, g):
         def train(x):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                y = tf.reduce_sum(layer(x) * g)
-            return tape.gradient(y, x)
+                y = layer(x)
+            return tape.gradient(y, x, g)
 
         infer = tf.function(lambda x: layer(x))
         return lambda: infer(x)[0, 0, 0].numpy(), lambda: train(x)[0, 0, 0].numpy()
@@ -46,7 +46,7 @@ def keras_snn(x, g):
         import jax
 
         infer = jax.jit(lambda x: layer(x))
-        train = jax.jit(jax.grad(lambda x: (layer(x) * g).sum()))
+        train = jax.jit(lambda x: jax.vjp(layer, x)[1](g)[0])
         return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
     import torch
 
@@ -152,7 +152,7 @@ def spyx(x, g):
 
         return jax.lax.scan(body, start, x)[1]
 
-    infer, train = jax.jit(run), jax.jit(jax.grad(lambda x: (run(x) * g).sum()))
+    infer, train = jax.jit(run), jax.jit(lambda x: jax.vjp(run, x)[1](g)[0])
     return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
 
 
