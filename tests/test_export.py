@@ -270,6 +270,8 @@ def test_invalid_arguments(tmp_path):
         ({"quantize": "int8"}, "representative_data"),
         ({"target": "tflm", "quantize": "dynamic"}, "float32 and int8"),
         ({"state": "internal"}, "mode='sequence'"),
+        ({"timesteps": STEPS + 1}, "has 4 timesteps, got 5"),
+        ({"timesteps": 0}, "timesteps"),
         ({"verify_data": np.zeros((2, 3))}, r"\(2, 3\)"),
         ({"verify_data": np.zeros((0, STEPS, 6, 6, 2))}, "verify data"),
     ]

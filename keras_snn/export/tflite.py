@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_snn.export import micro
 from keras_snn.export.report import ExportReport
+from keras_snn.layers.arguments import check_integer
 
 __all__ = ["to_tflite"]
 
@@ -149,19 +150,25 @@ def _check(name, value, allowed):
 
 
 def _timesteps(model, given):
-    """Steps of a clip, from the argument, the layers or the input."""
-    known = {layer.timesteps for layer in model._flatten_layers() if hasattr(layer, "timesteps")}
-    if given is None and known:
-        return known.pop()
+    """Steps of a clip, from the argument, the layers or the input; 1 where nothing knows time."""
+    layers = list(model._flatten_layers())
+    known = {layer.timesteps for layer in layers if hasattr(layer, "timesteps")}
+    timed = any(type(layer).__module__.startswith("keras_snn.layers") for layer in layers)
+    if timed and not known and model.inputs[0].shape[1] is not None:
+        known = {model.inputs[0].shape[1]}
     if given is not None:
+        check_integer("timesteps", given)
+        if known and given not in known:
+            raise ValueError(f"{model.name!r} has {known.pop()} timesteps, got {given}.")
         return given
-    steps = model.inputs[0].shape[1] if len(model.inputs[0].shape) > 2 else None
-    if steps is None:
+    if known:
+        return known.pop()
+    if timed:
         raise ValueError(
             f"{model.name!r} does not tell its number of steps (input shape "
             f"{model.inputs[0].shape}): give `timesteps`."
         )
-    return steps
+    return 1
 
 
 def _arrays(model, data, name):
