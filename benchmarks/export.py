@@ -24,6 +24,7 @@ FILES = {
     "clip, float32": ("IF", {}),
     "clip, dynamic": ("IF", {"quantize": "dynamic"}),
     "step, float32": ("IF", {"mode": "step"}),
+    "step, states inside, float32": ("IF", {"mode": "step", "state": "internal"}),
     "step, dynamic": ("IF", {"mode": "step", "quantize": "dynamic"}),
 }
 

@@ -147,6 +147,6 @@ def _stored(x, details):
     scale, zero = details["quantization"]
     x = np.asarray(x, "float32")
     if not scale:
-        return x.astype(details["dtype"])
+        return np.asarray(x, details["dtype"])
     limits = np.iinfo(details["dtype"])
     return np.clip(np.round(x / scale) + zero, limits.min, limits.max).astype(details["dtype"])

@@ -304,6 +304,10 @@ def _torch(neuron, sequences, v, *tensors):
     return _torch_function().apply(neuron, sequences, v, *tensors)
 
 
+# Elements up to which PyTorch takes the surrogate derivative of a whole sequence at once.
+CACHED = 2**20
+
+
 @functools.cache
 def _torch_function():
     import torch
@@ -347,17 +351,20 @@ def _torch_function():
             number = isinstance(gain, (int, float))
             weight = gain if number else 1.0
             dx, gv = torch.empty_like(h), last * weight
+            kept, carried = torch.empty_like(last), torch.empty_like(last)
+            # Small sequences: one call for all steps; large ones: what a step touches stays cached.
+            whole = h.numel() <= CACHED and fire.surrogate.derivative(h - threshold)
             for t in range(h.shape[1])[::-1]:
                 ht, d = h[:, t], dx[:, t]
                 g, value = gs[:, t], weight
-                slope = fire.surrogate.derivative(ht - threshold)
+                slope = fire.surrogate.derivative(ht - threshold) if whole is False else whole[:, t]
                 if not fire.detach and fire.reset != "none":
                     change = fire.v_reset - ht if fire.reset == "hard" else -threshold
                     g, value = torch.add(gv * change, g, alpha=weight), 1.0
                 if fire.reset == "hard":
-                    gv.addcmul_(gv, spikes[:, t], value=-1)
+                    gv = torch.addcmul(gv, gv, spikes[:, t], value=-1, out=kept)
                 torch.addcmul(gv, g, slope, value=value, out=d)
-                torch.mul(d, decay, out=gv)
+                gv = d if number and decay == 1 else torch.mul(d, decay, out=carried)
                 if not number:
                     d.mul_(gain)
             return None, dx, *neuron.gradients(h, first, dx, gs, last, tensors)
