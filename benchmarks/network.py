@@ -2,6 +2,7 @@
 
     python benchmarks/network.py
     python benchmarks/network.py --networks=event --backends=torch --json=network.json
+    python benchmarks/network.py --backends=torch,jax --dtype=mixed_bfloat16  # on a GPU
 
 A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
 above what it held before; ratios to the backend's own network with ReLUs on as many frames (the
@@ -11,6 +12,7 @@ SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with normalisation
 T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of 16 where not said.
 """
 
+import contextlib
 import functools
 import sys
 import types
@@ -21,6 +23,8 @@ from common import FLAGS, answer, clock, measure, peak, save, table
 
 flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "mixed_bfloat16"], "Dtype policy.")
+flags.DEFINE_integer("size", None, "Height and width of images, where not the network's own.")
 
 # Shape of a frame, steps, batch size, classes.
 SIZES = {
@@ -32,6 +36,12 @@ SIZES = {
 CLASSES = 10
 
 
+def sizes(name):
+    """Shape of a frame, steps, batch size."""
+    shape, timesteps, batch = SIZES[name]
+    return (FLAGS.size, FLAGS.size, shape[2]) if FLAGS.size else shape, timesteps, batch
+
+
 def keras_network(name, relu):
     """Our network, or the same with ReLUs and without time."""
     import keras
@@ -39,7 +49,8 @@ def keras_network(name, relu):
     from keras_snn import applications
     from keras_snn.applications.common import Builder, pooled_top
 
-    shape, timesteps, _ = SIZES[name]
+    keras.config.set_dtype_policy(FLAGS.dtype)
+    shape, timesteps, _ = sizes(name)
     arguments = {"classes": CLASSES, "classifier_activation": None, "input_shape": shape}
     arguments |= (
         {"timesteps": None, "neuron": keras.layers.ReLU} if relu else {"timesteps": timesteps}
@@ -65,7 +76,7 @@ def ours(name, batch, relu):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile="auto",
     )
-    frames = batch * (SIZES[name][1] if relu else 1)
+    frames = batch * (sizes(name)[1] if relu else 1)
     x = np.random.default_rng(0).normal(size=(frames, *model.input_shape[1:])).astype("float32")
     y = np.arange(frames) % CLASSES
     return lambda: model.train_on_batch(x, y), lambda: model.predict_on_batch(x)
@@ -81,7 +92,7 @@ def spikingjelly(name, batch, compiled):
     from spikingjelly.activation_based import functional, layer, neuron
     from spikingjelly.activation_based.model import sew_resnet, spiking_vgg
 
-    (height, width, channels), timesteps, _ = SIZES[name]
+    (height, width, channels), timesteps, _ = sizes(name)
     arguments = {"spiking_neuron": neuron.IFNode, "detach_reset": True, "num_classes": CLASSES}
     if name == "event":
         parts, last = [], channels
@@ -98,25 +109,35 @@ def spikingjelly(name, batch, compiled):
         net = spiking_vgg.spiking_vgg11_bn(**arguments)
     else:
         net = getattr(sew_resnet, f"sew_resnet{name[3:]}")(cnf="ADD", **arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = torch.autocast(device, torch.bfloat16, enabled=FLAGS.dtype != "float32")
     functional.set_step_mode(net, "m")
+    if device == "cuda":
+        with contextlib.suppress(ImportError):
+            functional.set_backend(net, "triton")
+    net.to(device)
     call = torch.compile(net) if compiled else net
     rng = np.random.default_rng(0)
     x = rng.normal(size=(timesteps, batch, channels, height, width))
-    x, y = torch.tensor(x, dtype=torch.float32), torch.arange(batch) % CLASSES
+    x = torch.tensor(x, dtype=torch.float32, device=device)
+    y = torch.arange(batch, device=device) % CLASSES
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
 
     def train():
         net.train()
         functional.reset_net(net)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(call(x).mean(0), y).backward()
+        with precision:
+            loss = torch.nn.functional.cross_entropy(call(x).mean(0), y)
+        loss.backward()
         optimizer.step()
+        return loss.item()
 
     def infer():
         net.eval()
         functional.reset_net(net)
-        with torch.no_grad():
-            return call(x).mean(0)
+        with torch.no_grad(), precision:
+            return call(x).mean(0).cpu()
 
     return train, infer
 
@@ -132,12 +153,19 @@ def one(kinds, name, batch, what):
     return [{"ms": 1e3 * s, "first s": f, "MB": peak() - base} for f, s in clock(*calls)]
 
 
+def passed():
+    """Flags that the measuring processes need too."""
+    return [f"--dtype={FLAGS.dtype}", *([f"--size={FLAGS.size}"] if FLAGS.size else [])]
+
+
 def side_by_side(name, batch, what, backend):
     """Ours and the network with ReLUs: times from one process, memory from one each."""
     kinds = ("keras_snn", "ReLU")
-    both = measure(__file__, f"{'+'.join(kinds)}/{name}/{batch}/{what}", backend)
+    both = measure(__file__, f"{'+'.join(kinds)}/{name}/{batch}/{what}", backend, *passed())
     for i, kind in enumerate(kinds if isinstance(both, list) else ()):
-        alone = measure(__file__, f"{kind}/{name}/{batch}/{what}", backend, "--repeats=2")
+        alone = measure(
+            __file__, f"{kind}/{name}/{batch}/{what}", backend, "--repeats=2", *passed()
+        )
         both[i]["MB"] = alone[0]["MB"] if isinstance(alone, list) else None
     both = both if isinstance(both, list) else [both] * 2
     return {f"{kind}, {backend}": result for kind, result in zip(kinds, both)}
@@ -151,13 +179,13 @@ def main(argv):
         return
     results = {}
     for name in FLAGS.networks:
-        own = SIZES[name][2]
+        own = sizes(name)[2]
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
                 found |= side_by_side(name, batch, what, backend)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
-                result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch")
+                result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
                 found[kind] = result[0] if isinstance(result, list) else result
             results[f"{name} {what} {batch}"] = found
             rows = [_row(label, result, found) for label, result in found.items()]

@@ -98,6 +98,67 @@ READOUTS = {
     "last": layers.LastOverTime,
     "membrane": lambda: layers.MembraneReadout("last", tau=2.0),
 }
+
+
+def dense_net(*parts, shape=(STEPS, 6)):
+    """Layers behind a dense one."""
+    strong = keras.initializers.RandomNormal(0.3, 0.7, seed=1)
+    first = keras.layers.Dense(8, kernel_initializer=strong)
+    return lambda: keras.Sequential([keras.Input(shape), first, *(part() for part in parts)])
+
+
+DENSE = {
+    "recurrent": dense_net(
+        lambda: layers.Recurrent(layers.LIFCell(), keras.layers.Dense(8)), layers.SumOverTime
+    ),
+    "stacked": dense_net(
+        lambda: layers.SpikingRNN(
+            keras.layers.StackedRNNCells([layers.LIFCell(), layers.IFCell()])
+        ),
+        layers.MeanOverTime,
+    ),
+    "first spike": dense_net(layers.LIF, layers.FirstSpikeTime),
+    "votes": dense_net(layers.LIF, lambda: layers.Voting(2), layers.MeanOverTime),
+    "spikes": dense_net(layers.LIF),
+    "last spikes": dense_net(layers.LIF, lambda: layers.LIF(return_sequences=False)),
+    "distributed": dense_net(
+        lambda: keras.layers.TimeDistributed(keras.layers.Dense(8)),
+        lambda: layers.TimeConstantDropout(0.5),
+        layers.IF,
+        keras.layers.LayerNormalization,
+        layers.MeanOverTime,
+    ),
+}
+
+
+@with_tensorflow
+@pytest.mark.parametrize("mode", ["sequence", "step"])
+@pytest.mark.parametrize("name", DENSE)
+def test_other_layers(name, mode, tmp_path):
+    model = DENSE[name]()
+    data, path = clips(model), tmp_path / "model.tflite"
+    report = export.to_tflite(model, path, mode, verify_data=data)
+    assert report.layers and report.flipped == 0 and report.logits < 1e-5
+    stream = export.StreamingInterpreter(path)
+    for clip, wanted in zip(data, model.predict(data, verbose=0)):
+        found = stream.step(clip[None]) if mode == "sequence" else stream.run(clip)
+        (found,) = found.values()
+        step = wanted[-1] if mode == "step" and name == "spikes" else wanted
+        np.testing.assert_allclose(found[0], step, atol=1e-5)
+
+
+@with_tensorflow
+def test_mixed_precision_turns_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = NETS["LIF"]()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export.to_tflite(model, tmp_path / "model.tflite", verify_data=clips(model))
+    assert report.flipped == 0 and report.logits < 1e-4
+    assert {row["type"] for row in report.inputs + report.outputs} == {"float32"}
+
+
 NETS = (
     {name: (lambda n=n: sequence_net(n)) for name, n in NEURONS.items()}
     | {name: (lambda n=n: sequence_net(NEURONS["LIF"], n())) for name, n in NORMS.items()}

@@ -93,6 +93,7 @@ class Walk:
             for i, x in enumerate(tensors)
         ]
         outputs = tree.flatten(self.nested(self.model, values))
+        self.timed_outputs = [output.timed for output in outputs]
         if self.step:
             return [output.tensor for output in outputs]
         return [
@@ -178,8 +179,8 @@ class Walk:
     def unsupported(self, layer, hint):
         """The error for a layer that can't be exported."""
         return TypeError(
-            f"The layer {self.prefix}{layer.name} ({type(layer).__name__}) can't be exported on "
-            f"sequences: {hint}."
+            f"The layer {self.prefix}{layer.name} ({type(layer).__name__}) can't be exported: "
+            f"{hint}."
         )
 
     def state(self, name, first):
@@ -327,7 +328,7 @@ def _neuron(walk, layer, x, initial_state=None, **kwargs):
     if walk.step:
         walk.states |= dict(zip(names, states))
     spikes = ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0]
-    if is_spiking(layer):
+    if is_spiking(layer) and layer.return_sequences:
         walk.spikes[name] = spikes
         walk.thresholds[name] = getattr(cell, "threshold", None)
     if layer.return_sequences:

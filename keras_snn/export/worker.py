@@ -33,6 +33,8 @@ def work(folder):
     for module in job.modules:
         importlib.import_module(module)
     model = keras.saving.load_model(folder / "model.keras", compile=False)
+    for layer in model._flatten_layers():  # devices compute in float32, or as quantised
+        layer.dtype_policy = keras.DTypePolicy("float32")
     with np.load(folder / "data.npz") as arrays:
         data = {
             name: [arrays[f"{name}_{i}"] for i in range(len(model.inputs))]
@@ -68,9 +70,10 @@ class Program:
     def __init__(self, model, job):
         self.model, self.job = model, job
         self.input_names = [_name(x.name) for x in model.inputs]
-        self.output_names = [_name(name) for name in model.output_names]
+        graph = getattr(model, "_functional", None) or model
+        self.output_names = [_name(name) for name in graph.output_names]
         walk = self._trace(None, self._shapes(()))
-        self.timed_inputs = walk.timed_inputs
+        self.timed_inputs, self.timed_outputs = walk.timed_inputs, walk.timed_outputs
         self.spike_names, self.thresholds = list(walk.spikes), walk.thresholds
         self.costs = []
         self.initial = {}
@@ -176,15 +179,16 @@ class Program:
             }
 
     def reference(self, example):
-        """Outputs and spikes of the Keras model itself for one example."""
+        """Outputs (in step mode those of the last step) and spikes of the Keras model itself."""
         import tensorflow as tf
 
         if not hasattr(self, "_reference"):
             self._reference = tf.function(lambda xs: _recorded(self.model, xs), autograph=False)
         outputs, spikes, costs = self._reference([tf.constant(x[None]) for x in example])
         self.costs.append({name: [float(c) for c in cost] for name, cost in costs.items()})
+        last = [self.job.mode == "step" and timed for timed in self.timed_outputs]
         return (
-            [np.asarray(y)[0] for y in outputs],
+            [np.asarray(y)[0][-1] if t else np.asarray(y)[0] for y, t in zip(outputs, last)],
             [np.asarray(spikes[name])[0] for name in self.spike_names],
         )
 
