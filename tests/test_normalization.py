@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import gradients, to_numpy
 from keras import layers, ops
 
 from keras_snn.layers import (
@@ -193,3 +193,46 @@ def test_training_and_saving(layer, dtype, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(to_numpy(loaded(x)), to_numpy(model(x)))
     assert ops.dtype(model(x)) == ("float32" if dtype == "float32" else "float16")
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="XLA fuses Keras's own")
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 6, 5), (2, 3, 6, 6, 5), (2, 3, 2, 3, 4, 5)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_fused_normalization_is_keras(shape, affine):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1.0, 2.0, shape).astype("float32")
+    upstream = ops.array(rng.normal(size=shape).astype("float32"))
+    arguments = {"center": affine, "scale": affine, "epsilon": 1e-5, "momentum": 0.9}
+    inner, own = (layers.BatchNormalization(**arguments) for _ in range(2))
+    folded = (shape[0] * shape[1], *shape[2:])
+    layer = FoldTime(inner)
+    layer.build(shape)
+    own.build(folded)
+    for weights in zip(inner.variables, own.variables):
+        values = rng.uniform(0.5, 1.5, weights[0].shape)
+        for weight in weights:
+            weight.assign(values)
+    found = gradients(
+        lambda x: ops.sum(layer(x, training=True) * upstream), layer.trainable_variables, x
+    )
+
+    def plain(x):
+        y = own(ops.reshape(x, folded), training=True)
+        return ops.sum(ops.reshape(y, shape) * upstream)
+
+    wanted = gradients(plain, own.trainable_variables, x)
+    for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(wanted)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(inner.non_trainable_variables, own.non_trainable_variables):
+        np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-5, atol=1e-6)
+    layer.trainable = False
+    np.testing.assert_allclose(
+        to_numpy(layer(x, training=True)), to_numpy(layer(x)), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_normalization_of_one_value():
+    layer = FoldTime(layers.BatchNormalization(beta_initializer="ones"))
+    y = to_numpy(layer(np.full((1, 1, 3), 7.0, "float32"), training=True))
+    np.testing.assert_array_equal(y, np.ones((1, 1, 3)))
+    assert np.isfinite(to_numpy(layer.layer.moving_variance)).all()

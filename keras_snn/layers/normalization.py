@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_snn.layers.arguments import check_integer, check_number
+from keras_snn.layers.fused_normalization import normalize
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
 
 __all__ = [
@@ -39,7 +40,9 @@ class _FoldedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         folded = fold(inputs)
         mask = None if mask is None else fold_mask(mask, folded, self)
-        outputs = super().call(folded, training=training, mask=mask)
+        outputs = None if mask is not None else normalize(self, folded, training)
+        if outputs is None:
+            outputs = super().call(folded, training=training, mask=mask)
         return unfold(self.rescale(outputs), inputs)
 
     def rescale(self, outputs):

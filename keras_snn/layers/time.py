@@ -6,6 +6,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn.layers.arguments import check_integer
+from keras_snn.layers.fused_normalization import normalize
 
 __all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
 
@@ -122,7 +123,12 @@ class FoldTime(keras.layers.Wrapper):
         folded = fold(inputs)
         if mask is not None and "mask" in self._passes:
             kwargs["mask"] = fold_mask(mask, folded, self.layer)
-        return unfold(self.layer(folded, **kwargs), inputs)
+        outputs = None
+        if type(self.layer) is keras.layers.BatchNormalization and mask is None:
+            outputs = normalize(self.layer, folded, training)
+        if outputs is None:
+            outputs = self.layer(folded, **kwargs)
+        return unfold(outputs, inputs)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

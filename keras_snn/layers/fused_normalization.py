@@ -1,0 +1,63 @@
+"""Batch normalisation in training as the one operation that TensorFlow and PyTorch have for it.
+
+Keras composes it of a dozen; XLA, on JAX, fuses these itself. Outputs, gradients and moving
+statistics (biased variances) are Keras's but for rounding.
+"""
+
+import keras
+from keras import ops
+
+__all__ = ["normalize"]
+
+
+def normalize(layer, x, training):
+    """What a Keras `BatchNormalization` gives for `x`, its moving statistics updated.
+
+    Args:
+        layer: The layer.
+        x: `(batch, ..., channels)`.
+        training: Whether in training mode.
+
+    Returns:
+        A tensor like `x`, or `None` where the layer has to do it itself.
+    """
+    way = {"tensorflow": _tensorflow, "torch": _torch}.get(keras.backend.backend())
+    float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
+    last = layer.axis in (-1, len(x.shape) - 1)
+    usual = layer.epsilon > 0 and not (layer.synchronized or getattr(layer, "renorm", False))
+    if way is None or not (training and layer.trainable and float32 and last and usual):
+        return None
+    channels = x.shape[-1]
+    gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones(channels)
+    beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros(channels)
+    outputs, mean, variance = way(x, gamma, beta, layer.epsilon)
+    for moving, found in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + found * (1 - layer.momentum))
+    return outputs
+
+
+def _tensorflow(x, gamma, beta, epsilon):
+    import tensorflow as tf
+
+    shape, channels = tf.shape(x), x.shape[-1]
+    maps = x if len(x.shape) == 4 else tf.reshape(x, (-1, 1, 1, channels))
+    none = tf.zeros(0)
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=maps, scale=gamma, offset=beta, mean=none, variance=none, epsilon=epsilon
+    )
+    count = tf.cast(tf.size(x) // channels, "float32")
+    outputs = outputs if len(x.shape) == 4 else tf.reshape(outputs, shape)
+    return tf.ensure_shape(outputs, x.shape), mean, variance * (count - 1) / count
+
+
+def _torch(x, gamma, beta, epsilon):
+    import torch
+
+    count = x.numel() // x.shape[-1]
+    if count < 2:  # refused by PyTorch: the variance it keeps would be infinite
+        return x * 0 + beta, x.reshape(-1), torch.zeros_like(beta)
+    mean, variance = torch.zeros_like(beta), torch.zeros_like(beta)
+    outputs = torch.nn.functional.batch_norm(
+        x.movedim(-1, 1), mean, variance, gamma, beta, True, 1.0, epsilon
+    )
+    return outputs.movedim(1, -1), mean, variance * ((count - 1) / count)
