@@ -4,7 +4,8 @@ The peer's networks get random weights and random statistics, which `load_torch_
 both see the same image for four steps. Spikes of every neuron layer are counted. A potential within
 rounding of the threshold may fall either way, and all that follows then differs: where counts
 differ, the first spikes that do are shown to be such ties, and another image is tried. At 224x224
-some networks have a tie in nearly every image; `ALL_PARITY=1` runs that size for all networks.
+some networks have a tie in nearly every image; `ALL_PARITY=1` runs that size for all networks
+(on JAX, whose convolutions are slow here, one without it).
 """
 
 import importlib
@@ -145,7 +146,10 @@ def compare(ours, x, seen, leak, threshold):
     return found, different
 
 
-LARGE = CASES if os.environ.get("ALL_PARITY") else ("sew18_add", "plain18", "vgg11", "ms18")
+LARGE = (
+    ("sew18_add", "plain18", "vgg11", "ms18") if keras.backend.backend() != "jax" else ("plain18",)
+)
+LARGE = CASES if os.environ.get("ALL_PARITY") else LARGE
 
 
 @pytest.mark.parametrize(

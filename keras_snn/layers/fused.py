@@ -250,8 +250,9 @@ UNROLL_LIMIT = 4
 
 
 def _jax(neuron, sequences, v, *tensors):
-    recur = _unrolled if sequences.shape[1] <= UNROLL_LIMIT else _looped
-    return _custom_gradient(neuron, recur, lambda function: function, sequences, v, *tensors)
+    if sequences.shape[1] <= UNROLL_LIMIT:
+        return _custom_gradient(neuron, _unrolled, lambda f: f, sequences, v, *tensors)
+    return _custom_gradient(neuron, _looped, _xla, sequences, v, *tensors)
 
 
 def _tensorflow(neuron, sequences, v, *tensors):
@@ -270,7 +271,11 @@ EAGER_LIMIT = 64
 
 @functools.cache
 def _xla(function):
-    """A function under XLA, within a graph of TensorFlow's that is not."""
+    """A function under XLA, compiled once, within what is compiled around it or not."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
     import tensorflow as tf
 
     return tf.function(function, jit_compile=True, autograph=False)
