@@ -145,7 +145,7 @@ class Walk:
             return v.tensor if constant else self.repeated(v)
 
         args, kwargs = tree.map_structure(unwrap, (args, kwargs))
-        outputs = _call(layer, *args, **kwargs)
+        outputs = layer(*args, **kwargs)
         inputs = frozenset().union(*(v.inputs for v in values)) if timed is None else frozenset()
         return tree.map_structure(lambda x: Value(x, timed, inputs, constant), outputs)
 
@@ -209,10 +209,6 @@ def _pointwise(layer):
     return type(layer).__name__ in POINTWISE_OPS
 
 
-def _call(layer, *args, **kwargs):
-    return layer(*args, **kwargs)
-
-
 def _channels_last(layer):
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         raise TypeError(
@@ -224,7 +220,7 @@ def _channels_last(layer):
 def _fold_time(walk, layer, x, **kwargs):
     x = walk.timed(x)
     _channels_last(layer.layer)
-    return Value(_call(layer.layer, x.tensor), True, constant=x.constant)
+    return Value(layer.layer(x.tensor), True, constant=x.constant)
 
 
 def _repeat_time(walk, layer, x):
@@ -238,7 +234,7 @@ def _encoder(walk, layer, x):
         raise walk.unsupported(layer, "it draws random numbers; encode before the model")
     tensor = walk.repeated(walk.timed(x)) if isinstance(layer, snn.DeltaEncoder) else x.tensor
     tensor = tensor[None] if isinstance(layer, snn.DeltaEncoder) else tensor
-    tensor = _call(layer, tensor)
+    tensor = layer(tensor)
     return Value(ops.reshape(tensor, tensor.shape[1:]), True)
 
 
@@ -299,7 +295,7 @@ def _normalization_through_time(walk, layer, x, **kwargs):
 def _parallel(walk, layer, x, **kwargs):
     if walk.step:
         raise walk.unsupported(layer, "it needs all steps at once")
-    spikes = _call(layer, walk.repeated(walk.timed(x))[None])[0]
+    spikes = layer(walk.repeated(walk.timed(x))[None])[0]
     walk.spikes[walk.prefix + layer.name] = spikes
     return Value(spikes, True)
 

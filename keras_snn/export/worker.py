@@ -103,7 +103,7 @@ class Program:
         return {_name(n): v for n, v in self.initial.items()}
 
     def walk(self, states):
-        """A new walk, and the rest of the arguments that it needs."""
+        """A new walk: of a clip, or with states, of one step."""
         timed = () if states is None else self.timed_inputs
         return Walk(self.model, self.job.timesteps, states, timed)
 
