@@ -73,15 +73,17 @@ class Walk:
         timesteps: Steps of a clip.
         states: `None` for a whole clip; for one step, a dictionary of state tensors by name.
         timed_inputs: Indices of inputs that are one step of a sequence (for one step).
+        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`: the same step in float32,
+            of operations that XNNPACK has; a comparison is better where integers compute.
 
     After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
     first set), `states` the new states (for one
     step), `initial` their first values, `timed_inputs` the inputs that turned out to be sequences.
     """
 
-    def __init__(self, model, timesteps, states=None, timed_inputs=()):
+    def __init__(self, model, timesteps, states=None, timed_inputs=(), floor=False):
         self.model, self.timesteps = model, timesteps
-        self.old, self.step = states, states is not None
+        self.old, self.step, self.floor = states, states is not None, floor
         self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
         self.timed_inputs = set(timed_inputs)
         self.prefix = ""
@@ -309,7 +311,7 @@ def _neuron(walk, layer, x, initial_state=None, **kwargs):
     shape = (1, *x.tensor.shape[1:])
     first = _first_states(cell, shape)
     names = [f"{name}/state_{i + 1}" if i else f"{name}/membrane" for i in range(len(first))]
-    linear = _linear_step(cell)
+    linear = _linear_step(cell, walk.floor)
     states = [walk.state(n, v) for n, v in zip(names, first)]
     if linear is None:
         states = [ops.convert_to_tensor(f) if s is None else s for s, f in zip(states, first)]
@@ -353,7 +355,7 @@ def _general_step(cell):
     return step
 
 
-def _linear_step(cell):
+def _linear_step(cell, floor):
     """`h = decay * v + gain * x + pull`: how currents are prepared, and the step.
 
     `None` if the neuron is no such one.
@@ -378,7 +380,11 @@ def _linear_step(cell):
         if v is not None and np.any(np.not_equal(decay, 1)):
             v = v * _constant(decay)
         h = x if v is None else v + x
-        spikes = ops.cast(h > threshold if fire.strict else h >= threshold, h.dtype)
+        if floor and not fire.strict:
+            share = h if np.all(np.equal(threshold, 1)) else h / _constant(threshold)
+            spikes = ops.clip(ops.floor(share), 0, 1)
+        else:
+            spikes = ops.cast(h > threshold if fire.strict else h >= threshold, h.dtype)
         # Products, never a choice by `where`: quantised, that would cut the potential off.
         if fire.reset == "hard":
             h = h - h * spikes

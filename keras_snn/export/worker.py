@@ -105,7 +105,9 @@ class Program:
     def walk(self, states):
         """A new walk: of a clip, or with states, of one step."""
         timed = () if states is None else self.timed_inputs
-        return Walk(self.model, self.job.timesteps, states, timed)
+        calibrated = self.job.quantize in ("int8", "int16x8")
+        floor = self.job.format == "tflite" and self.job.target == "litert" and not calibrated
+        return Walk(self.model, self.job.timesteps, states, timed, floor)
 
     def _trace(self, states, shapes):
         import tensorflow as tf
