@@ -28,6 +28,19 @@ def test_psn(shape):
     fired(np.einsum("ts,bs...->bt...", kernel, x) - 1, spikes)
 
 
+@pytest.mark.parametrize("make", [PSN, lambda: MaskedPSN(2), lambda: SlidingPSN(3, False)])
+def test_initial_kernels_of_layers_differ_and_follow_the_seed(make):
+    def kernel():
+        layer = make()
+        layer.build((None, 4, 3))
+        return to_numpy(layer.kernel)
+
+    first, second = kernel(), kernel()
+    assert not np.array_equal(first, second)
+    keras.utils.set_random_seed(0)
+    np.testing.assert_array_equal(kernel(), first)
+
+
 @pytest.mark.parametrize("masking", [0.0, 0.25, 1.0])
 def test_masked_psn(masking):
     x, layer = 3 * sequence(16, 6, 8), MaskedPSN(order=2, masking=masking)

@@ -16,8 +16,10 @@ from keras_snn.layers.time import check_rank
 
 __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]
 
-# PyTorch's default for a linear layer: uniform within 1 / sqrt(fan in).
-UNIFORM = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+def _uniform():
+    """PyTorch's default for a linear layer: uniform within 1 / sqrt(fan in); new seeds each time."""
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
 class _Parallel(keras.layers.Layer):
@@ -87,7 +89,7 @@ class PSN(_Parallel):
     def add_weights(self, timesteps):
         timesteps = self._known(timesteps)
         self.kernel = self.add_weight(
-            name="kernel", shape=(timesteps, timesteps), initializer=UNIFORM, autocast=False
+            name="kernel", shape=(timesteps, timesteps), initializer=_uniform(), autocast=False
         )
         self.bias = self.add_weight(
             name="bias",
@@ -189,7 +191,7 @@ class SlidingPSN(_Parallel):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.order,),
-            initializer=halving if self.exponential else UNIFORM,
+            initializer=halving if self.exponential else _uniform(),
             autocast=False,
         )
         self.bias = self.add_weight(
