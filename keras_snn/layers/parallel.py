@@ -18,7 +18,7 @@ __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]
 
 
 def _uniform():
-    """PyTorch's default for a linear layer: uniform within 1 / sqrt(fan in); new seeds each time."""
+    """PyTorch's default for a linear layer: uniform within 1 / sqrt(fan in)."""
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 

@@ -1,0 +1,232 @@
+"""What networks that come from a trained ANN are made of.
+
+`ClipFloorShift` is an activation to train an ANN with; `SpikingMaxPooling` takes the place of its
+max pooling; `STDBLIF` is the neuron of hybrid training.
+"""
+
+import keras
+from keras import ops
+
+from keras_snn import dynamics
+from keras_snn.layers.arguments import check_choice, check_integer, check_number
+from keras_snn.layers.base import NeuronCell, positive
+from keras_snn.layers.neurons import DelayedLIFCell
+from keras_snn.layers.rnn import Neuron
+from keras_snn.surrogates import heaviside
+
+__all__ = [
+    "STDBLIF",
+    "ClipFloorShift",
+    "STDBLIFCell",
+    "SpikingMaxPooling",
+    "SpikingMaxPoolingCell",
+]
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class ClipFloorShift(keras.layers.Layer):
+    """Quantised ReLU for low-latency conversion: `m clip(floor(x L / m + 1/2) / L, 0, 1)`.
+
+    `m`, the largest output, is one weight of the layer. An IF neuron with soft reset, threshold
+    `m` and first potential `m / 2` has exactly this rate after `L` steps of constant input, so that
+    the converted network needs about `L` steps. The gradient passes the floor as if it were not
+    there.
+
+    Args:
+        levels: Number of levels above 0, L.
+        maximum: First value of `m`, above 0.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: A float tensor of any shape.
+
+    Returns:
+        A tensor like `inputs`.
+
+    Source: Bu et al. (2022), QCFS.
+
+    Example:
+
+    >>> x = keras.ops.array([-1.0, 0.1, 0.4, 0.9, 3.0])
+    >>> print(keras.ops.convert_to_numpy(ClipFloorShift(levels=4, maximum=1.0)(x)))
+    [0.   0.   0.5  1.   1.  ]
+    """
+
+    def __init__(self, levels=8, maximum=8.0, **kwargs):
+        super().__init__(**kwargs)
+        self.levels = check_integer("levels", levels)
+        self.maximum = check_number("maximum", maximum, above=0)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self.maximum_weight = self.add_weight(
+            name="maximum",
+            shape=(),
+            initializer=keras.initializers.Constant(self.maximum),
+            constraint=positive,
+        )
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def call(self, inputs):
+        maximum = ops.cast(self.maximum_weight, inputs.dtype)
+        share = ops.clip(inputs / maximum, 0, 1)
+        level = ops.floor(share * self.levels + 0.5) / self.levels
+        return maximum * (share + ops.stop_gradient(level - share))
+
+    def get_config(self):
+        names = ("levels", "maximum")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+class SpikingMaxPoolingCell(NeuronCell):
+    """Max pooling of firing rates, one step.
+
+    Each window passes on what the input neuron that has fired most so far does now; of equals, one
+    that fires now. State: spike counts. The gradient is that of max pooling of the spikes.
+
+    Args:
+        pool_size: Size of the window, an integer or one for each spatial axis.
+        strides: Its stride; by default `pool_size`.
+        padding: `"valid"` or `"same"`.
+
+    Source: Rueckauer et al. (2017); the rule for equals, and the gradient, are ours.
+    """
+
+    initial_values = (0.0,)
+
+    def __init__(self, pool_size=2, strides=None, padding="valid", **kwargs):
+        super().__init__(**kwargs)
+        self.pool_size = pool_size
+        self.strides = pool_size if strides is None else strides
+        self.padding = check_choice("padding", padding, ("valid", "same"))
+
+    def _pool(self, x):
+        rank = len(x.shape) - 2
+        size, strides = (
+            (value,) * rank if isinstance(value, int) else tuple(value)
+            for value in (self.pool_size, self.strides)
+        )
+        return ops.max_pool(x, size, strides, self.padding)
+
+    def step(self, x, states):
+        counts = states[0] + x
+        # Twice the count, and 1 for those that fire now: the largest is odd if its neuron fires.
+        winner = self._pool(ops.stop_gradient(2 * counts + x))
+        fires = winner - 2 * ops.floor(winner / 2)
+        pooled = self._pool(x)
+        return fires + (pooled - ops.stop_gradient(pooled)), [counts]
+
+    def compute_output_shape(self, input_shape, states_shape=None):
+        rank = len(input_shape) - 2
+        first = keras.config.image_data_format() == "channels_first"
+        spatial = input_shape[2:] if first else input_shape[1:-1]
+        sizes, strides = (
+            (value,) * rank if isinstance(value, int) else tuple(value)
+            for value in (self.pool_size, self.strides)
+        )
+        if len(sizes) != rank or len(strides) != rank:
+            raise ValueError(
+                f"{self.name} pools {len(sizes)} axes, got steps of shape {tuple(input_shape)}."
+            )
+        less = [0 if self.padding == "same" else size - 1 for size in sizes]
+        pooled = [
+            None if n is None else -(-(n - k) // s) for n, k, s in zip(spatial, less, strides)
+        ]
+        batch, channels = input_shape[0], input_shape[1 if first else -1]
+        output = (batch, channels, *pooled) if first else (batch, *pooled, channels)
+        return output, [tuple(input_shape)]
+
+
+class SpikingMaxPooling(Neuron, cell=SpikingMaxPoolingCell):
+    """Max pooling of firing rates: each window passes on its most active neuron's spikes.
+
+    Example:
+
+    >>> rates = keras.ops.array([0.75, 0.5])[None, None, :, None] * keras.ops.ones((1, 8, 1, 1))
+    >>> from keras_snn.layers import IF
+    >>> pooled = SpikingMaxPooling(2)(IF(reset="soft")(rates))
+    >>> float(keras.ops.sum(pooled))
+    6.0
+    """
+
+
+class STDBLIFCell(DelayedLIFCell):
+    """The delayed LIF with spike-timing-dependent backpropagation, one step.
+
+    `s = fire(v / threshold - 1)`, `v <- decay * v + x - threshold * s`. Backward, the slope of
+    `fire` is `alpha exp(-beta d)`, `d` being the steps since the neuron's last spike (about 1000
+    before its first), whatever the potential. States: membrane potential, `d` before this step.
+
+    Args:
+        decay: Share of the potential that is left after a step, 0 to 1.
+        alpha: Slope right after a spike, above 0.
+        beta: Decay of the slope in a step, at least 0.
+        slope: `"time"` for the above, or `"linear"` for `alpha max(0, 1 - |v / threshold - 1|)`.
+        trainable_decay: Whether the decay is a weight, kept from 0 to 1.
+
+    Source: Rathi et al. (2020); a learned decay and threshold: Rathi and Roy (2020), DIET-SNN.
+    """
+
+    initial_values = (None, 999.0)
+
+    def __init__(
+        self,
+        decay=1.0,
+        alpha=0.3,
+        beta=0.01,
+        slope="time",
+        trainable_decay=False,
+        **kwargs,
+    ):
+        super().__init__(decay=decay, **kwargs)
+        self.alpha = check_number("alpha", alpha, above=0)
+        self.beta = check_number("beta", beta, minimum=0)
+        self.slope = check_choice("slope", slope, ("time", "linear"))
+        self.trainable_decay = bool(trainable_decay)
+        self.decay_weight = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.trainable_decay:
+            self.decay_weight = self.add_parameter(
+                "decay", self.decay, self.parameter_shape, constraint=_share
+            )
+
+    def step(self, x, states):
+        v, silent = states
+        threshold = self.current_threshold
+        decay = self.decay if self.decay_weight is None else self.decay_weight
+        z = v / threshold - 1
+        # One step more than the time since the last spike: the spike of a step is decided before.
+        silent = silent + 1
+        if self.slope == "time":
+            slope = self.alpha * ops.exp(-self.beta * silent)
+        else:
+            slope = self.alpha * ops.maximum(1 - ops.abs(z), 0)
+        fired = ops.stop_gradient(heaviside(z, self.strict))
+        spikes = fired + ops.stop_gradient(slope) * (z - ops.stop_gradient(z))
+        lost = v - self.reset_membrane(v, spikes)
+        if self.reset == "hard":
+            v = dynamics.decay_charge(v - lost, x, decay)
+        else:
+            v = dynamics.decay_charge(v, x, decay) - lost
+        return spikes, [v, silent * (1 - fired)]
+
+
+def _share(weight):
+    """Constraint of learnable decays."""
+    return ops.clip(weight, 0, 1)
+
+
+class STDBLIF(Neuron, cell=STDBLIFCell):
+    """The delayed LIF of hybrid training: STDB's surrogate gradient depends on spike times.
+
+    Example:
+
+    >>> spikes = STDBLIF()(0.7 * keras.ops.ones((1, 8, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 0. 1. 1. 0. 1. 1. 0.]
+    """
