@@ -90,11 +90,11 @@ def load(name, batch_size=64, seed=0, data_dir=None, image_size=None):
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` should be an integer of at least 1, got {batch_size!r}.")
     if name == "digits":
-        return _digits(batch_size, seed)
+        return _digits(batch_size, seed, image_size)
     return _tfds(name, batch_size, seed, data_dir, image_size)
 
 
-def _digits(batch_size, seed):
+def _digits(batch_size, seed, image_size):
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -104,6 +104,11 @@ def _digits(batch_size, seed):
         ) from error
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")
+    if image_size is not None:
+        resized = keras.ops.image.resize(
+            images, (image_size, image_size), data_format="channels_last"
+        )
+        images = keras.ops.convert_to_numpy(resized)
     train_x, test_x, train_y, test_y = train_test_split(
         images, labels, test_size=0.2, stratify=labels, random_state=seed
     )

@@ -203,6 +203,8 @@ NORMS = {"tdbn": _tdbn, "tebn": _tebn, "bntt": _bntt}
 class _EdgePadding2D(layers.ZeroPadding2D):
     """Repeats the edges, so that maxima over windows are those of the unpadded values."""
 
+    scales_with_input = True  # so that it may stay in conversion
+
     def call(self, inputs):
         widths = [(0, 0), *self.padding]
         widths.insert(1 if self.data_format == "channels_first" else 3, (0, 0))

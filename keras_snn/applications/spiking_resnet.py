@@ -69,19 +69,20 @@ def resnet(
     return residual.stages(x, unit, blocks, filters)
 
 
-def conversion_resnet(net, x, *, blocks, stem_strides, dropout=0.2):
+def conversion_resnet(net, x, *, blocks, stem_strides, dropout=0.2, width=1.0):
     """A residual network without biases and normalisation, with dropout.
 
     Three 3x3 convolutions and a 2x2 mean are the stem.
 
     Args:
         dropout: Share of units that dropout leaves out, with one mask for all steps.
+        width: Factor on the numbers of channels.
 
     Source: Rathi et al., "Enabling Deep Spiking Neural Networks with Hybrid Conversion and Spike
     Timing Dependent Backpropagation", ICLR 2020.
     """
     for index, strides in enumerate((stem_strides, 1, 1), start=1):
-        x = net.conv(x, 64, 3, strides, f"stem_conv{index}")
+        x = net.conv(x, round(64 * width), 3, strides, f"stem_conv{index}")
         x = net.neuron(x, f"stem_neuron{index}")
         x = net.dropout(x, dropout, f"stem_dropout{index}") if index < 3 else x
     x = net.average_pool(x, "stem_pool")
@@ -93,7 +94,8 @@ def conversion_resnet(net, x, *, blocks, stem_strides, dropout=0.2):
         x = net.join(net.conv(x, filters, 3, 1, name + "_conv2"), shortcut, name + "_add")
         return net.neuron(x, name + "_neuron2")
 
-    return residual.stages(x, unit, blocks, residual.FILTERS)
+    filters = [round(width * n) for n in residual.FILTERS]
+    return residual.stages(x, unit, blocks, filters)
 
 
 def conversion_top(net, x, classes, classifier_activation, *, pool):

@@ -52,7 +52,7 @@ CIFAR_BLOCKS = {
 }
 
 
-def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout=0.0):
+def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout=0.0, width=1.0):
     """Blocks of 3x3 convolutions, each with a neuron; a 2x2 pool ends a block.
 
     Args:
@@ -60,6 +60,7 @@ def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout
         use_bias: Whether convolutions and dense layers have biases.
         convolution_dropout: Share of units that dropout leaves out behind each convolution that no
             pool follows, with one mask for all steps.
+        width: Factor on the numbers of channels and hidden neurons.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015; Sengupta et al.,
     "Going Deeper in Spiking Neural Networks", 2019; Rathi et al., "Enabling Deep Spiking Neural
@@ -70,7 +71,7 @@ def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout
     ]
     for index, filters in enumerate(blocks, start=1):
         for i, channels in enumerate(filters, start=1):
-            x = net.conv(x, channels, 3, 1, f"block{index}_conv{i}", use_bias)
+            x = net.conv(x, round(width * channels), 3, 1, f"block{index}_conv{i}", use_bias)
             x = net.neuron(net.norm(x, f"block{index}_bn{i}"), f"block{index}_neuron{i}")
             if i < len(filters) or index > pools:
                 x = net.dropout(x, convolution_dropout, f"block{index}_dropout{i}")
@@ -85,6 +86,8 @@ class _GridPooling2D(keras.layers.Layer):
 
     Keras's own layer fails in TensorFlow's graphs where the grid is finer than the maps.
     """
+
+    scales_with_input = True  # so that it may stay in conversion
 
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
@@ -114,7 +117,9 @@ class _GridPooling2D(keras.layers.Layer):
         return super().get_config() | {"size": self.size}
 
 
-def top(net, x, classes, classifier_activation, *, use_bias=True, dropout=0.5, grid, sums):
+def top(
+    net, x, classes, classifier_activation, *, use_bias=True, dropout=0.5, width=1.0, grid, sums
+):
     """Two hidden layers of 4096 neurons, the classifier's mean (or sum) over time.
 
     Args:
@@ -129,7 +134,7 @@ def top(net, x, classes, classifier_activation, *, use_bias=True, dropout=0.5, g
     x = net.flatten(x)
     for name in ("fc1", "fc2"):
         normal = initializers.RandomNormal(stddev=0.01)
-        x = net.dense(x, 4096, name, use_bias, kernel_initializer=normal)
+        x = net.dense(x, round(4096 * width), name, use_bias, kernel_initializer=normal)
         x = net.dropout(net.neuron(x, name + "_neuron"), dropout, name + "_dropout")
     x = net.readout(x, snn.SumOverTime, "sum_over_time") if sums else net.readout(x)
     return net.dense(

@@ -210,6 +210,8 @@ class _Reader:
                 return outputs
             if isinstance(layer, keras.layers.Layer) and type(layer) in RULES:
                 return RULES[type(layer)](self, layer, values, _shape_after(layer, values))
+            if getattr(layer, "scales_with_input", False):
+                return self.linear(layer, values, _shape_after(layer, values))
             if isinstance(layer, keras.layers.InputLayer):
                 return values[0]
             name = type(layer).__name__
@@ -331,6 +333,11 @@ class _Reader:
         if any(tuple(v.shape) != tuple(values[0].shape) for v in values) or len(values) < 2:
             self.refuse(layer, "it adds a constant, or tensors of several shapes")
         return self.add(layer.name, "sum", values, shape, layer)
+
+    def connection(self, layer, values, shape):
+        if layer.mode != "add":
+            self.refuse(layer, f"only sums join paths of rates, not {layer.mode!r}")
+        return self.sum(layer, values, shape)
 
     def concatenation(self, layer, values, shape):
         return self.add(layer.name, "concatenation", values, shape, layer)
@@ -492,6 +499,7 @@ RULES = {
         layer, keras.activations.softmax, values[0]
     ),
     snn.ClipFloorShift: _Reader.clip_floor_shift,
+    snn.SpikeConnection: _Reader.connection,
 }
 # `keras.ops` on symbolic tensors.
 OPERATIONS = {

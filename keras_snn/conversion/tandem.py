@@ -1,0 +1,272 @@
+"""Progressive tandem learning: spikes forward, the ANN's gradient backward, layer by layer.
+
+`tandem` rebuilds an ANN over time with a `Tandem` layer in the place of each ReLU, which at first
+is that ReLU; `ProgressiveTandem` turns one after the other into spiking neurons during `fit`;
+`finish_tandem` makes the spiking network.
+
+Source: Wu et al. (2020), progressive tandem learning. That the input is a constant current, not one
+of the first step only, and rates in place of counts, are ours: currents and biases are then those
+of every other network here.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_snn import layers as snn
+from keras_snn.conversion.balance import Scales
+from keras_snn.conversion.build import Parts, build_snn
+from keras_snn.conversion.graph import read
+from keras_snn.layers.arguments import check_integer, check_number
+from keras_snn.layers.time import check_rank
+
+__all__ = ["ProgressiveTandem", "Tandem", "finish_tandem", "tandem"]
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class Tandem(keras.layers.Layer):
+    """A ReLU of the mean current, or IF neurons whose gradient is that ReLU's.
+
+    While `active` is 0 every step gives `a = relu(mean of the currents over time)`. While it is 1
+    the steps give spikes of IF neurons with soft reset, each worth the threshold, whose mean over
+    time is about `min(a, threshold)`; backward they are `a`. Both are weights that do not train.
+
+    Args:
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: Currents, `(batch, time, ...)`.
+
+    Returns:
+        A tensor like `inputs`.
+
+    Source: Wu et al. (2020).
+
+    Example:
+
+    >>> layer = Tandem()
+    >>> currents = keras.ops.array([[[0.3], [0.5], [0.4], [0.4]]])
+    >>> print(keras.ops.convert_to_numpy(layer(currents))[0, :, 0].round(3))
+    [0.4 0.4 0.4 0.4]
+    >>> _ = layer.active.assign(1.0)
+    >>> print(keras.ops.convert_to_numpy(layer(currents))[0, :, 0])
+    [0. 0. 1. 0.]
+    """
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.neuron = snn.IF(reset="soft", dtype=keras.DTypePolicy(self.variable_dtype))
+
+    def build(self, input_shape):
+        check_rank(self, input_shape)
+        self.threshold = self.add_weight(
+            name="threshold", shape=(), initializer="ones", trainable=False, autocast=False
+        )
+        self.active = self.add_weight(
+            name="active", shape=(), initializer="zeros", trainable=False, autocast=False
+        )
+        self.neuron.build(input_shape)
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def call(self, inputs):
+        x = ops.cast(inputs, self.variable_dtype)
+        a = ops.broadcast_to(ops.relu(ops.mean(x, axis=1, keepdims=True)), ops.shape(x))
+        spikes = self.threshold * self.neuron(ops.stop_gradient(x / self.threshold))
+        active = ops.cast(self.active, x.dtype)
+        forward = active * spikes + (1 - active) * a
+        return ops.cast(ops.stop_gradient(forward - a) + a, self.compute_dtype)
+
+
+def tandem(model, timesteps=16, max_pooling="refuse"):
+    """Rebuilds an ANN over time, with a `Tandem` layer in the place of each ReLU.
+
+    Nothing fires yet: its outputs are those of the ANN, logits where there was a softmax.
+
+    Args:
+        model: A functional or Sequential model, see `convert`.
+        timesteps: Number of steps.
+        max_pooling: `"refuse"` or `"average"`.
+
+    Returns:
+        A functional model with weights of its own.
+
+    Raises:
+        TypeError: If `model` is not functional or Sequential.
+        ValueError: If a layer can't be converted; each is named.
+
+    Example:
+
+    >>> ann = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu"),
+    ...     keras.layers.Dense(2)])
+    >>> x = np.ones((1, 2), "float32")
+    >>> np.allclose(tandem(ann).predict(x, verbose=0), ann.predict(x, verbose=0), atol=1e-6)
+    True
+    """
+    check_integer("timesteps", timesteps)
+    if max_pooling == "spiking":
+        raise ValueError('`max_pooling="spiking"` reads spikes, which tandem layers start without.')
+    graph = read(model, max_pooling)
+    scales = Scales(graph)
+    scales.thresholds = dict.fromkeys(graph.neurons(), 1.0)
+    return build_snn(
+        Parts(graph, scales),
+        model,
+        lambda index: Tandem(name=graph.nodes[index].name),
+        timesteps,
+        lambda name: snn.RepeatTime(timesteps, name=name),
+        snn.MeanOverTime,
+    )
+
+
+class ProgressiveTandem(keras.callbacks.Callback):
+    """Turns the `Tandem` layers of a model into spiking neurons, one after the other.
+
+    The first fires from the start of `fit`. When the monitored value has not improved for
+    `patience` epochs, the best weights come back, everything up to the layer is frozen, and the
+    next one fires, with the percentile of its activations as threshold. After the last one the
+    learning rate falls, and training ends when there is no improvement. The model is compiled anew
+    each time, with a fresh optimizer.
+
+    Args:
+        calibration_data: Some hundred inputs, an array.
+        patience: Epochs without an improvement.
+        percentile: Percentile of the activations that is the threshold.
+        monitor: What to watch, a name in the logs of `fit`; larger is better, smaller if the name
+            ends in `"loss"`.
+        final_factor: Factor on the learning rate after the last replacement.
+
+    Example:
+
+    ```python
+    model = keras_snn.conversion.tandem(ann, timesteps=16)
+    model.compile("adam", loss, metrics=["accuracy"])
+    schedule = keras_snn.conversion.ProgressiveTandem(images[:500], patience=6)
+    model.fit(images, labels, validation_split=0.1, epochs=150, callbacks=[schedule])
+    snn = keras_snn.conversion.finish_tandem(model)
+    ```
+    """
+
+    def __init__(
+        self,
+        calibration_data,
+        patience=6,
+        percentile=99.9,
+        monitor="val_accuracy",
+        final_factor=0.1,
+    ):
+        super().__init__()
+        self.calibration_data = np.asarray(calibration_data)
+        self.patience = check_integer("patience", patience)
+        self.percentile = check_number("percentile", percentile, above=0, maximum=100)
+        self.monitor = monitor
+        self.final_factor = check_number("final_factor", final_factor, above=0)
+
+    def on_train_begin(self, logs=None):
+        self.waiting = [layer for layer in self.model.layers if isinstance(layer, Tandem)]
+        if not self.waiting:
+            raise ValueError("The model has no `Tandem` layers: make it with `tandem(ann)`.")
+        self.finished, self.current = False, None
+        self._next()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.monitor not in (logs or {}):
+            raise ValueError(f"There is no {self.monitor!r} in the logs, but {sorted(logs or {})}.")
+        sign = -1 if self.monitor.endswith("loss") else 1
+        value = sign * logs[self.monitor]
+        if self.best is None or value > self.best:
+            self.best, self.since, self.best_weights = value, 0, self.model.get_weights()
+            return
+        self.since += 1
+        if self.since < self.patience:
+            return
+        self.model.set_weights(self.best_weights)
+        if self.finished:
+            self.model.stop_training = True
+            return
+        for layer in keras.Model(self.model.inputs, self.current.output).layers:
+            layer.trainable = False
+        self._next()
+
+    def on_train_end(self, logs=None):
+        if self.best is not None:
+            self.model.set_weights(self.best_weights)
+
+    def _next(self):
+        """The next layer fires, or the learning rate falls."""
+        self.best, self.since = None, 0
+        factor = 1.0
+        if self.waiting:
+            self.current = self.waiting.pop(0)
+            probe = keras.Model(self.model.inputs, self.current.input)
+            currents = np.asarray(probe.predict(self.calibration_data, verbose=0))
+            activations = np.maximum(currents.mean(axis=1), 0)
+            threshold = float(np.percentile(activations, self.percentile))
+            if not threshold > 0:
+                raise ValueError(f"{self.current.name} is silent on the calibration data.")
+            self.current.threshold.assign(threshold)
+            self.current.active.assign(1.0)
+        else:
+            self.finished, factor = True, self.final_factor
+        self._compile(factor)
+
+    def _compile(self, factor):
+        """A fresh optimizer, for what is still trainable."""
+        model, optimizer = self.model, self.model.optimizer
+        fresh = type(optimizer).from_config(optimizer.get_config())
+        if factor != 1:
+            fresh.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * factor
+        config = model._compile_config.config
+        stop = model.stop_training
+        model.compile(**(config | {"optimizer": fresh}))
+        model.stop_training = stop
+        fresh.build(model.trainable_variables)
+        model.make_train_function()
+
+
+def finish_tandem(model):
+    """The spiking network of a model with `Tandem` layers.
+
+    Args:
+        model: A model of `tandem`, trained. Layers that don't fire yet stay ReLUs of the mean.
+
+    Returns:
+        A functional model with weights of its own, with `IF` neurons whose spikes are multiplied by
+        their threshold.
+
+    Example:
+
+    >>> ann = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu")])
+    >>> model = tandem(ann)
+    >>> _ = model.layers[-2].active.assign(1.0)
+    >>> [type(layer).__name__ for layer in finish_tandem(model).layers][-3:]
+    ['IF', 'Rescaling', 'MeanOverTime']
+    """
+
+    def replace(layer):
+        if not isinstance(layer, Tandem) or not float(ops.convert_to_numpy(layer.active)):
+            return type(layer).from_config(layer.get_config())
+        threshold = float(ops.convert_to_numpy(layer.threshold))
+        return keras.Sequential(
+            [
+                snn.IF(threshold=threshold, reset="soft", name=layer.name),
+                keras.layers.Rescaling(threshold, name=f"{layer.name}_worth"),
+            ]
+        )
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, keras.Sequential):
+            x = args[0]
+            for part in layer.layers:
+                x = part(x)
+            return x
+        return layer(*args, **kwargs)
+
+    result = keras.models.clone_model(model, clone_function=replace, call_function=call)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, Tandem):
+            result.get_layer(layer.name).set_weights(layer.get_weights())
+    return result
