@@ -78,7 +78,7 @@ def convert(
         readout: `"mean"` over time, in the ANN's units, or `"accumulator"`, the sum over time.
         calibration_timesteps: Steps that `"spike_norm"` simulates.
         check_examples: Number of calibration examples to run the result on, for firing rates and
-            accuracy over time in the report; 0 for none.
+            accuracy over time in the report (of models with one output); 0 for none.
         gain: For `input_coding="poisson"`, factor on firing probabilities.
         seed: Seed of Poisson coding.
         batch_size: Batch size for arrays.
@@ -159,12 +159,13 @@ def convert(
 
     spiking = build_snn(parts, model, make_neuron, timesteps, encoder(timesteps), READOUTS[readout])
     over_time = None
-    if check_examples:
+    # Several outputs have several readouts, and no one accuracy.
+    if check_examples and len(graph.outputs) == 1:
         inputs, targets = _first(batches, labels, check_examples)
         if targets is None:
             found = [keras.tree.flatten(predict(ann, batch))[0] for batch in batches]
             targets = np.argmax(np.concatenate(found)[:check_examples], -1)
-        one = len(graph.outputs) == 1 and len(ann.outputs[0].shape) == 2
+        one = len(ann.outputs[0].shape) == 2
         over_time = accuracy_over_time(
             spiking, (inputs, targets if one else None), batch_size=batch_size
         )

@@ -108,12 +108,6 @@ LINEAR = (
     LAYERS.RepeatVector,
     LAYERS.Reshape,
 )
-# Those that leave spikes spikes.
-SPARSE = (
-    *(getattr(LAYERS, f"{name}{n}D") for name in ("Cropping", "ZeroPadding") for n in (1, 2, 3)),
-    LAYERS.Flatten,
-    LAYERS.Identity,
-)
 # Axis of the output channels in the kernel that can be scaled, from the end.
 WEIGHTED = {
     LAYERS.Dense: -1,
@@ -186,7 +180,6 @@ class _Reader:
             self.nodes, [v.node for v in values], [v.node for v in outputs], self.entries
         )
         self.leave_output_activations()
-        self.fire_before_pooling()
         self.check()
         self.fold()
 
@@ -376,34 +369,6 @@ class _Reader:
                     f"{entry.layer} ({entry.kind}): it is supported as an output only"
                 )
                 entry.action = "refused"
-
-    def fire_before_pooling(self):
-        """Spiking max pooling reads spikes: a ReLU behind max pooling goes in front of it."""
-        for index, node in enumerate(self.nodes):
-            if node.kind != "maximum" or self.spikes(node.inputs[0]):
-                continue
-            consumers = self.graph.consumers(index)
-            if len(consumers) == 1 and self.nodes[consumers[0]].kind == "neuron":
-                other = self.nodes[consumers[0]]
-                for field in ("name", "kind", "layer", "cap", "levels"):
-                    mine, theirs = getattr(node, field), getattr(other, field)
-                    setattr(node, field, theirs)
-                    setattr(other, field, mine)
-                for entry in self.entries:
-                    swap = {index: consumers[0], consumers[0]: index}
-                    entry.node = swap.get(entry.node, entry.node)
-            else:
-                self.refused.append(
-                    f"{node.name} ({type(node.layer).__name__}): spiking max pooling needs a ReLU "
-                    'right before or behind it; convert with `max_pooling="average"`'
-                )
-
-    def spikes(self, index):
-        """Whether a node's output is spikes, or zeros beside them."""
-        node = self.nodes[index]
-        if node.kind in ("concatenation", "dropout", "maximum") or type(node.layer) in SPARSE:
-            return all(self.spikes(i) for i in node.inputs)
-        return node.kind == "neuron"
 
     def fold(self):
         """Folds each normalisation into the weighted node before it, where there is one."""

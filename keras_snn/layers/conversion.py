@@ -82,17 +82,17 @@ class ClipFloorShift(keras.layers.Layer):
 
 
 class SpikingMaxPoolingCell(NeuronCell):
-    """Max pooling of firing rates, one step.
+    """Max pooling of firing rates, one step: a window fires when its largest spike count grows.
 
-    Each window passes on what the input neuron that has fired most so far does now; of equals, one
-    that fires now. State: spike counts. The gradient is that of max pooling of the spikes.
+    `c <- c + x`, the output is `max c` after the step less `max c` before it. Summed over time it
+    is the largest of the inputs' sums, exactly; of spikes it is spikes again. State: counts.
 
     Args:
         pool_size: Size of the window, an integer or one for each spatial axis.
         strides: Its stride; by default `pool_size`.
         padding: `"valid"` or `"same"`.
 
-    Source: Rueckauer et al. (2017); the rule for equals, and the gradient, are ours.
+    Source: max pooling of rates as in Rueckauer et al. (2017); this form of it is ours.
     """
 
     initial_values = (0.0,)
@@ -103,30 +103,24 @@ class SpikingMaxPoolingCell(NeuronCell):
         self.strides = pool_size if strides is None else strides
         self.padding = check_choice("padding", padding, ("valid", "same"))
 
-    def _pool(self, x):
-        rank = len(x.shape) - 2
-        size, strides = (
+    def _windows(self, rank):
+        """Sizes and strides, one for each of `rank` spatial axes."""
+        return [
             (value,) * rank if isinstance(value, int) else tuple(value)
             for value in (self.pool_size, self.strides)
-        )
-        return ops.max_pool(x, size, strides, self.padding)
+        ]
 
     def step(self, x, states):
         counts = states[0] + x
-        # Twice the count, and 1 for those that fire now: the largest is odd if its neuron fires.
-        winner = self._pool(ops.stop_gradient(2 * counts + x))
-        fires = winner - 2 * ops.floor(winner / 2)
-        pooled = self._pool(x)
-        return fires + (pooled - ops.stop_gradient(pooled)), [counts]
+        windows = self._windows(len(x.shape) - 2)
+        before, after = (ops.max_pool(c, *windows, self.padding) for c in (states[0], counts))
+        return after - before, [counts]
 
     def compute_output_shape(self, input_shape, states_shape=None):
         rank = len(input_shape) - 2
         first = keras.config.image_data_format() == "channels_first"
         spatial = input_shape[2:] if first else input_shape[1:-1]
-        sizes, strides = (
-            (value,) * rank if isinstance(value, int) else tuple(value)
-            for value in (self.pool_size, self.strides)
-        )
+        sizes, strides = self._windows(rank)
         if len(sizes) != rank or len(strides) != rank:
             raise ValueError(
                 f"{self.name} pools {len(sizes)} axes, got steps of shape {tuple(input_shape)}."
@@ -141,7 +135,7 @@ class SpikingMaxPoolingCell(NeuronCell):
 
 
 class SpikingMaxPooling(Neuron, cell=SpikingMaxPoolingCell):
-    """Max pooling of firing rates: each window passes on its most active neuron's spikes.
+    """Max pooling of firing rates: each window has the rate of its most active neuron.
 
     Example:
 
