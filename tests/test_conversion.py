@@ -398,9 +398,16 @@ def test_poisson_coding_and_accumulator():
     wanted = predict(ann, x)
     error = np.abs(predict(spiking, x) - wanted)
     assert error.max() < 0.12 and 0 < error.mean() < 0.04
-    summed, _ = convert(ann, x, "max", 50, readout="accumulator", check_examples=0)
+    summed, report = convert(ann, x, "max", 50, readout="accumulator", check_examples=0)
     mean, _ = convert(ann, x, "max", 50, check_examples=0)
-    np.testing.assert_allclose(predict(summed, x), 50 * predict(mean, x), rtol=1e-4, atol=1e-4)
+    (scale,) = [entry.scale for entry in report.layers if entry.neuron]
+    worth = predict(summed, x) * scale / 50
+    np.testing.assert_allclose(worth, predict(mean, x), rtol=1e-4, atol=1e-4)
+    # E3.7: the accumulator is the last layer's weights on the spike counts.
+    counts = predict(keras.Model(summed.inputs, ops.sum(summed.layers[-3].output, axis=1)), x)
+    np.testing.assert_allclose(
+        predict(summed, x), counts @ ann.layers[-1].get_weights()[0], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_several_inputs_and_outputs():
@@ -681,3 +688,158 @@ def _sources(tensor, stops):
 
     visit(tensor)
     return list(found.values())
+
+
+# 3.9
+def test_stdb_slope():
+    cell = snn.STDBLIFCell(alpha=0.3, beta=0.01)
+    gaps = np.array([1, 10, 100, 1000], "float32")
+    v = np.full((4,), 0.4, "float32")
+
+    def spikes(v):
+        return ops.sum(cell.step(ops.zeros(4), [v, ops.convert_to_tensor(gaps - 1)])[0])
+
+    _, (slope,), _ = gradients(spikes, [], v)
+    np.testing.assert_allclose(slope, [0.29701, 0.27145, 0.11036, 1.362e-5], rtol=1e-3)
+    flat = snn.STDBLIFCell(alpha=0.5, beta=0.0)
+    _, (slope,), _ = gradients(
+        lambda v: ops.sum(flat.step(ops.zeros(4), [v, ops.convert_to_tensor(gaps)])[0]), [], v
+    )
+    np.testing.assert_allclose(slope, 0.5, rtol=1e-6)
+    linear = snn.STDBLIFCell(alpha=0.3, slope="linear", threshold=2.0)
+    _, (slope,), _ = gradients(
+        lambda v: ops.sum(linear.step(ops.zeros(4), [v, ops.convert_to_tensor(gaps)])[0]), [], v
+    )
+    np.testing.assert_allclose(slope, 0.3 * (1 - 0.8) / 2, rtol=1e-5)
+
+
+def test_stdb_learns_leak_and_threshold():
+    layer = snn.STDBLIF(trainable_threshold=True, trainable_decay=True, decay=0.9)
+    x = np.random.default_rng(0).normal(0.5, 1, (2, 8, 5)).astype("float32")
+    layer.build(x.shape)
+    _, (dx,), found = gradients(lambda z: ops.sum(layer(z)), layer.trainable_variables, x)
+    assert len(found) == 2 and all(np.abs(g).max() > 0 for g in (dx, *found))
+    plain = to_numpy(snn.STDBLIF(decay=0.9)(x))
+    np.testing.assert_array_equal(to_numpy(layer(x)), plain)
+
+
+def test_delay_of_each_layer(trained):
+    """E3.1: with H hidden layers the outputs are zero for the first H steps."""
+    ann, train, test, _ = trained
+    model, _ = convert(
+        ann, train[:64], neuron="stdblif", timesteps=12, readout="accumulator", check_examples=0
+    )
+    steps = conversion.accuracy_over_time.__globals__["Rollout"](model, 4)
+    outputs = np.concatenate([o[0] for o, _ in steps.run(test[:8], 12)], axis=1)
+    assert not np.any(outputs[:, :2]) and np.any(outputs[:, 2:])
+
+
+def test_lower_thresholds_fire_more_and_fine_tuning_helps(trained):
+    """E3.3, E3.4: at few steps."""
+    ann, train, test, labels = trained
+    found = {}
+    for scale in (1.0, 0.7):
+        model, report = convert(
+            ann,
+            (train[:200], np.zeros(200, int)),
+            neuron="stdblif",
+            timesteps=4,
+            threshold_scale=scale,
+            readout="accumulator",
+        )
+        found[scale] = report.over_time.firing_rates["c2_neuron"]
+    assert found[0.7] > 1.2 * found[1.0]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    before = model.evaluate(test, labels, verbose=0)[1]
+    answers = predict(ann, train).argmax(-1)
+    model.fit(train, answers, epochs=3, batch_size=64, verbose=0)
+    after = model.evaluate(test, labels, verbose=0)[1]
+    plain, _ = convert(ann, train[:200], timesteps=4, check_examples=0)
+    alone = (predict(plain, test).argmax(-1) == labels).mean()
+    print(before, after, alone)
+    assert after > before and after > alone + 0.05
+
+
+def test_time_constant_dropout_after_conversion():
+    """E3.5."""
+    spiking, _ = convert(residual_network(), images(8), timesteps=4, check_examples=0)
+    layer = spiking.get_layer("dropout")
+    assert isinstance(layer, snn.TimeConstantDropout)
+    x = np.ones((2, 4, 16), "float32")
+    y = to_numpy(layer(x, training=True))
+    np.testing.assert_array_equal(y[:, 0], y[:, 3])
+    assert (to_numpy(layer(x, training=True)) != y).any()
+    np.testing.assert_array_equal(to_numpy(layer(x, training=False)), x)
+
+
+# Accuracy over time.
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_rollout_equals_the_whole_run(chunk):
+    ann, x = branched_network(), images(6)
+    y = np.arange(6) % 5
+    spiking, _ = convert(ann, x, "max", 20, max_pooling="spiking", check_examples=0)
+    found = conversion.accuracy_over_time(spiking, (x, y), chunk=chunk, batch_size=4)
+    assert found.accuracy.shape == (20,) and found.examples == 6
+    whole = predict(spiking, x)
+    assert found.accuracy[-1] == (whole.argmax(-1) == y).mean()
+    short, _ = convert(ann, x, "max", 7, max_pooling="spiking", check_examples=0)
+    assert found.accuracy[6] == (predict(short, x).argmax(-1) == y).mean()
+    rollout = conversion.accuracy_over_time.__globals__["Rollout"](spiking, chunk)
+    *_, (outputs, rates) = rollout.run(x, 20)
+    np.testing.assert_allclose(outputs[0][:, -1], whole, rtol=1e-5, atol=1e-5)
+    assert set(found.firing_rates) == set(rates)
+
+
+def test_rollout_of_zoo_models_on_images_and_sequences():
+    from keras_snn import applications
+
+    model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=4, timesteps=6)
+    x = np.random.default_rng(0).random((3, 16, 16, 1)).astype("float32")
+    answers = predict(model, x).argmax(-1)
+    found = conversion.accuracy_over_time(model, (x, answers), chunk=4)
+    assert len(found.accuracy) == 6 and found.accuracy[-1] == 1
+    model = applications.SEWResNet8(input_shape=(6, 16, 16, 1), classes=4, neuron="plif")
+    x = np.random.default_rng(0).random((3, 6, 16, 16, 1)).astype("float32")
+    answers = predict(model, x).argmax(-1)
+    found = conversion.accuracy_over_time(model, [(x[:2], answers[:2]), (x[2:], answers[2:])])
+    assert len(found.accuracy) == 6 and found.accuracy[-1] == 1
+
+
+def test_early_exit():
+    inputs = layers.Input((2,))
+    outputs = snn.SumOverTime()(snn.RepeatTime(20)(inputs))
+    model = keras.Model(inputs, layers.ReLU()(outputs))
+    x = np.array([[1.0, 0.0], [0.1, 0.0]])
+    found = conversion.accuracy_over_time(model, (x, np.array([0, 1])), confidence=0.8, chunk=4)
+    # Probability of the first class after t steps: 1 / (1 + exp(-x t)); ln 4 = 1.386.
+    decided = [0.0] + [0.5] * 12 + [1.0] * 7
+    np.testing.assert_allclose(found.decided, decided)
+    assert found.timesteps == pytest.approx((2 + 14) / 2)
+    np.testing.assert_allclose(found.accuracy, 0.5)
+    assert "decided after 8.0" in str(found)
+
+
+@pytest.mark.parametrize(
+    "build, reason",
+    [
+        (lambda x: snn.MeanOverTime()(snn.PSN()(x)), "all steps"),
+        (lambda x: snn.LIF()(x), "readout"),
+        (lambda x: snn.MeanOverTime()(snn.LIF(go_backwards=True)(x)), "backwards"),
+    ],
+)
+def test_rollout_refuses(build, reason):
+    inputs = layers.Input((4, 3))
+    with pytest.raises(TypeError, match=reason):
+        conversion.accuracy_over_time(
+            keras.Model(inputs, build(inputs)), (np.ones((1, 4, 3)), np.zeros(1))
+        )
+
+
+def test_accuracy_plot():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    found = conversion.AccuracyOverTime(np.array([0.1, 0.5]), {}, 4, np.array([0.0, 0.5]))
+    ax = found.plot()
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [10, 50])
+    assert found.timesteps == 2.0 and found.to_dict()["examples"] == 4

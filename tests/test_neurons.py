@@ -54,6 +54,11 @@ def delayed_soft(x, v):
     return s, 0.9 * v + x - s
 
 
+def stdb(x, v, silent):
+    s, v = delayed_soft(x, v)
+    return s, v, (silent + 1) * (1 - s)
+
+
 def delayed_hard(x, v):
     s = 1.0 * (v > 1)
     return s, 0.9 * np.where(s == 1, -0.1, v) + x
@@ -96,6 +101,7 @@ NEURONS = {
     "DelayedLIF-hard": Row(
         layers.DelayedLIF, {"decay": 0.9, "reset": "hard", "v_reset": -0.1}, delayed_hard, (-0.1,)
     ),
+    "STDBLIF": Row(layers.STDBLIF, {"decay": 0.9}, stdb, (0.0, 999.0)),
     "AdaptiveLIF": Row(
         layers.AdaptiveLIF,
         {"adaptation": 0.5, "tau_adaptation": 4.0, "reset": "soft"},

@@ -159,7 +159,7 @@ def build_snn(parts, original, neurons, timesteps, encoder, readout):
         neurons: From a node's index to its neuron layer.
         timesteps: Number of steps.
         encoder: A function that makes the layer from images to sequences.
-        readout: A function that makes the layer from sequences to outputs.
+        readout: Class of the layer from sequences to outputs; a mean is put in the ANN's units.
 
     Returns:
         A functional model.
@@ -210,7 +210,7 @@ def build_snn(parts, original, neurons, timesteps, encoder, readout):
         name = "readout" if len(graph.outputs) == 1 else f"readout_{place}"
         tensor = readout(name=name)(timed(index, -1))
         factor = scales.of(index)
-        if not np.isclose(factor, 1, rtol=1e-12):
+        if readout is snn.MeanOverTime and not np.isclose(factor, 1, rtol=1e-12):
             tensor = keras.layers.Rescaling(factor, name=f"{name}_scale")(tensor)
         outputs.append(tensor)
     inputs = [tensors[i] for i in graph.inputs]

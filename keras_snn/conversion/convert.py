@@ -75,7 +75,8 @@ def convert(
             and first potential are set; a neuron without these arguments is an error.
         threshold_scale: Factor on all thresholds in the end; below 1 every layer fires more, which
             serves few steps and fine-tuning (Rathi et al.: 0.7), and rates overestimate the ANN.
-        readout: `"mean"` over time, in the ANN's units, or `"accumulator"`, the sum over time.
+        readout: `"mean"` over time, in the ANN's units, or `"accumulator"`, the sum over time of
+            what the last weights make of spikes, as hybrid training takes it.
         calibration_timesteps: Steps that `"spike_norm"` simulates.
         check_examples: Number of calibration examples to run the result on, for firing rates and
             accuracy over time in the report (of models with one output); 0 for none.
@@ -148,8 +149,9 @@ def convert(
         "encoder": lambda steps: encoder(steps)(),
     }
     balance(graph, scales, parts, batches, method, settings)
-    for index in graph.outputs:
-        scales.want(index, 1.0)
+    if readout == "mean":
+        for index in graph.outputs:
+            scales.want(index, 1.0)
 
     def make_neuron(index):
         node = graph.nodes[index]

@@ -1,23 +1,18 @@
 """What networks that come from a trained ANN are made of.
 
 `ClipFloorShift` is an activation to train an ANN with; `SpikingMaxPooling` takes the place of its
-max pooling; `STDBLIF` is the neuron of hybrid training.
+max pooling.
 """
 
 import keras
 from keras import ops
 
-from keras_snn import dynamics
 from keras_snn.layers.arguments import check_choice, check_integer, check_number
 from keras_snn.layers.base import NeuronCell, positive
-from keras_snn.layers.neurons import DelayedLIFCell
 from keras_snn.layers.rnn import Neuron
-from keras_snn.surrogates import heaviside
 
 __all__ = [
-    "STDBLIF",
     "ClipFloorShift",
-    "STDBLIFCell",
     "SpikingMaxPooling",
     "SpikingMaxPoolingCell",
 ]
@@ -144,83 +139,4 @@ class SpikingMaxPooling(Neuron, cell=SpikingMaxPoolingCell):
     >>> pooled = SpikingMaxPooling(2)(IF(reset="soft")(rates))
     >>> float(keras.ops.sum(pooled))
     6.0
-    """
-
-
-class STDBLIFCell(DelayedLIFCell):
-    """The delayed LIF with spike-timing-dependent backpropagation, one step.
-
-    `s = fire(v / threshold - 1)`, `v <- decay * v + x - threshold * s`. Backward, the slope of
-    `fire` is `alpha exp(-beta d)`, `d` being the steps since the neuron's last spike (about 1000
-    before its first), whatever the potential. States: membrane potential, `d` before this step.
-
-    Args:
-        decay: Share of the potential that is left after a step, 0 to 1.
-        alpha: Slope right after a spike, above 0.
-        beta: Decay of the slope in a step, at least 0.
-        slope: `"time"` for the above, or `"linear"` for `alpha max(0, 1 - |v / threshold - 1|)`.
-        trainable_decay: Whether the decay is a weight, kept from 0 to 1.
-
-    Source: Rathi et al. (2020); a learned decay and threshold: Rathi and Roy (2020), DIET-SNN.
-    """
-
-    initial_values = (None, 999.0)
-
-    def __init__(
-        self,
-        decay=1.0,
-        alpha=0.3,
-        beta=0.01,
-        slope="time",
-        trainable_decay=False,
-        **kwargs,
-    ):
-        super().__init__(decay=decay, **kwargs)
-        self.alpha = check_number("alpha", alpha, above=0)
-        self.beta = check_number("beta", beta, minimum=0)
-        self.slope = check_choice("slope", slope, ("time", "linear"))
-        self.trainable_decay = bool(trainable_decay)
-        self.decay_weight = None
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        if self.trainable_decay:
-            self.decay_weight = self.add_parameter(
-                "decay", self.decay, self.parameter_shape, constraint=_share
-            )
-
-    def step(self, x, states):
-        v, silent = states
-        threshold = self.current_threshold
-        decay = self.decay if self.decay_weight is None else self.decay_weight
-        z = v / threshold - 1
-        # One step more than the time since the last spike: the spike of a step is decided before.
-        silent = silent + 1
-        if self.slope == "time":
-            slope = self.alpha * ops.exp(-self.beta * silent)
-        else:
-            slope = self.alpha * ops.maximum(1 - ops.abs(z), 0)
-        fired = ops.stop_gradient(heaviside(z, self.strict))
-        spikes = fired + ops.stop_gradient(slope) * (z - ops.stop_gradient(z))
-        lost = v - self.reset_membrane(v, spikes)
-        if self.reset == "hard":
-            v = dynamics.decay_charge(v - lost, x, decay)
-        else:
-            v = dynamics.decay_charge(v, x, decay) - lost
-        return spikes, [v, silent * (1 - fired)]
-
-
-def _share(weight):
-    """Constraint of learnable decays."""
-    return ops.clip(weight, 0, 1)
-
-
-class STDBLIF(Neuron, cell=STDBLIFCell):
-    """The delayed LIF of hybrid training: STDB's surrogate gradient depends on spike times.
-
-    Example:
-
-    >>> spikes = STDBLIF()(0.7 * keras.ops.ones((1, 8, 1)))
-    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
-    [0. 0. 1. 1. 0. 1. 1. 0.]
     """

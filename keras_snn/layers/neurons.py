@@ -7,13 +7,14 @@ reset is hard to 0 and detached, unless a class says otherwise.
 
 import math
 
-import keras
+from keras import ops
 
 from keras_snn import dynamics
 from keras_snn.layers import fused
-from keras_snn.layers.arguments import check_number
+from keras_snn.layers.arguments import check_choice, check_number
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
+from keras_snn.surrogates import heaviside
 
 __all__ = [
     "EIF",
@@ -21,6 +22,7 @@ __all__ = [
     "KLIF",
     "LIF",
     "QIF",
+    "STDBLIF",
     "Accumulator",
     "AccumulatorCell",
     "AdaptiveLIF",
@@ -40,6 +42,7 @@ __all__ = [
     "ParametricLIF",
     "ParametricLIFCell",
     "QIFCell",
+    "STDBLIFCell",
     "SynapticLIF",
     "SynapticLIFCell",
 ]
@@ -129,15 +132,15 @@ class ParametricLIFCell(SpikingCell):
     @property
     def current_tau(self):
         """The time constant in force, `1 / sigmoid(w)`."""
-        return 1 / keras.ops.sigmoid(self.w)
+        return 1 / ops.sigmoid(self.w)
 
     def charge(self, v, x):
         return dynamics.lif_charge(
-            v, x, rate=keras.ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
+            v, x, rate=ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
         )
 
     def form(self):
-        return fused.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
+        return fused.Leak(self.v_reset, self.decay_input, rate=ops.sigmoid(self.w))
 
 
 class ParametricLIF(Neuron, cell=ParametricLIFCell):
@@ -236,6 +239,85 @@ class DelayedLIF(Neuron, cell=DelayedLIFCell):
     Example:
 
     >>> spikes = DelayedLIF(decay=1.0)(0.7 * keras.ops.ones((1, 8, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 0. 1. 1. 0. 1. 1. 0.]
+    """
+
+
+class STDBLIFCell(DelayedLIFCell):
+    """The delayed LIF with spike-timing-dependent backpropagation, one step.
+
+    `s = fire(v / threshold - 1)`, `v <- decay * v + x - threshold * s`. Backward, the slope of
+    `fire` is `alpha exp(-beta d)`, `d` being the steps since the neuron's last spike (about 1000
+    before its first), whatever the potential. States: membrane potential, `d` before this step.
+
+    Args:
+        decay: Share of the potential that is left after a step, 0 to 1.
+        alpha: Slope right after a spike, above 0.
+        beta: Decay of the slope in a step, at least 0.
+        slope: `"time"` for the above, or `"linear"` for `alpha max(0, 1 - |v / threshold - 1|)`.
+        trainable_decay: Whether the decay is a weight, kept from 0 to 1.
+
+    Source: Rathi et al. (2020); a learned decay and threshold: Rathi and Roy (2020), DIET-SNN.
+    """
+
+    initial_values = (None, 999.0)
+
+    def __init__(
+        self,
+        decay=1.0,
+        alpha=0.3,
+        beta=0.01,
+        slope="time",
+        trainable_decay=False,
+        **kwargs,
+    ):
+        super().__init__(decay=decay, **kwargs)
+        self.alpha = check_number("alpha", alpha, above=0)
+        self.beta = check_number("beta", beta, minimum=0)
+        self.slope = check_choice("slope", slope, ("time", "linear"))
+        self.trainable_decay = bool(trainable_decay)
+        self.decay_weight = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.trainable_decay:
+            self.decay_weight = self.add_parameter(
+                "decay", self.decay, self.parameter_shape, constraint=_share
+            )
+
+    def step(self, x, states):
+        v, silent = states
+        threshold = self.current_threshold
+        decay = self.decay if self.decay_weight is None else self.decay_weight
+        z = v / threshold - 1
+        # One step more than the time since the last spike: the spike of a step is decided before.
+        silent = silent + 1
+        if self.slope == "time":
+            slope = self.alpha * ops.exp(-self.beta * silent)
+        else:
+            slope = self.alpha * ops.maximum(1 - ops.abs(z), 0)
+        fired = ops.stop_gradient(heaviside(z, self.strict))
+        spikes = fired + ops.stop_gradient(slope) * (z - ops.stop_gradient(z))
+        lost = v - self.reset_membrane(v, spikes)
+        if self.reset == "hard":
+            v = dynamics.decay_charge(v - lost, x, decay)
+        else:
+            v = dynamics.decay_charge(v, x, decay) - lost
+        return spikes, [v, silent * (1 - fired)]
+
+
+def _share(weight):
+    """Constraint of learnable decays."""
+    return ops.clip(weight, 0, 1)
+
+
+class STDBLIF(Neuron, cell=STDBLIFCell):
+    """The delayed LIF of hybrid training: STDB's surrogate gradient depends on spike times.
+
+    Example:
+
+    >>> spikes = STDBLIF()(0.7 * keras.ops.ones((1, 8, 1)))
     >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
     [0. 0. 1. 1. 0. 1. 1. 0.]
     """
@@ -466,7 +548,7 @@ class KLIFCell(LIFCell):
         self.k = self.add_parameter("k", 1.0, self.parameter_shape)
 
     def charge(self, v, x):
-        return keras.ops.relu(self.k * super().charge(v, x))
+        return ops.relu(self.k * super().charge(v, x))
 
     def step(self, x, states):
         h = self.charge(states[0], x)
