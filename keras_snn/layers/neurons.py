@@ -7,7 +7,7 @@ reset is hard to 0 and detached, unless a class says otherwise.
 
 import math
 
-from keras import ops
+import keras
 
 from keras_snn import dynamics
 from keras_snn.layers import fused
@@ -132,15 +132,15 @@ class ParametricLIFCell(SpikingCell):
     @property
     def current_tau(self):
         """The time constant in force, `1 / sigmoid(w)`."""
-        return 1 / ops.sigmoid(self.w)
+        return 1 / keras.ops.sigmoid(self.w)
 
     def charge(self, v, x):
         return dynamics.lif_charge(
-            v, x, rate=ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
+            v, x, rate=keras.ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
         )
 
     def form(self):
-        return fused.Leak(self.v_reset, self.decay_input, rate=ops.sigmoid(self.w))
+        return fused.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
 
 
 class ParametricLIF(Neuron, cell=ParametricLIFCell):
@@ -294,11 +294,11 @@ class STDBLIFCell(DelayedLIFCell):
         # One step more than the time since the last spike: the spike of a step is decided before.
         silent = silent + 1
         if self.slope == "time":
-            slope = self.alpha * ops.exp(-self.beta * silent)
+            slope = self.alpha * keras.ops.exp(-self.beta * silent)
         else:
-            slope = self.alpha * ops.maximum(1 - ops.abs(z), 0)
-        fired = ops.stop_gradient(heaviside(z, self.strict))
-        spikes = fired + ops.stop_gradient(slope) * (z - ops.stop_gradient(z))
+            slope = self.alpha * keras.ops.maximum(1 - keras.ops.abs(z), 0)
+        fired = keras.ops.stop_gradient(heaviside(z, self.strict))
+        spikes = fired + keras.ops.stop_gradient(slope) * (z - keras.ops.stop_gradient(z))
         lost = v - self.reset_membrane(v, spikes)
         if self.reset == "hard":
             v = dynamics.decay_charge(v - lost, x, decay)
@@ -309,7 +309,7 @@ class STDBLIFCell(DelayedLIFCell):
 
 def _share(weight):
     """Constraint of learnable decays."""
-    return ops.clip(weight, 0, 1)
+    return keras.ops.clip(weight, 0, 1)
 
 
 class STDBLIF(Neuron, cell=STDBLIFCell):
@@ -548,7 +548,7 @@ class KLIFCell(LIFCell):
         self.k = self.add_parameter("k", 1.0, self.parameter_shape)
 
     def charge(self, v, x):
-        return ops.relu(self.k * super().charge(v, x))
+        return keras.ops.relu(self.k * super().charge(v, x))
 
     def step(self, x, states):
         h = self.charge(states[0], x)
