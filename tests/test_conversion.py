@@ -843,3 +843,16 @@ def test_accuracy_plot():
     ax = found.plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [10, 50])
     assert found.timesteps == 2.0 and found.to_dict()["examples"] == 4
+
+
+@pytest.mark.parametrize("mode", ["sequence", "step"])
+def test_export_of_a_converted_network(mode, tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("ai_edge_litert")
+    from keras_snn import export
+
+    spiking, _ = convert(branched_network(), images(8), "max", 6, max_pooling="spiking")
+    report = export.to_tflite(
+        spiking, tmp_path / "model.tflite", mode=mode, verify_data=images(4, seed=5)
+    )
+    assert report.flipped == 0 and len(report.layers) >= 5
