@@ -313,7 +313,7 @@ def accuracy_over_time(
     if timesteps is None and rollout.static:
         timesteps = _own_timesteps(model)
     right, decided, rates, examples, labelled = 0, 0, {}, 0, True
-    for place, (inputs, labels) in enumerate(_batches(data, batch_size)):
+    for place, (inputs, labels) in enumerate(batches_of(data, batch_size)):
         if place == steps:
             break
         answers, finals, found, final = [], [], {}, None
@@ -379,8 +379,10 @@ def _own_timesteps(model):
     raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")
 
 
-def _batches(data, batch_size):
-    """Pairs of inputs and labels."""
+def batches_of(data, batch_size):
+    """Pairs of inputs and labels (or `None`), from arrays or an iterable of batches."""
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        data = (data, None)
     if isinstance(data, tuple) and len(data) == 2:
         inputs, labels = data
         size = len(tree.flatten(inputs)[0])
@@ -391,8 +393,9 @@ def _batches(data, batch_size):
         return
     if isinstance(data, keras.utils.PyDataset):
         data = (data[i] for i in range(len(data)))
-    for inputs, labels in data:
-        yield tree.map_structure(_array, inputs), _array(labels)
+    for batch in data:
+        inputs, labels = batch[:2] if isinstance(batch, tuple) else (batch, None)
+        yield tree.map_structure(_array, inputs), None if labels is None else _array(labels)
 
 
 def _array(x):
