@@ -1,4 +1,4 @@
-# `make demo` trains a spiking ResNet on real digits and exports it; `make test` tests the three backends.
+# `make demo` trains a spiking ResNet on real digits, exports and profiles it; `make test` tests the three backends.
 # Both set up a virtual environment first.
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ TORCH = torch==2.13.0
 BACKENDS = tensorflow jax torch
 WORKERS = $(foreach b,$(BACKENDS),--tx popen//env:KERAS_BACKEND=$(b))
 
-.PHONY: demo test lint clean
+.PHONY: demo gallery test lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -17,6 +17,14 @@ demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(VENV)/bin/python applications/export.py \
 	    --model_file=results/demo/SEWResNet8_digits.keras --test_examples=360
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(VENV)/bin/python applications/profile.py \
+	    --model_file=results/demo/SEWResNet8_digits.keras --output_dir=results/demo
+
+# The pictures of docs/gallery.md, of the network that the demo trains.
+gallery: demo
+	mkdir -p docs/gallery
+	cp results/demo/*.png docs/gallery/
 
 # Every test runs under each backend, side by side; one summary. The process that collects the
 # results imports Keras too: with torch, TensorFlow's start-up lines don't follow the summary.
@@ -32,13 +40,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable ".[data,export]"
+	$(PIP) --editable ".[data,export,plot]"
 	touch $@
 
 # Two peers without their dependencies: torchvision would replace the pinned torch.
 $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
-	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx]" "$(TORCH)"
+	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx,plot]" "$(TORCH)"
 	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0
 	touch $@
 

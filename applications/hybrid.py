@@ -29,6 +29,7 @@ flags.DEFINE_enum("slope", "linear", ["time", "linear"], "Surrogate gradient, se
 flags.DEFINE_float("alpha", 0.3, "Its height.")
 flags.DEFINE_float("beta", 0.01, "Its decay in a step since the last spike.")
 flags.DEFINE_bool("learn", False, "Whether leaks and thresholds are learned too.")
+flags.adopt_module_key_flags(convert)
 flags.FLAGS.set_default("timesteps", 16)
 flags.FLAGS.set_default("output_dir", "results/hybrid")
 

@@ -1,6 +1,24 @@
 """keras_snn: spiking neural networks for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-from keras_snn import analysis, applications, conversion, dynamics, export, layers, surrogates
+from keras_snn import (
+    analysis,
+    applications,
+    callbacks,
+    conversion,
+    dynamics,
+    export,
+    layers,
+    surrogates,
+)
 
-__all__ = ["analysis", "applications", "conversion", "dynamics", "export", "layers", "surrogates"]
+__all__ = [
+    "analysis",
+    "applications",
+    "callbacks",
+    "conversion",
+    "dynamics",
+    "export",
+    "layers",
+    "surrogates",
+]
 __version__ = "0.1.0"

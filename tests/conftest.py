@@ -1,8 +1,10 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`."""
 
 import gc
+import importlib
 import os
 import sys
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Three backends in three processes share the machine's cores.
@@ -37,6 +39,24 @@ def large_models():
     yield
     keras.backend.clear_session()
     gc.collect()
+
+
+@pytest.fixture
+def zoo(monkeypatch):
+    """SpikingJelly's models, whose import of torchvision (for downloads) gets a stand-in."""
+    pytest.importorskip("torch")
+    pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed (extra `peers`)")
+    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
+        module = types.ModuleType(name)
+        module.__path__ = []
+        module.load_state_dict_from_url = None
+        monkeypatch.setitem(sys.modules, name, module)
+    from spikingjelly import activation_based as peer
+    from spikingjelly.activation_based import functional, neuron
+
+    models = ("ms_resnet", "sew_resnet", "spiking_resnet", "spiking_vgg")
+    found = {name: importlib.import_module(f"{peer.__name__}.model.{name}") for name in models}
+    return types.SimpleNamespace(functional=functional, neuron=neuron, **found)
 
 
 def pytest_report_header():

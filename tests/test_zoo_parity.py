@@ -8,11 +8,8 @@ some networks have a tie in nearly every image; `ALL_PARITY=1` runs that size fo
 (on JAX, whose convolutions are slow here, one without it).
 """
 
-import importlib
 import os
 import re
-import sys
-import types
 
 import keras
 import numpy as np
@@ -47,24 +44,6 @@ CASES = {  # the peer's module, name and arguments; our name and arguments
     "vgg16": ("spiking_vgg", "spiking_vgg16_bn", {}, "SpikingVGG16BN", {}),
     "ms18": ("ms_resnet", "ms_resnet18", {"T": T}, "MSResNet18", {}),
 }
-
-
-@pytest.fixture
-def zoo(monkeypatch):
-    """SpikingJelly's models, whose import of torchvision (for downloads) gets a stand-in."""
-    pytest.importorskip("torch")
-    pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed (extra `peers`)")
-    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
-        module = types.ModuleType(name)
-        module.__path__ = []
-        module.load_state_dict_from_url = None
-        monkeypatch.setitem(sys.modules, name, module)
-    from spikingjelly import activation_based as peer
-    from spikingjelly.activation_based import functional, neuron
-
-    models = ("ms_resnet", "sew_resnet", "spiking_resnet", "spiking_vgg")
-    found = {name: importlib.import_module(f"{peer.__name__}.model.{name}") for name in models}
-    return types.SimpleNamespace(functional=functional, neuron=neuron, **found)
 
 
 def peer_network(zoo, module, name, arguments):

@@ -1,20 +1,39 @@
-"""What a spiking network does: firing rates of its layers, gradients of its weights."""
+"""What a spiking network does: rates, operations, energy, recordings, gradients, pictures."""
 
 from keras_snn.analysis.gradients import gradient_norms
 from keras_snn.analysis.over_time import AccuracyOverTime, Rollout, accuracy_over_time
+from keras_snn.analysis.plots import (
+    plot_accuracy,
+    plot_energy,
+    plot_feature_maps,
+    plot_membrane,
+    plot_raster,
+    plot_rates,
+    save_event_animation,
+)
 from keras_snn.analysis.profiling import ENERGY, LayerProfile, Profile, profile, sparsity
 from keras_snn.analysis.rates import firing_rates, is_spiking
+from keras_snn.analysis.recording import Recording, record
 
 __all__ = [
     "ENERGY",
     "AccuracyOverTime",
     "LayerProfile",
     "Profile",
+    "Recording",
     "Rollout",
     "accuracy_over_time",
     "firing_rates",
     "gradient_norms",
     "is_spiking",
+    "plot_accuracy",
+    "plot_energy",
+    "plot_feature_maps",
+    "plot_membrane",
+    "plot_raster",
+    "plot_rates",
     "profile",
+    "record",
+    "save_event_animation",
     "sparsity",
 ]

@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_snn.analysis.over_time import accuracy_over_time, batches_of
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.analysis.walk import membrane_of, walk
+from keras_snn.analysis.walk import First, membrane_of, walk
 from keras_snn.layers.arguments import check_choice
 
 __all__ = ["ENERGY", "LayerProfile", "Profile", "profile", "sparsity"]
@@ -26,6 +26,9 @@ ENERGY = {
     # on a float32 host.
     "loihi": {"mac": 4.6, "ac": 23.6},
 }
+
+# Examples of a batch that tell spikes from values, and whose potentials are simulated again.
+SAMPLED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class LayerProfile:
         silent: Share of its neurons that never fired on the data.
         saturated: Share of its neurons that fired at every step.
         membrane: Mean, standard deviation, least and largest of its membrane potential, after
-            reset; `None` if it has none.
+            reset, of the first examples of each batch; `None` if it has none.
     """
 
     name: str
@@ -217,10 +220,10 @@ def profile(
     """Profiles a model: rates, operations, energy, silent neurons, membrane potentials.
 
     One pass; what is kept does not grow with the number of batches. An input of a weighted layer
-    whose every value is an integer is spikes, and costs accumulates (values count as often as they
-    say: 2 of a sum is two spikes); any other input costs multiply-accumulates, once for all steps
-    where it does not change over time. Masked steps count nowhere. Pooling, normalisation (which
-    folds away) and the neurons themselves are not charged.
+    that has integers only (in the first examples of each batch) is spikes, and costs accumulates
+    (values count as often as they say: 2 of a sum is two spikes); any other input costs
+    multiply-accumulates, once for all steps where it does not change over time. Masked steps count
+    nowhere. Pooling, normalisation (which folds away) and the neurons themselves are not charged.
 
     Args:
         model: A functional or Sequential model, of keras_snn layers or mixed.
@@ -252,7 +255,12 @@ def profile(
     """
     check_choice("energy", energy, ENERGY)
     inputs, calls, _, static = walk(model, timesteps)
-    probes = [(call, _Weighted(call, exact)) for call in calls if _kind(call.layer)]
+    spikes = {id(call.output) for call in calls if is_spiking(call.layer)}
+    probes = [
+        (call, _Weighted(call, exact, id(call.input) in spikes))
+        for call in calls
+        if _kind(call.layer)
+    ]
     probes += [(call, _Firing(call)) for call in calls if is_spiking(call.layer) and call.timed]
     if not probes:
         raise ValueError(f"The model {model.name!r} has no weighted layer and no neurons.")
@@ -299,53 +307,45 @@ def _kind(layer):
     )
 
 
-def _sums(x, mask):
-    """`x` with masked steps as zeros."""
-    if mask is None:
-        return x
-    shape = (*ops.shape(mask), *[1] * (len(x.shape) - 2))
-    return ops.where(ops.reshape(ops.cast(mask, "bool"), shape), x, ops.zeros_like(x))
-
-
 class _Weighted:
-    """Spikes and values that enter a weighted layer."""
+    """Spikes and values that enter a weighted layer.
 
-    def __init__(self, call, exact):
+    Where it reads a spiking layer, that its input is spikes needs no look.
+    """
+
+    def __init__(self, call, exact, spikes):
         self.call, self.totals = call, {"input": 0.0, "reached": 0.0, "steps": 0.0}
         self.integer, self.examples = True, 0
         shape = call.input.shape[2:] if call.timed else call.input.shape[1:]
         out = call.output.shape[2:] if call.timed else call.output.shape[1:]
         self.macs, fan_out = _dense(call.layer, shape, out)
         self.size = math.prod(shape)
-        x = _sums(ops.cast(call.input, "float32"), call.mask if call.timed else None)
+        self.outputs = {"steps": _steps(call)} if call.timed else {}
+        if not call.timed:  # a static integer, a pixel say, is no spike
+            self.integer = False
+            self.outputs["input"] = ops.ones_like(call.input[:, :1])
+            return
+        x = _unmasked(ops.cast(call.input, "float32"), call.mask)
         axes = tuple(range(1, len(x.shape)))
-        magnitude = ops.abs(x)
-        self.outputs = {
-            "input": ops.sum(magnitude, axis=axes),
-            "fraction": ops.max(ops.abs(x - ops.round(x)), axis=axes),
-        }
+        magnitude = x if spikes else ops.abs(x)
+        self.outputs["input"] = ops.sum(magnitude, axis=axes)
+        if not spikes:
+            some = First(SAMPLED)(x)
+            self.outputs["fraction"] = ops.max(ops.abs(some - ops.round(some)), axis=axes)
         if exact and fan_out is not None:
             self.outputs["reached"] = ops.sum(magnitude * fan_out.astype("float32"), axis=axes)
-        if call.timed:
-            steps = ops.ones_like(x[:, :, :1]) if call.mask is None else None
-            if call.mask is None:
-                flat = ops.reshape(steps, (-1, ops.shape(x)[1], int(np.prod(steps.shape[2:]))))
-                self.outputs["steps"] = ops.sum(flat[:, :, 0], axis=1)
-            else:
-                self.outputs["steps"] = ops.sum(ops.cast(call.mask, "float32"), axis=1)
 
     def add(self, found, size):
         for name in self.totals:
             self.totals[name] += float(found[name].astype("float64").sum()) if name in found else 0
-        self.integer &= bool(np.all(found["fraction"] == 0))
+        self.integer &= bool(np.all(found.get("fraction", 0) == 0))
         self.examples += size
 
     def result(self):
         mean = {name: total / self.examples for name, total in self.totals.items()}
         steps = mean["steps"] if self.call.timed else 1.0
         fields = {"macs": self.macs, "steps": steps}
-        # A static integer, a pixel say, is no spike.
-        if not (self.integer and self.call.timed):
+        if not self.integer:
             return fields | {"macs_spent": self.macs * steps}
         rate = mean["input"] / max(self.size * steps, 1)
         reached = mean["reached"] if "reached" in self.outputs else rate * steps * self.macs
@@ -356,60 +356,71 @@ class _Firing:
     """What a layer's neurons do."""
 
     def __init__(self, call):
-        self.call, self.examples = call, 0
-        y = ops.cast(call.output, "float32")
-        mask = call.mask
+        self.call, self.examples, self.counts = call, 0, 0.0
         self.neurons = math.prod(call.output.shape[2:])
-        axes = tuple(range(1, len(y.shape)))
-        fired = _sums(y, mask)
-        self.outputs = {
-            "fired": ops.sum(fired, axis=axes),
-            "most": ops.max(fired, axis=(0, 1)),
-            "least": ops.min(1 - _sums(1 - y, mask), axis=(0, 1)),
-        }
-        flat = ops.reshape(y, (-1, ops.shape(y)[1], self.neurons))[:, :, 0]
-        steps = ops.ones_like(flat) if mask is None else ops.cast(mask, "float32")
-        self.outputs["steps"] = ops.sum(steps, axis=1)
-        v = membrane_of(call)
+        fired = _unmasked(ops.cast(call.output, "float32"), call.mask)
+        # One pass over the spikes: how often each neuron fired in the batch.
+        self.outputs = {"counts": ops.sum(fired, axis=(0, 1)), "steps": _steps(call)}
+        v = membrane_of(call, first=SAMPLED)
         if v is not None:
-            v = _sums(v, mask)
+            first = First(SAMPLED)
+            v = _unmasked(v, None if call.mask is None else first(call.mask))
+            self.outputs["sampled"] = first(self.outputs["steps"])
+            axes = tuple(range(1, len(v.shape)))
             self.outputs |= {
                 "sum": ops.sum(v, axis=axes),
                 "squares": ops.sum(v * v, axis=axes),
                 "low": ops.min(v, axis=axes),
                 "high": ops.max(v, axis=axes),
             }
-        self.sums = dict.fromkeys(("fired", "steps", "sum", "squares"), 0.0)
-        self.most = self.least = self.low = self.high = None
+        self.sums = dict.fromkeys(("steps", "sampled", "sum", "squares"), 0.0)
+        self.low, self.high = float("inf"), float("-inf")
 
     def add(self, found, size):
         for name in self.sums:
             if name in found:
                 self.sums[name] += float(found[name].astype("float64").sum())
-
-        def both(old, new, choose):
-            return new if old is None else choose(old, new)
-
-        self.most = both(self.most, found["most"], np.maximum)
-        self.least = both(self.least, found["least"], np.minimum)
+        self.counts = self.counts + found["counts"].astype("float64")
         if "low" in found:
-            self.low = both(self.low, found["low"].min(), min)
-            self.high = both(self.high, found["high"].max(), max)
+            self.low = min(self.low, float(found["low"].min()))
+            self.high = max(self.high, float(found["high"].max()))
         self.examples += size
 
     def result(self):
-        count = max(self.sums["steps"] * self.neurons, 1)
+        steps = self.sums["steps"]
+        count = max(steps * self.neurons, 1)
         fields = {
-            "steps": self.sums["steps"] / self.examples,
-            "rate": self.sums["fired"] / count,
-            "silent": float(np.mean(self.most == 0)),
-            "saturated": float(np.mean(self.least >= 1)),
+            "steps": steps / self.examples,
+            "rate": float(np.sum(self.counts)) / count,
+            "silent": float(np.mean(self.counts == 0)),
+            "saturated": float(np.mean(self.counts >= max(steps, 1))),
         }
-        if self.low is not None:
+        if "sum" in self.outputs:
+            count = max(self.sums["sampled"] * self.neurons, 1)
             mean = self.sums["sum"] / count
             variance = max(self.sums["squares"] / count - mean**2, 0.0)
-            fields["membrane"] = (mean, variance**0.5, float(self.low), float(self.high))
+            fields["membrane"] = (mean, variance**0.5, self.low, self.high)
         return fields
+
+
+def _unmasked(x, mask):
+    """`x` with masked steps as zeros."""
+    if mask is None:
+        return x
+    mask = ops.cast(mask, "bool")
+    for _ in x.shape[2:]:
+        mask = ops.expand_dims(mask, -1)
+    return ops.where(mask, x, ops.zeros_like(x))
+
+
+def _steps(call):
+    """Number of unmasked steps of each example."""
+    if call.mask is not None:
+        return ops.sum(ops.cast(call.mask, "float32"), axis=1)
+    x = call.output
+    while len(x.shape) > 2:
+        x = x[..., 0]
+    return ops.sum(ops.ones_like(x, dtype="float32"), axis=1)
 
 
 def _dense(layer, shape, out):

@@ -1,7 +1,6 @@
 """A model's graph once more, layer by layer, with a hook: the basis of profiles and recordings."""
 
 import dataclasses
-import inspect
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ from keras_snn import layers as snn
 from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.readouts import _OverTime
 
-__all__ = ["Call", "membrane_of", "walk"]
+__all__ = ["Call", "First", "membrane_of", "walk"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +106,20 @@ def _has_time_after(layer, before):
     return before
 
 
+class First(keras.layers.Layer):
+    """The first examples of a batch: symbolic tensors of an unknown batch can't be sliced."""
+
+    def __init__(self, examples):
+        super().__init__(autocast=False)
+        self.examples = examples
+
+    def call(self, inputs):
+        return inputs[: self.examples]
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((None, *inputs.shape[1:]), dtype=inputs.dtype)
+
+
 class _MembraneCell(snn.NeuronCell):
     """A neuron's cell whose output is its membrane potential."""
 
@@ -131,12 +144,13 @@ class _MembraneCell(snn.NeuronCell):
         return {}
 
 
-def membrane_of(call, potential="after"):
+def membrane_of(call, potential="after", first=None):
     """The membrane potential of a neuron layer over time, or `None` if it has none.
 
     Args:
         call: A `Call` of a neuron layer.
         potential: `"after"` each step, or `"charged"`, what the threshold is compared with.
+        first: Number of examples, the first ones of the batch; all by default.
 
     Returns:
         A symbolic tensor `(batch, time, ...)`.
@@ -152,6 +166,6 @@ def membrane_of(call, potential="after"):
         go_backwards=call.layer.go_backwards,
         dtype=call.layer.dtype_policy,
     )
-    accepts = inspect.signature(loop.call).parameters
-    mask = {"mask": call.mask} if call.mask is not None and "mask" in accepts else {}
-    return ops.cast(loop(call.input, **mask), "float32")
+    part = (lambda x: x) if first is None else First(first)
+    mask = {} if call.mask is None else {"mask": part(call.mask)}
+    return ops.cast(loop(part(call.input), **mask), "float32")

@@ -1,0 +1,105 @@
+"""What `profile.py` does."""
+
+import importlib.util
+import pathlib
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_snn  # registers the layers
+from keras_snn import analysis, applications, datasets
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model_file", None, "A trained model, a .keras file.")
+flags.DEFINE_string("model", None, "Or a network of keras_snn.applications, with random weights.")
+flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
+flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
+flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)
+flags.DEFINE_integer("examples", 256, "Test images to use.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer("timesteps", None, "Number of steps (default: the model's).", lower_bound=1)
+flags.DEFINE_enum("energy", "45nm-float32", list(analysis.ENERGY), "Energy of operations.")
+flags.DEFINE_bool("exact", False, "Count what spikes at borders really reach.")
+flags.DEFINE_string("output_dir", "results/profile", "Where the table and the pictures go.")
+
+
+def examples_of(data):
+    """The first test images, and their labels."""
+    images, labels, count = [], [], 0
+    indexed = not hasattr(data.test, "take")
+    batches = map(data.test.__getitem__, range(len(data.test))) if indexed else data.test
+    for x, y in batches:
+        images.append(np.asarray(x))
+        labels.append(np.asarray(y))
+        count += len(images[-1])
+        if count >= FLAGS.examples:
+            break
+    return np.concatenate(images)[: FLAGS.examples], np.concatenate(labels)[: FLAGS.examples]
+
+
+def draw(model, profile, images, labels, output):
+    """The pictures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    first = next(x.name for x in profile.layers if x.rate is not None)
+    recording = analysis.record(model, images[:1], first, ("spikes", "membrane"), timesteps=16)
+    spikes, membrane = (recording[first][kind][0] for kind in ("spikes", "membrane"))
+    pictures = {
+        "rates": analysis.plot_rates(profile).figure,
+        "energy": analysis.plot_energy(profile).figure,
+        "raster": analysis.plot_raster(spikes, title=first).figure,
+        "membrane": analysis.plot_membrane(
+            membrane, recording.thresholds.get(first), spikes, neurons=3
+        ).figure,
+    }
+    if spikes.ndim == 4:
+        layout = keras.config.image_data_format()
+        pictures["feature_maps"] = analysis.plot_feature_maps(spikes, data_format=layout)
+    try:
+        found = analysis.accuracy_over_time(model, (images, labels), timesteps=16)
+        pictures["accuracy"] = analysis.plot_accuracy(found).figure
+    except TypeError as error:  # some layers know their number of steps
+        print(f"No picture of accuracy over time: {error}")
+    for name, figure in pictures.items():
+        figure.savefig(output / f"{name}.png", dpi=100)
+
+
+def main(argv):
+    """Profiles, prints, writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    if (FLAGS.model_file is None) == (FLAGS.model is None):
+        raise app.UsageError("Give either --model_file or --model.")
+    data = datasets.load(
+        FLAGS.dataset, FLAGS.batch_size, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size
+    )
+    if FLAGS.model_file:
+        model = keras.saving.load_model(FLAGS.model_file)
+    else:
+        known = {entry.name for entry in applications.list_models()}
+        if FLAGS.model not in known:
+            raise app.UsageError(f"--model: {FLAGS.model!r} is none of {sorted(known)}.")
+        model = getattr(applications, FLAGS.model)(
+            input_shape=data.input_shape, classes=data.classes
+        )
+    images, labels = examples_of(data)
+    profile = analysis.profile(
+        model,
+        images,
+        batch_size=FLAGS.batch_size,
+        energy=FLAGS.energy,
+        exact=FLAGS.exact,
+        timesteps=FLAGS.timesteps,
+    )
+    print(profile)
+    output = pathlib.Path(FLAGS.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    profile.to_json(output / "profile.json")
+    print(f"Wrote {output / 'profile.json'} (keras_snn {keras_snn.__version__})")
+    if importlib.util.find_spec("matplotlib"):
+        draw(model, profile, images, labels, output)
+        print(f"Pictures are in {output}")
+    else:
+        print("No pictures: pip install keras-snn[plot]")

@@ -1,0 +1,105 @@
+"""Recordings: spikes, membrane potentials and currents of any layer, without changing the model."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_snn.analysis.rates import is_spiking
+from keras_snn.analysis.walk import membrane_of, walk
+
+__all__ = ["WHAT", "Recording", "record"]
+
+WHAT = ("spikes", "membrane", "charged", "currents")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What layers did: `recording["lif"]["spikes"]` is an array `(examples, time, ...)`.
+
+    Attributes:
+        layers: By layer name and by kind, arrays.
+        thresholds: Thresholds of spiking layers that have one.
+    """
+
+    layers: dict
+    thresholds: dict
+
+    def __getitem__(self, name):
+        return self.layers[name]
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __len__(self):
+        return len(self.layers)
+
+
+def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=None):
+    """Records what layers of a model do.
+
+    Args:
+        model: A functional or Sequential model; it is not changed.
+        data: Inputs: an array, a list of arrays, or what `predict` takes.
+        layers: Names of layers (or one name); by default all spiking ones. Any layer has
+            `"spikes"`, which is its output, and `"currents"`, its input.
+        what: What to record: `"spikes"`; `"membrane"`, the potential after each step's reset;
+            `"charged"`, the potential that is compared with the threshold; `"currents"`.
+        batch_size: Batch size.
+        timesteps: Number of steps for models on images; by default their own.
+
+    Returns:
+        A `Recording`.
+
+    Raises:
+        TypeError: If the model, or one nested in it, is subclassed.
+        ValueError: If a layer is unknown, or has no such quantity.
+
+    Example:
+
+    >>> from keras_snn import layers as snn
+    >>> model = keras.Sequential([keras.Input((3, 1)), snn.IF(name="neuron")])
+    >>> found = record(model, np.full((1, 3, 1), 0.6), what=("spikes", "charged"))
+    >>> found["neuron"]["spikes"][0, :, 0], found["neuron"]["charged"][0, :, 0]
+    (array([0., 1., 0.], dtype=float32), array([0.6, 1.2, 0.6], dtype=float32))
+    """
+    what = (what,) if isinstance(what, str) else tuple(what)
+    unknown = [kind for kind in what if kind not in WHAT]
+    if unknown or not what:
+        raise ValueError(f"`what` should be some of {WHAT}, got {what}.")
+    inputs, calls, _, _ = walk(model, timesteps)
+    known = {call.name: call for call in calls}
+    if layers is None:
+        names = [call.name for call in calls if is_spiking(call.layer)]
+    else:
+        names = [layers] if isinstance(layers, str) else list(layers)
+    missing = [name for name in names if name not in known]
+    if missing or not names:
+        raise ValueError(f"The model has no layers {missing}. It has: {', '.join(known)}.")
+    tensors, places = [], []
+    for name in names:
+        for kind in what:
+            tensors.append(_tensor(known[name], kind))
+            places.append((name, kind))
+    found = keras.Model(inputs, tensors).predict(data, batch_size=batch_size, verbose=0)
+    result = {name: {} for name in names}
+    for (name, kind), values in zip(places, tree.flatten(found)):
+        result[name][kind] = np.asarray(values)
+    thresholds = {}
+    for name in names:
+        threshold = getattr(getattr(known[name].layer, "cell", None), "current_threshold", None)
+        if threshold is not None:
+            thresholds[name] = np.asarray(keras.ops.convert_to_numpy(threshold))
+    return Recording(result, thresholds)
+
+
+def _tensor(call, kind):
+    if kind == "spikes":
+        return call.output
+    if kind == "currents":
+        return call.input
+    potential = membrane_of(call, "after" if kind == "membrane" else "charged")
+    if potential is None:
+        raise ValueError(f"{call.name} ({type(call.layer).__name__}) has no {kind!r} to record.")
+    return potential

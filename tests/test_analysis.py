@@ -1,0 +1,362 @@
+"""Profiles, recordings, pictures and callbacks: counts by hand, by peers, and by definition."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+from keras import layers, ops
+
+from keras_snn import analysis, applications, callbacks
+from keras_snn import layers as snn
+
+
+def spikes_of(shape, rate=0.3, seed=0):
+    return (np.random.default_rng(seed).random(shape) < rate).astype("float32")
+
+
+def by_name(profile):
+    return {layer.name: layer for layer in profile.layers}
+
+
+def test_two_layers_by_hand():
+    """3 inputs, 4 hidden neurons, 2 outputs; T = 2."""
+    inputs = layers.Input((2, 3))
+    hidden = layers.Dense(4, use_bias=False, name="first")
+    x = snn.IF(name="neuron")(snn.FoldTime(hidden, name="fold")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="second")(x))
+    kernel = np.zeros((3, 4), "float32")
+    kernel[0, 0] = kernel[1, 1] = 1.0  # neurons 0 and 1 repeat inputs 0 and 1; 2, 3 are silent
+    hidden.set_weights([kernel])
+    data = np.array([[[1, 1, 0], [1, 0, 0]]], "float32")
+    found = analysis.profile(model, data)
+    first, neuron, second = found.layers
+    assert (first.name, first.macs, first.steps, first.parameters) == ("fold", 12, 2, 12)
+    assert first.synops == 3 * 4 and first.macs_spent == 0
+    assert first.input_rate == pytest.approx(3 / 6)
+    assert neuron.rate == pytest.approx(3 / 8)
+    assert neuron.silent == 0.5 and neuron.saturated == 0.25
+    assert neuron.membrane[2:] == (0.0, 0.0)
+    assert second.macs == 8 and second.synops == 3 * 2
+    assert found.synops == 18 and found.macs == 0 and found.ann_macs == 2 * (12 + 8)
+    assert found.energy == pytest.approx(18 * 0.9e-3)
+    assert found.ann_energy == pytest.approx(40 * 4.6e-3)
+    assert analysis.profile(model, data, energy="45nm-int8").energy == pytest.approx(18 * 0.03e-3)
+
+
+def test_images_are_computed_once_and_currents_are_macs():
+    inputs = layers.Input((6, 6, 1))
+    x = layers.Conv2D(2, 3, name="stem", kernel_initializer="ones")(inputs)
+    x = snn.LIF(name="neuron")(snn.RepeatTime(5)(x))
+    x = snn.FoldTime(layers.Conv2D(3, 3, name="conv"), name="fold")(x)
+    x = snn.FoldTime(layers.GlobalAveragePooling2D())(x)
+    model = keras.Model(inputs, snn.MeanOverTime()(layers.Dense(4, name="head")(x)))
+    found = by_name(analysis.profile(model, np.ones((2, 6, 6, 1), "float32")))
+    assert found["stem"].macs == found["stem"].macs_spent == 16 * 9 * 2 and found["stem"].steps == 1
+    assert found["fold"].macs == 4 * 9 * 2 * 3 and found["fold"].macs_spent == 0
+    assert found["fold"].steps == 5
+    assert found["head"].macs_spent == 5 * 3 * 4 and found["head"].synops == 0
+    whole = analysis.profile(model, np.ones((2, 6, 6, 1), "float32"))
+    assert whole.ann_macs == 16 * 9 * 2 + 4 * 9 * 2 * 3 + 12
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("strides, dilation, groups", [(1, 1, 1), (2, 1, 2), (1, 2, 1)])
+def test_exact_counts_at_borders(padding, strides, dilation, groups):
+    layer = layers.Conv2D(
+        4, 3, strides, padding, dilation_rate=dilation, groups=groups, use_bias=False
+    )
+    inputs = layers.Input((3, 7, 8, 2))
+    model = keras.Model(inputs, snn.FoldTime(layer)(inputs))
+    data = spikes_of((2, 3, 7, 8, 2))
+    layer.set_weights([np.ones_like(layer.get_weights()[0])])
+    reached = float(np.sum(model.predict(data, verbose=0))) / 2
+    assert analysis.profile(model, data, exact=True).synops == pytest.approx(reached)
+    rough = analysis.profile(model, data).synops
+    assert rough == pytest.approx(data.mean() * 3 * analysis.profile(model, data).layers[0].macs)
+
+
+def test_integers_count_with_their_value():
+    model = keras.Sequential([layers.Input((2, 3)), layers.Dense(5)])
+    found = analysis.profile(model, np.array([[[2, 0, 1], [0, 0, 3]]], "float32"))
+    assert found.synops == 6 * 5 and found.macs == 0
+
+
+def test_masked_steps_count_nowhere():
+    inputs = layers.Input((4, 2))
+    x = layers.Masking(mask_value=-1.0)(inputs)
+    x = snn.IF(name="neuron")(x)
+    model = keras.Model(inputs, snn.FoldTime(layers.Dense(3), name="fold")(x))
+    data = np.ones((2, 4, 2), "float32")
+    data[0, 2:] = -1.0
+    found = by_name(analysis.profile(model, data))
+    assert found["neuron"].rate == 1.0 and found["neuron"].saturated == 1.0
+    assert found["neuron"].steps == 3 and found["fold"].steps == 3
+    assert found["fold"].synops == 3 * 2 * 3
+
+
+def test_streams_over_batches():
+    model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3, timesteps=3)
+    data = np.random.default_rng(0).random((12, 16, 16, 1)).astype("float32")
+    whole = analysis.profile(model, data, batch_size=12)
+    parts = analysis.profile(model, [(data[i : i + 4], None) for i in range(0, 12, 4)])
+    for a, b in zip(whole.layers, parts.layers, strict=True):
+        assert a.synops == pytest.approx(b.synops, rel=1e-6) and a.silent == b.silent
+        if a.membrane:
+            once = analysis.record(model, data[:4], a.name, "membrane")[a.name]["membrane"]
+            wanted = (once.mean(), once.std(), once.min(), once.max())
+            np.testing.assert_allclose(a.membrane, wanted, rtol=1e-3, atol=1e-4)
+    assert analysis.profile(model, data, steps=1, batch_size=4).examples == 4
+    rates = analysis.firing_rates(model, data)
+    assert {x.name: x.rate for x in whole.layers if x.rate is not None} == pytest.approx(rates)
+    assert sum(x.parameters for x in whole.layers) < model.count_params()
+
+
+def test_forms_of_the_table(tmp_path):
+    model = keras.Sequential([layers.Input((2, 3)), snn.LIF(), layers.Dense(5)], name="small")
+    found = analysis.profile(model, np.ones((1, 2, 3), "float32"))
+    text = str(found)
+    assert "Profile of small" in text and "dense" in text and "45nm-float32" in text
+    found.to_json(tmp_path / "profile.json")
+    read = json.loads((tmp_path / "profile.json").read_text())
+    assert read["synops"] == found.synops and len(read["layers"]) == 2
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(found.to_frame(), pandas.DataFrame) and len(found.to_frame()) == 2
+
+
+def test_nested_and_refused_models():
+    body = keras.Sequential([snn.LIF(name="inner")], name="body")
+    model = keras.Sequential([layers.Input((2, 3)), body, layers.Dense(5)])
+    assert by_name(analysis.profile(model, np.ones((1, 2, 3)))).keys() >= {"body/inner"}
+
+    class Mine(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(TypeError, match="keras.Model"):
+        analysis.profile(Mine(), np.ones((1, 2, 3)))
+    inputs = layers.Input((2, 3))
+    with pytest.raises(TypeError, match="subclassed"):
+        analysis.profile(keras.Model(inputs, Mine(name="mine")(inputs)), np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match="energy"):
+        analysis.profile(model, np.ones((1, 2, 3)), energy="free")
+    with pytest.raises(ValueError, match="no data"):
+        analysis.profile(model, np.ones((0, 2, 3)))
+    with pytest.raises(ValueError, match="no weighted"):
+        analysis.profile(keras.Sequential([layers.Input((3,)), layers.ReLU()]), np.ones((1, 3)))
+
+
+# A peer.
+def op_counter():
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    base = "spikingjelly.activation_based"
+    counter = pytest.importorskip(f"{base}.op_counter", exc_type=ImportError)
+    return torch, counter
+
+
+def count(torch, counter, net, x):
+    """SynOps and MACs of the peer's weighted layers (normalisation left out)."""
+    ignored = [torch.nn.BatchNorm2d]
+    mac = counter.MACCounter(extra_ignore_modules=ignored)
+    synop = counter.SynOpCounter(extra_ignore_modules=ignored)
+    with torch.no_grad(), counter.DispatchCounterMode([mac, synop]):
+        net(x)
+    return synop.get_total(), mac.get_total()
+
+
+def test_counts_of_a_convolutional_net_equal_spikingjellys():
+    torch, counter = op_counter()
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 8, 3, padding=1, bias=False),
+        torch.nn.Conv2d(8, 4, 3, stride=2, bias=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 9, 5),
+    )
+    data = spikes_of((3, 4, 8, 8, 2))
+    x = torch.tensor(data.reshape(12, 8, 8, 2).transpose(0, 3, 1, 2))
+    inputs = layers.Input((4, 8, 8, 2))
+    y = snn.FoldTime(layers.Conv2D(8, 3, padding="same", use_bias=False), name="a")(inputs)
+    y = snn.FoldTime(layers.Conv2D(4, 3, 2, use_bias=False), name="b")(y)
+    y = layers.Dense(5, name="c")(snn.FoldTime(layers.Flatten())(y))
+    found = analysis.profile(keras.Model(inputs, y), data, exact=True)
+    synops, macs = count(torch, counter, net, x)
+    assert found.synops * 3 == pytest.approx(synops, rel=1e-6)
+    assert found.macs * 3 == pytest.approx(macs, rel=1e-6)
+
+
+def test_counts_of_sew_resnet_18_equal_spikingjellys(zoo, large_models):
+    torch, counter = op_counter()
+    torch.manual_seed(0)
+    net = zoo.sew_resnet.sew_resnet18(
+        num_classes=10, cnf="IAND", spiking_neuron=zoo.neuron.IFNode, detach_reset=True
+    ).eval()
+    zoo.functional.set_step_mode(net, "m")
+    ours = applications.SEWResNet18(
+        input_shape=(64, 64, 3), classes=10, timesteps=4, connect="iand", classifier_activation=None
+    )
+    applications.load_torch_weights(ours, net.state_dict())
+    x = 3 * np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    frames = torch.tensor(x.transpose(0, 3, 1, 2))[None].repeat(4, 1, 1, 1, 1)
+    synops, macs = count(torch, counter, net, frames)
+    found = analysis.profile(ours, x, exact=True)
+    assert found.synops > 1e7
+    assert found.synops == pytest.approx(synops, rel=1e-3)  # a tie may move a few spikes
+    stem, head = found.layers[0], found.layers[-1]
+    # They run the stem and the classifier at every step, we once for an image.
+    assert macs == 4 * (stem.macs + head.macs)
+    assert found.macs == stem.macs + head.macs
+
+
+def test_record():
+    inputs = layers.Input((5, 3))
+    x = snn.FoldTime(layers.Dense(4, name="dense"), name="fold")(inputs)
+    x = snn.LIF(tau=3.0, name="lif", reset="soft")(x)
+    model = keras.Model(inputs, snn.MeanOverTime()(x))
+    data = np.random.default_rng(0).normal(1, 2, (6, 5, 3)).astype("float32")
+    found = analysis.record(model, data, what=analysis.recording.WHAT, batch_size=4)
+    assert list(found) == ["lif"] and found.thresholds["lif"] == 1.0
+    lif = found["lif"]
+    assert all(values.shape == (6, 5, 4) for values in lif.values())
+    v = np.zeros((6, 4))
+    for t in range(5):
+        h = v + (lif["currents"][:, t] - v) / 3
+        np.testing.assert_allclose(lif["charged"][:, t], h, atol=1e-5)
+        v = h - lif["spikes"][:, t]
+        np.testing.assert_allclose(lif["membrane"][:, t], v, atol=1e-5)
+    np.testing.assert_array_equal(lif["spikes"], (lif["charged"] >= 1))
+    assert analysis.record(model, data, "fold")["fold"]["spikes"].shape == (6, 5, 4)
+    model_on_images = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3)
+    longer = analysis.record(model_on_images, np.zeros((1, 16, 16, 1)), timesteps=9)
+    assert {v["spikes"].shape[1] for v in longer.layers.values()} == {9}
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"layers": "nothing"}, ValueError),
+        ({"what": "colour"}, ValueError),
+        ({"what": ()}, ValueError),
+        ({"layers": "fold", "what": "membrane"}, ValueError),
+    ],
+)
+def test_record_refuses(arguments, error):
+    inputs = layers.Input((5, 3))
+    x = snn.FoldTime(layers.Dense(4), name="fold")(inputs)
+    with pytest.raises(error):
+        analysis.record(keras.Model(inputs, snn.IF()(x)), np.ones((1, 5, 3)), **arguments)
+
+
+@pytest.fixture
+def pyplot():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    yield matplotlib.pyplot
+    matplotlib.pyplot.close("all")
+
+
+def test_pictures(pyplot, tmp_path):
+    spikes = spikes_of((7, 4, 5, 3))
+    ax = analysis.plot_raster(spikes, title="raster")
+    dots = ax.collections[0].get_offsets()
+    assert len(dots) == spikes.sum() and dots[:, 0].max() == 6
+    _, mine = pyplot.subplots()
+    ax = analysis.plot_rates({"a": 0.25, "b": 0.5}, ax=mine)
+    assert ax is mine and [bar.get_width() for bar in ax.patches] == [0.25, 0.5]
+    potentials = np.random.default_rng(0).normal(size=(7, 6))
+    ax = analysis.plot_membrane(potentials, 1.0, potentials > 0.5, neurons=[2, 4])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), potentials[:, 2])
+    assert any(list(line.get_ydata()) == [1.0, 1.0] for line in ax.lines)
+    figure = analysis.plot_feature_maps(spikes, channels=2, steps=3)
+    assert len(figure.axes) == 6
+    model = keras.Sequential([layers.Input((2, 3)), snn.IF(), layers.Dense(5)])
+    profile = analysis.profile(model, np.ones((1, 2, 3)))
+    ax = analysis.plot_energy(profile)
+    assert ax.patches[-1].get_width() == pytest.approx(profile.ann_energy)
+    path = analysis.save_event_animation(spikes_of((6, 8, 8, 2)), tmp_path / "events.gif")
+    image = pytest.importorskip("PIL.Image").open(path)
+    assert image.n_frames == 6 and image.size[0] >= 200
+    for bad in (np.ones(3), np.ones((2, 3))):
+        with pytest.raises(ValueError, match="rank"):
+            analysis.plot_feature_maps(bad)
+    with pytest.raises(ValueError, match="rank"):
+        analysis.plot_raster(np.ones(3))
+    with pytest.raises(ValueError, match="polarities"):
+        analysis.save_event_animation(np.ones((2, 3, 3, 5)), tmp_path / "bad.gif")
+    assert not (tmp_path / "bad.gif").exists()
+
+
+def test_sparsity_settles():
+    model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3, timesteps=6)
+    x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
+    y = np.argmax(model.predict(x, verbose=0), -1)
+    found = analysis.sparsity(model, (x, y))
+    assert found["final_accuracy"] == 1 and found["accuracy"] >= 0.99
+    steps = found["timesteps"]
+    profile = analysis.profile(model, x, timesteps=steps)
+    assert found["ratio"] == pytest.approx(profile.synops / profile.ann_macs)
+    for layer in profile.layers:
+        if layer.rate is not None:
+            assert found["spikes_per_neuron"][layer.name] == pytest.approx(layer.rate * steps)
+
+
+# Callbacks.
+def small():
+    model = keras.Sequential(
+        [
+            layers.Input((3,)),
+            snn.RepeatTime(4),
+            layers.Dense(4, name="dense"),
+            snn.IF(name="neuron"),
+            snn.MeanOverTime(),
+        ]
+    )
+    model.compile("sgd", "mse")
+    return model, np.ones((8, 3), "float32"), np.zeros((8, 4), "float32")
+
+
+def test_firing_rates_in_the_logs(tmp_path):
+    model, x, y = small()
+    watch = callbacks.FiringRates(x, every=2)
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[watch]).history
+    assert len(history["rate/neuron"]) == 1
+    now = analysis.firing_rates(model, x)["neuron"]
+    assert history["rate/neuron"][0] == pytest.approx(now)
+
+
+def test_tensorboard_files(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorboard")
+    model, x, y = small()
+    model.fit(x, y, verbose=0, callbacks=[callbacks.FiringRates(x, log_dir=tmp_path)])
+    (path,) = tmp_path.glob("events*")
+    tags = {
+        value.tag
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert tags >= {"rate/neuron", "rates of neurons/neuron", "raster/neuron"}
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_dead_neurons_are_warned_of():
+    model, x, y = small()
+    watch = callbacks.DeadNeurons(x)
+    model.get_layer("dense").set_weights([-np.ones((3, 4)), np.zeros(4)])
+    with pytest.warns(UserWarning, match="100% of the neurons of neuron never"):
+        model.fit(x, y, verbose=0, callbacks=[watch])
+    model.get_layer("dense").set_weights([9 * np.ones((3, 4)), np.zeros(4)])
+    with pytest.warns(UserWarning, match="fire at every step"):
+        model.fit(x, y, verbose=0, callbacks=[watch])
+    with pytest.raises(ValueError, match="silent"):
+        callbacks.DeadNeurons(x, silent=2.0)
+
+
+def test_recorded_potentials_of_every_cell():
+    x = ops.convert_to_tensor(spikes_of((2, 5, 3)) * 2)
+    for layer in (snn.ParametricLIF(), snn.AdaptiveLIF(), snn.SynapticLIF(), snn.DelayedLIF()):
+        inputs = layers.Input((5, 3))
+        model = keras.Model(inputs, layer(inputs))
+        found = analysis.record(model, to_numpy(x), what=("spikes", "membrane"))[layer.name]
+        _, *states = type(layer)(return_state=True)(x)
+        np.testing.assert_allclose(found["membrane"][:, -1], to_numpy(states[0]), atol=1e-5)
