@@ -44,14 +44,17 @@ def draw(model, profile, images, labels, output):
 
     matplotlib.use("Agg")
     first = next(x.name for x in profile.layers if x.rate is not None)
-    recording = analysis.record(model, images[:1], first, ("spikes", "membrane"), timesteps=16)
-    spikes, membrane = (recording[first][kind][0] for kind in ("spikes", "membrane"))
+    cell = model.get_layer(first).cell
+    plain = type(cell).step is keras_snn.layers.SpikingCell.step
+    kinds = ("spikes", "charged" if plain else "membrane")
+    recording = analysis.record(model, images[:1], first, kinds, timesteps=16)
+    spikes, potential = (recording[first][kind][0] for kind in kinds)
     pictures = {
         "rates": analysis.plot_rates(profile).figure,
         "energy": analysis.plot_energy(profile).figure,
         "raster": analysis.plot_raster(spikes, title=first).figure,
         "membrane": analysis.plot_membrane(
-            membrane, recording.thresholds.get(first), spikes, neurons=3
+            potential, recording.thresholds.get(first), spikes, neurons=3
         ).figure,
     }
     if spikes.ndim == 4:

@@ -2,6 +2,7 @@
 
     python applications/train.py
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100
+    python applications/train.py --dataset=nmnist --data_dir=NMNIST --timesteps=10 --neuron=plif
 
 The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch.
 """
@@ -24,8 +25,8 @@ MODELS = [model.name for model in applications.list_models()]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "SEWResNet8", MODELS, "Network.")
-flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
+flags.DEFINE_string("dataset", "digits", '"digits", "nmnist" or a TFDS image data set by name.')
+flags.DEFINE_string("data_dir", None, "Where the data are (default for TFDS: TFDS_DATA_DIR).")
 flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_enum(
@@ -62,7 +63,7 @@ def build(data):
         if name not in known:
             raise app.UsageError(f"{FLAGS.model} has no option --{name}.")
     if "small_images" in known:
-        options.setdefault("small_images", max(data.input_shape[:2]) <= 32)
+        options.setdefault("small_images", max(data.input_shape[-3:-1]) <= 34)
     model = build(
         input_shape=data.input_shape,
         classes=data.classes,
@@ -99,7 +100,12 @@ def main(argv):
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(FLAGS.dtype)
     data = datasets.load(
-        FLAGS.dataset, FLAGS.batch_size, FLAGS.seed, FLAGS.data_dir, FLAGS.image_size
+        FLAGS.dataset,
+        FLAGS.batch_size,
+        FLAGS.seed,
+        FLAGS.data_dir,
+        FLAGS.image_size,
+        FLAGS.timesteps,
     )
     model = build(data)
     print(

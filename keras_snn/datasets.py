@@ -1,28 +1,32 @@
-"""Image data sets by name, ready for `model.fit`.
+"""Data sets by name, ready for `model.fit`.
 
-`"digits"` is scikit-learn's and needs neither TensorFlow nor a download; every other name is read
-through TensorFlow Datasets.
+`"digits"` is scikit-learn's and needs neither TensorFlow nor a download; `"nmnist"` reads the event
+recordings of N-MNIST from its folders; every other name is an image set of TensorFlow Datasets.
 """
 
 import dataclasses
 import math
+import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["ArrayBatches", "ImageDataset", "load"]
+from keras_snn import events
+
+__all__ = ["ArrayBatches", "FileBatches", "ImageDataset", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """A data set of labelled images.
+    """A data set of labelled images, or of sequences of them.
 
     Attributes:
         name: Its name.
-        train: Shuffled batches `(images, labels)` for `model.fit`; images are float32 in [-1, 1].
+        train: Shuffled batches `(images, labels)` for `model.fit`; images are float32 in [-1, 1],
+            frames of events counts.
         test: Held-out batches, in order.
-        input_shape: `(height, width, channels)`.
+        input_shape: `(height, width, channels)`, or with time in front.
         classes: Number of classes.
     """
 
@@ -68,29 +72,60 @@ class ArrayBatches(keras.utils.PyDataset):
             self.generator.shuffle(self.order)
 
 
-def load(name, batch_size=64, seed=0, data_dir=None, image_size=None):
+class FileBatches(ArrayBatches):
+    """Batches of examples that are read from files when they are asked for, on any backend.
+
+    Args:
+        paths: Paths of the files.
+        labels: `(examples,)`.
+        batch_size: Examples in a batch; the last may have fewer.
+        read: A function from a path to an array.
+        seed: If given, batches are shuffled, anew for each epoch.
+
+    Example:
+
+    >>> batches = FileBatches(["a", "b"], np.array([0, 1]), 2, lambda path: np.full(3, len(path)))
+    >>> batches[0][0].shape
+    (2, 3)
+    """
+
+    def __init__(self, paths, labels, batch_size, read, seed=None):
+        self.read = read
+        super().__init__(np.array([str(path) for path in paths]), labels, batch_size, seed)
+
+    def __getitem__(self, index):
+        paths, labels = super().__getitem__(index)
+        return np.stack([self.read(path) for path in paths]), labels
+
+
+def load(name, batch_size=64, seed=0, data_dir=None, image_size=None, timesteps=10):
     """A data set by name.
 
     Args:
-        name: `"digits"`, or the name of a TensorFlow Datasets image classification set with
-            the splits `train` and `test` (or `validation`), such as `"cifar10"`.
+        name: `"digits"`, `"nmnist"`, or the name of a TensorFlow Datasets image classification set
+            with the splits `train` and `test` (or `validation`), such as `"cifar10"`.
         batch_size: Examples in a batch.
         seed: Seed of the shuffling, and of the split of `"digits"` (a fifth is held out, the same
             share of every class).
         data_dir: Where TensorFlow Datasets keeps its data; by default `TFDS_DATA_DIR` or its own.
-        image_size: Height and width to resize to; needed where images differ in size.
+            For `"nmnist"` the folder that has `Train` and `Test`, with a folder for each digit.
+        image_size: Height and width to resize images to; needed where they differ in size.
+        timesteps: Frames of a recording, each with as many events.
 
     Returns:
         An `ImageDataset`.
 
     Raises:
         ValueError: If the name is unknown, or the set has no labelled images of a known size.
+        FileNotFoundError: If there are no recordings where they should be.
         ImportError: If a package is missing; it says which extra to install.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` should be an integer of at least 1, got {batch_size!r}.")
     if name == "digits":
         return _digits(batch_size, seed, image_size)
+    if name == "nmnist":
+        return _nmnist(batch_size, seed, data_dir, timesteps)
     return _tfds(name, batch_size, seed, data_dir, image_size)
 
 
@@ -115,6 +150,30 @@ def _digits(batch_size, seed, image_size):
     train = ArrayBatches(train_x, train_y, batch_size, seed)
     test = ArrayBatches(test_x, test_y, batch_size)
     return ImageDataset("digits", train, test, images.shape[1:], 10)
+
+
+def _nmnist(batch_size, seed, data_dir, timesteps):
+    if data_dir is None:
+        raise ValueError("N-MNIST needs `data_dir`, the folder that has `Train` and `Test`.")
+    size = (34, 34)
+
+    def read(path):
+        return events.count_frames(events.read_nmnist(path), timesteps, size)
+
+    found = {}
+    for split in ("Train", "Test"):
+        paths = sorted(pathlib.Path(data_dir, split).glob("[0-9]/*.bin"))
+        if not paths:
+            raise FileNotFoundError(
+                f"There are no recordings {pathlib.Path(data_dir, split)}/0/*.bin to "
+                f"{split}/9/*.bin. Get N-MNIST from garrickorchard.com/datasets/n-mnist and unpack "
+                "Train.zip and Test.zip there."
+            )
+        labels = np.array([int(path.parent.name) for path in paths])
+        found[split] = FileBatches(
+            paths, labels, batch_size, read, seed if split == "Train" else None
+        )
+    return ImageDataset("nmnist", found["Train"], found["Test"], (timesteps, *size, 2), 10)
 
 
 def _tfds(name, batch_size, seed, data_dir, image_size):

@@ -41,16 +41,30 @@ def large_models():
     gc.collect()
 
 
+class _StandIn(types.ModuleType):
+    """A module with any name that is asked for."""
+
+    __path__ = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
 @pytest.fixture
-def zoo(monkeypatch):
-    """SpikingJelly's models, whose import of torchvision (for downloads) gets a stand-in."""
+def torchvision(monkeypatch):
+    """A stand-in: SpikingJelly imports torchvision for downloads."""
+    parts = ("", ".datasets", ".datasets.utils", ".models", ".models.utils", ".transforms")
+    for name in parts:
+        monkeypatch.setitem(sys.modules, f"torchvision{name}", _StandIn(f"torchvision{name}"))
+
+
+@pytest.fixture
+def zoo(torchvision):
+    """SpikingJelly's models."""
     pytest.importorskip("torch")
     pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed (extra `peers`)")
-    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
-        module = types.ModuleType(name)
-        module.__path__ = []
-        module.load_state_dict_from_url = None
-        monkeypatch.setitem(sys.modules, name, module)
     from spikingjelly import activation_based as peer
     from spikingjelly.activation_based import functional, neuron
 

@@ -103,20 +103,24 @@ def plot_membrane(membrane, threshold=None, spikes=None, ax=None, neurons=5):
         threshold: Threshold, a number, drawn as a line.
         spikes: Spikes of the same shape, drawn where they happen.
         ax: matplotlib axes; new ones by default.
-        neurons: Number of neurons, the first ones of those that vary most; or a list of indices.
+        neurons: Number of neurons, those that vary most, or with spikes those that fire about
+            every third step; or a list of indices.
 
     Returns:
         The axes.
     """
     membrane = _example(membrane, 2, "membrane")
     membrane = membrane.reshape(len(membrane), -1)
+    if spikes is not None:
+        spikes = np.asarray(spikes).reshape(membrane.shape)
     if isinstance(neurons, int):
-        neurons = np.sort(np.argsort(-membrane.std(0), kind="stable")[:neurons])
+        worst = -membrane.std(0) if spikes is None else np.abs(spikes.mean(0) - 1 / 3)
+        neurons = np.sort(np.argsort(worst, kind="stable")[:neurons])
     ax = _axes(ax)
     for index in neurons:
         (line,) = ax.plot(membrane[:, index], label=f"neuron {index}")
         if spikes is not None:
-            fired = np.flatnonzero(np.asarray(spikes).reshape(len(membrane), -1)[:, index])
+            fired = np.flatnonzero(spikes[:, index])
             ax.plot(fired, membrane[fired, index], "o", color=line.get_color())
     if threshold is not None:
         ax.axhline(float(np.mean(threshold)), color="gray", linestyle="--", label="threshold")
