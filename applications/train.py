@@ -2,7 +2,7 @@
 
     python applications/train.py
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100
-    python applications/train.py --dataset=nmnist --data_dir=NMNIST --timesteps=10 --neuron=plif
+    python applications/train.py --dataset=nmnist --data_dir=NMNIST --neuron=ParametricLIF
 
 The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch.
 """

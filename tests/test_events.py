@@ -192,7 +192,7 @@ def test_folders_of_nmnist_as_a_data_set(tmp_path):
     data = datasets.load("nmnist", batch_size=8, data_dir=tmp_path, timesteps=4)
     assert data.input_shape == (4, 34, 34, 2) and data.classes == 10
     assert len(data.train) == 7 and len(data.test) == 3
-    frames, labels = data.test[0]
+    frames, _ = data.test[0]
     assert frames.shape == (8, 4, 34, 34, 2) and frames.dtype == np.float32
     first = ev.count_frames(recording(60, seed=0), 4, (34, 34))
     np.testing.assert_array_equal(frames[0], first)
