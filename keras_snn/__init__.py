@@ -9,6 +9,7 @@ from keras_snn import (
     events,
     export,
     layers,
+    losses,
     surrogates,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "events",
     "export",
     "layers",
+    "losses",
     "surrogates",
 ]
 __version__ = "0.1.0"

@@ -56,8 +56,8 @@ class _StandIn(types.ModuleType):
 def torchvision(monkeypatch):
     """A stand-in: SpikingJelly imports torchvision for downloads."""
     parts = ("", ".datasets", ".datasets.utils", ".models", ".models.utils", ".transforms")
-    for name in parts:
-        monkeypatch.setitem(sys.modules, f"torchvision{name}", _StandIn(f"torchvision{name}"))
+    for name in (*(f"torchvision{part}" for part in parts), "torchaudio"):
+        monkeypatch.setitem(sys.modules, name, _StandIn(name))
 
 
 @pytest.fixture

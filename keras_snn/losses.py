@@ -1,0 +1,234 @@
+"""Losses on sequences, and penalties on firing.
+
+Outputs are `(batch, time, classes)`: the network must not reduce time itself. Cross-entropy of the
+time-mean of logits is Keras's own, behind `MeanOverTime`.
+"""
+
+import keras
+from keras import ops
+
+from keras_snn.layers.arguments import check_number
+
+__all__ = [
+    "FirstSpikeCrossentropy",
+    "MaxMembraneCrossentropy",
+    "RateRegularizer",
+    "SpikeCountLoss",
+    "TemporalEfficientCrossentropy",
+    "TemporalMeanCrossentropy",
+]
+
+
+class _OverTime(keras.losses.Loss):
+    """A loss on `(batch, time, classes)`, with integer labels `(batch,)`."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable(package="keras_snn")(cls)
+
+    def checked(self, y_true, y_pred):
+        """Labels as `(batch,)` integers and outputs as they are, of the right rank."""
+        if len(y_pred.shape) != 3:
+            raise ValueError(
+                f"{type(self).__name__} needs outputs (batch, time, classes), got the shape "
+                f"{tuple(y_pred.shape)}."
+            )
+        return ops.cast(ops.reshape(y_true, (-1,)), "int32"), ops.convert_to_tensor(y_pred)
+
+
+def _crossentropy(labels, logits):
+    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+class TemporalMeanCrossentropy(_OverTime):
+    """Cross-entropy of the logits' mean over time.
+
+    Args:
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Integer labels, `(batch,)`.
+        y_pred: Logits, `(batch, time, classes)`.
+
+    Example:
+
+    >>> logits = keras.ops.array([[[1.0, 0.0], [3.0, 0.0]]])
+    >>> round(float(TemporalMeanCrossentropy()([0], logits)), 4)
+    0.1269
+    """
+
+    def call(self, y_true, y_pred):
+        labels, logits = self.checked(y_true, y_pred)
+        return _crossentropy(labels, ops.mean(logits, axis=1))
+
+
+class TemporalEfficientCrossentropy(_OverTime):
+    """TET: the mean of each step's cross-entropy, and a pull of the logits to a constant.
+
+    `(1 - lam) mean_t CE(y, o_t) + lam mean (o - target)^2`.
+
+    Args:
+        lam: Weight of the pull, 0 to 1.
+        target: Constant that logits are pulled to; the paper takes the threshold.
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Integer labels, `(batch,)`.
+        y_pred: Logits, `(batch, time, classes)`.
+
+    Source: Deng et al. (2022), TET.
+
+    Example:
+
+    >>> logits = keras.ops.array([[[1.0, 0.0], [3.0, 0.0]]])
+    >>> round(float(TemporalEfficientCrossentropy(lam=0.0)([0], logits)), 4)
+    0.1809
+    """
+
+    def __init__(self, lam=0.05, target=1.0, name="temporal_efficient_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.lam = check_number("lam", lam, minimum=0, maximum=1)
+        self.target = check_number("target", target)
+
+    def call(self, y_true, y_pred):
+        labels, logits = self.checked(y_true, y_pred)
+        labels = ops.repeat(ops.expand_dims(labels, 1), ops.shape(logits)[1], axis=1)
+        each = ops.mean(_crossentropy(labels, logits), axis=1)
+        pull = ops.mean(ops.square(logits - self.target), axis=(1, 2))
+        return (1 - self.lam) * each + self.lam * pull
+
+    def get_config(self):
+        return super().get_config() | {"lam": self.lam, "target": self.target}
+
+
+class SpikeCountLoss(_OverTime):
+    """Squared distance of firing rates from those wanted of the right class and of the others.
+
+    Args:
+        correct_rate: Wanted rate of the right class's neuron, 0 to 1.
+        incorrect_rate: Wanted rate of the others.
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Integer labels, `(batch,)`.
+        y_pred: Spikes, `(batch, time, classes)`.
+
+    Source: snnTorch `mse_count_loss`, divided by time and not by classes: squared rates.
+
+    Example:
+
+    >>> spikes = keras.ops.array([[[1.0, 0.0], [1.0, 1.0]]])
+    >>> float(SpikeCountLoss(correct_rate=1.0, incorrect_rate=0.0)([0], spikes))
+    0.125
+    """
+
+    def __init__(self, correct_rate=0.9, incorrect_rate=0.1, name="spike_count_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.correct_rate = check_number("correct_rate", correct_rate, minimum=0, maximum=1)
+        self.incorrect_rate = check_number("incorrect_rate", incorrect_rate, minimum=0, maximum=1)
+
+    def call(self, y_true, y_pred):
+        labels, spikes = self.checked(y_true, y_pred)
+        right = ops.one_hot(labels, spikes.shape[-1], dtype=spikes.dtype)
+        wanted = self.incorrect_rate + (self.correct_rate - self.incorrect_rate) * right
+        return ops.mean(ops.square(ops.mean(spikes, axis=1) - wanted), axis=-1)
+
+    def get_config(self):
+        rates = {"correct_rate": self.correct_rate, "incorrect_rate": self.incorrect_rate}
+        return super().get_config() | rates
+
+
+class MaxMembraneCrossentropy(_OverTime):
+    """Cross-entropy of each output's largest membrane potential over time.
+
+    Args:
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Integer labels, `(batch,)`.
+        y_pred: Membrane potentials, `(batch, time, classes)`, of `LeakyIntegrator` say.
+
+    Source: snnTorch `ce_max_membrane_loss`; Cramer et al. (2020).
+
+    Example:
+
+    >>> potentials = keras.ops.array([[[2.0, 0.0], [1.0, 0.0]]])
+    >>> round(float(MaxMembraneCrossentropy()([0], potentials)), 4)
+    0.1269
+    """
+
+    def call(self, y_true, y_pred):
+        labels, potentials = self.checked(y_true, y_pred)
+        return _crossentropy(labels, ops.max(potentials, axis=1))
+
+
+class FirstSpikeCrossentropy(_OverTime):
+    """Cross-entropy of `-time / scale` of each output's first spike: the right one is to be first.
+
+    Time is differentiated as in `keras_snn.layers.FirstSpikeTime`.
+
+    Args:
+        scale: Steps that make a factor of e in probability, above 0.
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Integer labels, `(batch,)`.
+        y_pred: Spikes, `(batch, time, classes)`.
+
+    Source: our reading of time-to-first-spike losses (snnTorch `ce_temporal_loss`).
+
+    Example:
+
+    >>> spikes = keras.ops.array([[[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]])
+    >>> round(float(FirstSpikeCrossentropy()([0], spikes)), 4)
+    0.1269
+    """
+
+    def __init__(self, scale=1.0, name="first_spike_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.scale = check_number("scale", scale, above=0)
+
+    def call(self, y_true, y_pred):
+        labels, spikes = self.checked(y_true, y_pred)
+        waiting, times = ops.ones_like(spikes[:, 0]), ops.zeros_like(spikes[:, 0])
+        for step in ops.unstack(spikes, axis=1):
+            waiting = waiting * (1 - step)
+            times = times + waiting
+        return _crossentropy(labels, -times / self.scale)
+
+    def get_config(self):
+        return super().get_config() | {"scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class RateRegularizer(keras.regularizers.Regularizer):
+    """A penalty on mean firing rates outside of a range: `strength * distance^2`, in the mean.
+
+    For `activity_regularizer` of a neuron layer. A neuron's rate is its mean over batch and time.
+
+    Args:
+        strength: Factor of the penalty, at least 0.
+        minimum: Least rate that is free.
+        maximum: Largest rate that is free.
+
+    Source: upper and lower bounds as in Zenke and Vogels (2021).
+
+    Example:
+
+    >>> penalty = RateRegularizer(strength=2.0, maximum=0.5)
+    >>> float(penalty(keras.ops.ones((1, 4, 3))))
+    0.5
+    """
+
+    def __init__(self, strength=1.0, minimum=0.0, maximum=1.0):
+        self.strength = check_number("strength", strength, minimum=0)
+        self.minimum = check_number("minimum", minimum, minimum=0, maximum=1)
+        self.maximum = check_number("maximum", maximum, minimum=minimum)
+
+    def __call__(self, x):
+        rates = ops.mean(x, axis=(0, 1))
+        distance = ops.relu(rates - self.maximum) + ops.relu(self.minimum - rates)
+        return self.strength * ops.mean(ops.square(distance))
+
+    def get_config(self):
+        return {"strength": self.strength, "minimum": self.minimum, "maximum": self.maximum}
