@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from keras_snn import applications, conversion, datasets
+from keras_snn import applications, callbacks, conversion, datasets
 from keras_snn.conversion.balance import METHODS
 
 MODELS = [model.name for model in applications.list_models()]
@@ -104,7 +104,8 @@ def obtain_ann(data):
         data.train,
         epochs=FLAGS.epochs,
         validation_data=data.test,
-        callbacks=[keras.callbacks.BackupAndRestore(str(output / "backup"))],
+        shuffle=False,
+        callbacks=[callbacks.Resume(output / "resume.npz", data)],
         verbose=2,
     )
     model.save(path)

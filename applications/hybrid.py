@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from keras_snn import conversion
+from keras_snn import callbacks, conversion
 from keras_snn import layers as snn
 
 FLAGS = flags.FLAGS
@@ -57,12 +57,13 @@ def fine_tune(model, data):
     train = data.train
     if FLAGS.finetune_steps and hasattr(train, "repeat"):
         train = train.repeat()
-    backup = str(pathlib.Path(FLAGS.output_dir) / "backup_finetune")
+    resume = callbacks.Resume(pathlib.Path(FLAGS.output_dir) / "resume_finetune.npz", data)
     return model.fit(
         train,
         epochs=FLAGS.finetune_epochs,
         steps_per_epoch=FLAGS.finetune_steps,
-        callbacks=[keras.callbacks.BackupAndRestore(backup), keras.callbacks.TerminateOnNaN()],
+        shuffle=False,
+        callbacks=[resume, keras.callbacks.TerminateOnNaN()],
         verbose=2,
     )
 

@@ -17,7 +17,7 @@ import keras
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications, datasets
+from keras_snn import analysis, applications, callbacks, datasets
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import neuron_names
 
@@ -122,9 +122,10 @@ def main(argv):
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
         validation_data=None if FLAGS.steps_per_epoch else data.test,
+        shuffle=False,
         callbacks=[
             # An interrupted run started again goes on where it was.
-            keras.callbacks.BackupAndRestore(str(output / "backup")),
+            callbacks.Resume(output / "resume.npz", data),
             keras.callbacks.TerminateOnNaN(),
         ],
     )

@@ -35,6 +35,29 @@ class ImageDataset:
     test: Any
     input_shape: tuple
     classes: int
+    _epochs: Any = None
+
+    def set_epoch(self, epoch):
+        """Makes the next epoch of `train` that with this number: orders depend on it alone.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        (self._epochs or self.train).set_epoch(epoch)
+
+
+class _Epochs:
+    """Counts the iterations of a `tf.data.Dataset`."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __call__(self):
+        self.epoch += 1
+        yield self.epoch - 1
 
 
 class ArrayBatches(keras.utils.PyDataset):
@@ -44,7 +67,8 @@ class ArrayBatches(keras.utils.PyDataset):
         images: `(examples, ...)`.
         labels: `(examples,)`.
         batch_size: Examples in a batch; the last may have fewer.
-        seed: If given, batches are shuffled, anew for each epoch.
+        seed: If given, examples are shuffled, anew for each epoch; the order is a function of the
+            seed and the epoch's number. Give `shuffle=False` to `fit`, which would shuffle batches.
 
     Example:
 
@@ -56,9 +80,8 @@ class ArrayBatches(keras.utils.PyDataset):
     def __init__(self, images, labels, batch_size, seed=None):
         super().__init__()
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.generator = None if seed is None else np.random.default_rng(seed)
-        self.order = np.arange(len(images))
-        self.on_epoch_end()
+        self.seed = seed
+        self.set_epoch(0)
 
     def __len__(self):
         return math.ceil(len(self.images) / self.batch_size)
@@ -67,9 +90,14 @@ class ArrayBatches(keras.utils.PyDataset):
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         return self.images[chosen], self.labels[chosen]
 
+    def set_epoch(self, epoch):
+        """Puts the examples in the order of this epoch."""
+        self.epoch, self.order = epoch, np.arange(len(self.images))
+        if self.seed is not None:
+            np.random.default_rng((self.seed, epoch)).shuffle(self.order)
+
     def on_epoch_end(self):
-        if self.generator is not None:
-            self.generator.shuffle(self.order)
+        self.set_epoch(self.epoch + 1)
 
 
 class FileBatches(ArrayBatches):
@@ -210,10 +238,17 @@ def _tfds(name, batch_size, seed, data_dir, image_size):
             image = tf.image.resize(image, shape[:2])
         return image, example["label"]
 
+    epochs = _Epochs()
+
     def batches(split, shuffle):
         data = builder.as_dataset(split=split, shuffle_files=False)
         if shuffle:
-            data = data.shuffle(10_000, seed=seed)
+            examples = data
+            numbers = tf.data.Dataset.from_generator(
+                epochs, output_signature=tf.TensorSpec((), tf.int64)
+            )
+            data = numbers.flat_map(lambda epoch: examples.shuffle(10_000, seed=seed + 1 + epoch))
+            data = data.apply(tf.data.experimental.assert_cardinality(len(examples)))
         data = data.map(prepare, tf.data.AUTOTUNE).batch(batch_size)
         return data.prefetch(tf.data.AUTOTUNE)
 
@@ -223,4 +258,5 @@ def _tfds(name, batch_size, seed, data_dir, image_size):
         batches(held_out, False),
         shape,
         features["label"].num_classes,
+        epochs,
     )

@@ -360,3 +360,69 @@ def test_recorded_potentials_of_every_cell():
         found = analysis.record(model, to_numpy(x), what=("spikes", "membrane"))[layer.name]
         _, *states = type(layer)(return_state=True)(x)
         np.testing.assert_allclose(found["membrane"][:, -1], to_numpy(states[0]), atol=1e-5)
+
+
+# Interrupted training.
+class KilledError(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KilledError
+
+
+def dropout_model():
+    keras.utils.set_random_seed(0)
+    inputs = layers.Input((8, 8, 1))
+    x = layers.Dense(16)(layers.Flatten()(inputs))
+    x = layers.BatchNormalization()(layers.Dropout(0.3)(x))
+    x = snn.LIF()(snn.RepeatTime(3)(x))
+    x = layers.Dense(10)(snn.TimeConstantDropout(0.3)(x))
+    model = keras.Model(inputs, snn.MeanOverTime()(x))
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, 100)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    return model
+
+
+def trained_weights(data, callback_list):
+    model = dropout_model()
+    model.fit(data.train, epochs=4, verbose=0, shuffle=False, callbacks=callback_list)
+    return model.get_weights()
+
+
+def test_killed_training_ends_as_unbroken(tmp_path):
+    pytest.importorskip("sklearn")
+    from keras_snn import datasets
+
+    def load():
+        return datasets.load("digits", batch_size=256, seed=3)
+
+    data = load()
+    whole = trained_weights(data, [callbacks.Resume(tmp_path / "whole.npz", data)])
+    path, data = tmp_path / "resume.npz", load()
+    with pytest.raises(KilledError):
+        trained_weights(data, [callbacks.Resume(path, data), Kill()])
+    assert path.is_file()
+    data = load()
+    resumed = trained_weights(data, [callbacks.Resume(path, data)])
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not path.exists()
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path):
+    path = tmp_path / "resume.npz"
+    model, x, y = small()
+    path.write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="damaged"):
+        model.fit(x, y, verbose=0, callbacks=[callbacks.Resume(path)])
+    np.savez(path, epoch=1, generator=np.zeros(0), variable_0=np.zeros(3))
+    with pytest.raises(ValueError, match="another model"):
+        model.fit(x, y, verbose=0, callbacks=[callbacks.Resume(path)])
+    with pytest.raises(ValueError, match="npz"):
+        callbacks.Resume("file.keras")
+    with pytest.raises(TypeError, match="set_epoch"):
+        callbacks.Resume(path, data=[])
