@@ -71,6 +71,38 @@ def test_training_program(tmp_path):
     assert "stack3_block1_neuron2" in found.stdout
 
 
+def test_programs_on_what_was_trained(tmp_path):
+    model = keras_snn.applications.SEWResNet8(input_shape=(8, 8, 1), classes=10, timesteps=2)
+    model.save(tmp_path / "model.keras")
+    file = f"--model_file={tmp_path / 'model.keras'}"
+    found = run("applications/evaluate.py", file, f"--json={tmp_path / 'found.json'}")
+    assert found.returncode == 0, found.stderr[-2000:]
+    read = json.loads((tmp_path / "found.json").read_text())
+    assert read["examples"] == 360 and np.sum(read["confusions"]) == 360
+    assert read["over_time"]["accuracy"][-1] == pytest.approx(read["top"]["1"])
+    found = run("applications/profile.py", file, f"--output_dir={tmp_path}", "--examples=32")
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "as an ANN" in found.stdout and (tmp_path / "profile.json").is_file()
+    assert run("applications/evaluate.py", "--model_file=none.keras").returncode == 1
+    assert run("applications/profile.py").returncode == 1
+
+
+def test_conversion_programs(tmp_path):
+    flags = (
+        *("--width=0.0625", "--epochs=1", "--timesteps=4", "--test_examples=64"),
+        *("--image_size=16", f"--output_dir={tmp_path}", "--calibration_examples=64"),
+    )
+    found = run("applications/convert.py", *flags, "--method=max,percentile")
+    assert found.returncode == 0, found.stderr[-2000:]
+    read = json.loads((tmp_path / "conversion.json").read_text())
+    assert set(read["methods"]) == {"max", "percentile"}
+    assert len(read["methods"]["max"]["test"]["accuracy"]) == 4
+    again = run("applications/hybrid.py", *flags, "--finetune_epochs=1", "--finetune_steps=3")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "Loaded the ANN" in again.stdout and (tmp_path / "hybrid.json").is_file()
+    assert run("applications/convert.py", *flags, "--method=best").returncode == 1
+
+
 def test_training_program_refuses(tmp_path):
     for flags in (
         ["--model=ResNet"],

@@ -209,7 +209,7 @@ class _Reader:
                 return values[0]
             name = type(layer).__name__
             if not isinstance(layer, keras.layers.Layer) and name in OPERATIONS:
-                return OPERATIONS[name](self, layer, values, _shape_after(layer, values, args))
+                return OPERATIONS[name](self, layer, values, _shape_after(layer, values))
             self.refuse(layer, _hint(layer))
             return _Value(values[0].node, values[0].shape)
 
@@ -394,13 +394,13 @@ class _Reader:
             node.kind = "identity"
 
 
-def _shape_after(layer, values, args=None):
-    """The output's shape, if it can be told."""
+def _shape_after(layer, values):
+    """The output's shape; that of the input for operations, which are element by element here."""
     shapes = [v.shape for v in values]
+    if not isinstance(layer, keras.layers.Layer):
+        return shapes[0]
     try:
-        if isinstance(layer, keras.layers.Layer):
-            return tuple(layer.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes))
-        return np.broadcast_shapes(*[tuple(n or -1 for n in s) for s in shapes]) and shapes[0]
+        return tuple(layer.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes))
     except (TypeError, ValueError):
         return shapes[0]
 
@@ -424,8 +424,6 @@ def _weights(layer):
         names = names[:2]
     found = [keras.ops.convert_to_numpy(getattr(layer, name)) for name in dict.fromkeys(names)]
     bias = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else None
-    if bias is not None and not np.any(bias):
-        bias = None
     return [k.astype("float64") for k in found], None if bias is None else bias.astype("float64")
 
 
