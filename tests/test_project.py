@@ -71,6 +71,12 @@ def test_training_program(tmp_path):
     assert "stack3_block1_neuron2" in found.stdout
 
 
+once = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="programs are run by the quickest process"
+)
+
+
+@once
 def test_programs_on_what_was_trained(tmp_path):
     model = keras_snn.applications.SEWResNet8(input_shape=(8, 8, 1), classes=10, timesteps=2)
     model.save(tmp_path / "model.keras")
@@ -87,6 +93,7 @@ def test_programs_on_what_was_trained(tmp_path):
     assert run("applications/profile.py").returncode == 1
 
 
+@once
 def test_conversion_programs(tmp_path):
     flags = (
         *("--width=0.0625", "--epochs=1", "--timesteps=4", "--test_examples=64"),
