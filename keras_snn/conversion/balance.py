@@ -121,7 +121,8 @@ def balance(graph, scales, parts, batches, method, settings):
         if not threshold > 0 or not np.isfinite(threshold):
             raise ValueError(
                 f"The neurons of {node.name!r} get no input above 0 from the calibration data "
-                f"(largest: {threshold}): their threshold can't be told. Give more data."
+                f"(largest: {threshold}): their threshold can't be told. Give more data, or a "
+                "higher `percentile`."
             )
         scales.thresholds[index] = threshold
 
