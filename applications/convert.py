@@ -143,7 +143,12 @@ def main(argv):
         seconds = time.perf_counter() - started
         print(f"\n{report}\nConverted in {seconds:.1f} s. On the test images:")
         found = conversion.accuracy_over_time(
-            snn, (images, labels), batch_size=FLAGS.batch_size, confidence=FLAGS.confidence
+            snn,
+            (images, labels),
+            batch_size=FLAGS.batch_size,
+            confidence=FLAGS.confidence,
+            steps=-(-len(images) // FLAGS.batch_size),
+            verbose=1,
         )
         print(found)
         name = f"{ann.name}_{method}"

@@ -82,7 +82,9 @@ def main(argv):
     print(f"ANN: {100 * results['ann']:.2f} % of {len(images)} test images")
 
     def evaluate(name, model):
-        found = conversion.accuracy_over_time(model, (images, labels), batch_size=FLAGS.batch_size)
+        found = conversion.accuracy_over_time(
+            model, (images, labels), batch_size=FLAGS.batch_size, verbose=1
+        )
         print(f"{name}: {found}")
         results[name] = found.to_dict()
 

@@ -274,7 +274,14 @@ class AccuracyOverTime:
 
 
 def accuracy_over_time(
-    model, data, timesteps=None, batch_size=32, chunk=16, confidence=None, steps=None
+    model,
+    data,
+    timesteps=None,
+    batch_size=32,
+    chunk=16,
+    confidence=None,
+    steps=None,
+    verbose=0,
 ):
     """Accuracy of a spiking model after every number of steps, from one run.
 
@@ -291,6 +298,7 @@ def accuracy_over_time(
             reaches this value (softmax of the output, unless it is probabilities already), and a
             batch ends when all its examples have decided.
         steps: Number of batches to use; all by default.
+        verbose: 1 to show a progress bar over batches.
 
     Returns:
         `AccuracyOverTime`.
@@ -313,6 +321,7 @@ def accuracy_over_time(
     if timesteps is None and rollout.static:
         timesteps = _own_timesteps(model)
     right, decided, rates, examples, labelled = 0, 0, {}, 0, True
+    bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
     for place, (inputs, labels) in enumerate(batches_of(data, batch_size)):
         if place == steps:
             break
@@ -347,6 +356,7 @@ def accuracy_over_time(
         if confidence is not None:
             finals = np.pad(np.concatenate(finals, 1), [(0, 0), (0, missing)], mode="edge")
             decided = decided + finals.sum(0)
+        bar.add(1)
     if not examples:
         raise ValueError("There are no data.")
     return AccuracyOverTime(
