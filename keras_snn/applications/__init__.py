@@ -6,6 +6,7 @@ from keras_snn.applications import (
     ms_resnet,
     s_resnet,
     sew_resnet,
+    small,
     spiking_resnet,
     spiking_vgg,
     tdbn_resnet,
@@ -16,6 +17,7 @@ from keras_snn.applications.danet import *
 from keras_snn.applications.ms_resnet import *
 from keras_snn.applications.s_resnet import *
 from keras_snn.applications.sew_resnet import *
+from keras_snn.applications.small import *
 from keras_snn.applications.spiking_resnet import *
 from keras_snn.applications.spiking_vgg import *
 from keras_snn.applications.tdbn_resnet import *
@@ -30,4 +32,5 @@ FAMILIES = (
     s_resnet,
     ms_resnet,
     danet,
+    small,
 )

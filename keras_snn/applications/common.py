@@ -113,6 +113,11 @@ class Builder:
         )
         return self.apply(layer, x)
 
+    def delays(self, x, filters, size, name):
+        """A convolution over time of `(batch, time, features)`, of the present and the past."""
+        layer = layers.Conv1D(filters, size, padding="causal", use_bias=False, name=name)
+        return layer(x)
+
     def pad(self, x, size, name):
         """Zeros on all four sides."""
         return self.apply(layers.ZeroPadding2D(size, name=name), x)
@@ -229,6 +234,7 @@ def application(
     minimum=32,
     channels=3,
     sequence=False,
+    maps=True,
     kernel_initializer=HE_NORMAL,
     defaults=None,
     **layout,
@@ -247,6 +253,7 @@ def application(
         minimum: Smallest height and width.
         channels: Default number of channels.
         sequence: Whether the default input is a sequence.
+        maps: Whether a step of the input is an image; else its features.
         kernel_initializer: Initializer of the convolutions.
         defaults: Other defaults of the function's arguments, by name.
         **layout: What is particular to this network, keyword arguments of `features` and `top`.
@@ -287,6 +294,7 @@ def application(
             (32 if small else size) if include_top else None,
             channels,
             minimum // 4 if small else minimum,
+            maps,
         )
 
         def chosen(part):
@@ -385,32 +393,34 @@ def check_arguments(weights, include_top, pooling, classes):
         check_integer("classes", classes)
 
 
-def obtain_input(input_tensor, input_shape, time, size, channels, minimum):
-    """The input tensor of a model, `(batch, h, w, c)` or `(batch, time, h, w, c)`."""
+def obtain_input(input_tensor, input_shape, time, size, channels, minimum, maps=True):
+    """The input tensor of a model: images, or sequences of images or (not `maps`) of features."""
     if input_tensor is not None and not keras.backend.is_keras_tensor(input_tensor):
         input_tensor = layers.Input(tensor=input_tensor)
     shape = tuple(input_tensor.shape[1:]) if input_tensor is not None else input_shape
     first = is_channels_first()
     if shape is None:
-        shape = (*time, channels, size, size) if first else (*time, size, size, channels)
+        image = (channels, size, size) if first else (size, size, channels)
+        shape = (*time, *image) if maps else (*time, channels)
     shape = tuple(shape)
-    if len(shape) not in (3, 4):
+    if len(shape) not in ((3, 4) if maps else (2,)):
+        wanted = "three integers (images) or four (sequences, time first)" if maps else (
+            "two integers, time and features"
+        )
         raise ValueError(
-            "`input_shape` should be a tuple of three integers (images) or four (sequences, time "
-            f"first). Received: input_shape={shape}"
+            f"`input_shape` should be a tuple of {wanted}. Received: input_shape={shape}"
         )
     if input_tensor is not None and input_shape is not None and tuple(input_shape) != shape:
         raise ValueError(
             f"`input_shape` {tuple(input_shape)} does not agree with the shape {shape} of "
             "`input_tensor`."
         )
-    image = shape[-3:]
-    height, width = image[1:] if first else image[:2]
-    if any(size is not None and size < minimum for size in (height, width)):
+    sizes = () if not maps else shape[-2:] if first else shape[-3:-1]
+    if any(size is not None and size < minimum for size in sizes):
         raise ValueError(
             f"Input size must be at least {minimum}x{minimum}. Received: input_shape={shape}"
         )
-    if image[0 if first else 2] is None:
+    if shape[-3 if first and maps else -1] is None:
         raise ValueError(f"The number of channels must be known. Received: input_shape={shape}")
     return layers.Input(shape) if input_tensor is None else input_tensor
 

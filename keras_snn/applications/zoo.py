@@ -124,7 +124,8 @@ def _macs(layer):
     if isinstance(layer, keras.layers.Conv2D):
         sizes = shape[-2:] if layer.data_format == "channels_first" else shape[-3:-1]
         return int(np.prod(layer.kernel.shape) * np.prod(sizes))
-    return int(np.prod(layer.kernel.shape)) if isinstance(layer, keras.layers.Dense) else 0
+    weighs = isinstance(layer, (keras.layers.Dense, keras.layers.Conv1D))
+    return int(np.prod(layer.kernel.shape)) if weighs else 0
 
 
 def _write():

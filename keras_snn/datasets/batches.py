@@ -1,0 +1,139 @@
+"""Batches for `model.fit` on any backend; order and variation are functions of the epoch alone.
+
+So training that was interrupted goes on exactly, see `keras_snn.callbacks.Resume`.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["ArrayBatches", "Dataset", "FileBatches"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set with labels, ready for `model.fit`.
+
+    Attributes:
+        name: Its name.
+        train: Shuffled batches `(examples, labels)`.
+        test: Held-out batches, in order.
+        input_shape: Shape of an example: `(height, width, channels)`, or with time in front.
+        classes: Number of classes.
+    """
+
+    name: str
+    train: Any
+    test: Any
+    input_shape: tuple
+    classes: int
+    _epochs: Any = None
+
+    def set_epoch(self, epoch):
+        """Makes the next epoch of `train` that with this number: orders depend on it alone.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        (self._epochs or self.train).set_epoch(epoch)
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """Batches of arrays, on any backend.
+
+    Args:
+        examples: `(examples, ...)`.
+        labels: `(examples,)`.
+        batch_size: Examples in a batch; the last may have fewer.
+        seed: If given, examples are shuffled, anew for each epoch; the order is a function of the
+            seed and the epoch's number. Give `shuffle=False` to `fit`, which would shuffle batches.
+        prepare: What is done to a batch, a `Preparation` say: a function of examples, labels and
+            a seed, a pair of integers (`None` in batches that are not shuffled).
+        **kwargs: Those of `keras.utils.PyDataset` (`workers`, `max_queue_size`, ...).
+
+    Example:
+
+    >>> batches = ArrayBatches(np.zeros((10, 8, 8, 1)), np.zeros(10), batch_size=4)
+    >>> [len(batches[i][0]) for i in range(len(batches))]
+    [4, 4, 2]
+    """
+
+    def __init__(self, examples, labels, batch_size, seed=None, prepare=None, **kwargs):
+        super().__init__(**kwargs)
+        self.examples, self.labels, self.batch_size = examples, labels, batch_size
+        self.seed, self.prepare = seed, prepare
+        self.set_epoch(0)
+
+    def __len__(self):
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __getitem__(self, index):
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        examples, labels = self.read_examples(chosen), self.labels[chosen]
+        if self.prepare is None:
+            return examples, labels
+        seed = None if self.seed is None else batch_seed(self.seed, self.epoch, index)
+        return self.prepare(examples, labels, seed)
+
+    def read_examples(self, chosen):
+        """The examples with the numbers `chosen`, as one array."""
+        return self.examples[chosen]
+
+    def set_epoch(self, epoch):
+        """Puts the examples in the order of this epoch."""
+        self.epoch, self.order = epoch, np.arange(len(self.labels))
+        if self.seed is not None:
+            np.random.default_rng((self.seed, epoch)).shuffle(self.order)
+
+    def on_epoch_end(self):
+        self.set_epoch(self.epoch + 1)
+
+
+class FileBatches(ArrayBatches):
+    """Batches of examples that are read when they are asked for, from files say, on any backend.
+
+    Args:
+        sources: What to read each example from: paths, or anything else that `read` takes.
+        labels: `(examples,)`.
+        batch_size: Examples in a batch; the last may have fewer.
+        read: A function from a source to an example.
+        seed: If given, batches are shuffled, anew for each epoch.
+        vary: If given, a function from an example and a `numpy.random.Generator` to an array,
+            applied to all examples; what it draws is a function of seed, epoch and example.
+        prepare: What is done to a batch, see `ArrayBatches`.
+        **kwargs: Those of `keras.utils.PyDataset`; `workers` is the number of threads that read.
+
+    Example:
+
+    >>> batches = FileBatches(["a", "b"], np.array([0, 1]), 2, lambda path: np.full(3, len(path)))
+    >>> batches[0][0].shape
+    (2, 3)
+    """
+
+    def __init__(
+        self, sources, labels, batch_size, read, seed=None, vary=None, prepare=None, **kwargs
+    ):
+        self.read, self.vary = read, vary
+        super().__init__(list(sources), np.asarray(labels), batch_size, seed, prepare, **kwargs)
+
+    def read_examples(self, chosen):
+        return np.stack([self._example(index) for index in chosen])
+
+    def _example(self, index):
+        example = self.read(self.examples[index])
+        if self.vary is None:
+            return example
+        generator = np.random.default_rng((self.seed or 0, self.epoch, int(index)))
+        return self.vary(example, generator)
+
+
+# Draws in a batch at most: their numbers follow those of the batch.
+DRAWS = 1 << 10
+
+
+def batch_seed(seed, epoch, index):
+    """A pair of numbers from which a batch draws what it needs; they may be tensors."""
+    return seed * 7919 + epoch, index * DRAWS

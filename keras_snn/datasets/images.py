@@ -1,0 +1,248 @@
+"""Sets of labelled images: arrays on any backend, or pipelines of TensorFlow Datasets."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_snn.datasets.batches import ArrayBatches, Dataset, batch_seed
+from keras_snn.datasets.preparation import Preparation
+
+__all__ = ["arrays", "digits", "npz", "tfds"]
+
+# Variation of single images before they make a batch, where a data set's images differ in size.
+RESIZED_CROP = "resized_crop"
+
+
+def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
+    """A data set of arrays.
+
+    Args:
+        name: Its name.
+        train: `(images, labels)`.
+        test: `(images, labels)`.
+        batch_size: Images in a batch.
+        seed: Seed of the shuffling.
+        prepare: A `Preparation`.
+        image_size: Height and width to resize images to, if any.
+
+    Returns:
+        A `Dataset`.
+    """
+    (train_x, train_y), (test_x, test_y) = (_resized(*part, image_size) for part in (train, test))
+    return Dataset(
+        name,
+        ArrayBatches(train_x, train_y, batch_size, seed, prepare),
+        ArrayBatches(test_x, test_y, batch_size, prepare=prepare),
+        tuple(train_x.shape[1:]),
+        int(max(train_y.max(), test_y.max())) + 1,
+    )
+
+
+def _resized(images, labels, size):
+    images = images[..., None] if images.ndim == 3 else images
+    if size is not None and images.shape[1:3] != (size, size):
+        images = np.concatenate(
+            [
+                keras.ops.convert_to_numpy(
+                    keras.ops.image.resize(
+                        part.astype("float32"), (size, size), data_format="channels_last"
+                    )
+                ).astype(images.dtype)
+                for part in np.array_split(images, -(-len(images) // 1000))
+            ]
+        )
+    if keras.config.image_data_format() == "channels_first":
+        images = images.transpose(0, 3, 1, 2)
+    return images, np.asarray(labels).reshape(-1).astype("int64")
+
+
+def digits(seed):
+    """Scikit-learn's 1,797 digits of 8x8 pixels, from 0 to 255; a fifth is held out.
+
+    Args:
+        seed: Seed of the split.
+
+    Returns:
+        `(images, labels), (images, labels)`, for training and held out.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError(
+            'The data set "digits" needs scikit-learn: pip install "keras-snn[data]"'
+        ) from error
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).astype("float32")
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=seed
+    )
+    return (train_x, train_y), (test_x, test_y)
+
+
+def npz(path):
+    """Images from a file as that of `keras.datasets.mnist`: `x_train`, `y_train`, `x_test`, ...
+
+    Args:
+        path: A `.npz` file; images are `(examples, height, width[, channels])`, from 0 to 255.
+
+    Returns:
+        `(images, labels), (images, labels)`, for training and held out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or lacks an array.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            found = [] if missing else [file[name] for name in names]
+    except Exception as error:  # zipfile's, zlib's, numpy's
+        raise ValueError(f"{path} is no .npz file, or is damaged: {error}") from error
+    if missing:
+        raise ValueError(f"{path} should have the arrays {names}; it lacks {missing}.")
+    for part in (0, 2):
+        if found[part].ndim not in (3, 4) or len(found[part]) != len(found[part + 1]):
+            raise ValueError(
+                f"{path}: {names[part]} should be (examples, height, width[, channels]) with as "
+                f"many {names[part + 1]}, got {found[part].shape} and {found[part + 1].shape}."
+            )
+    return tuple(found[:2]), tuple(found[2:])
+
+
+def keras_dataset(name):
+    """One of the data sets that Keras itself reads, and downloads where it may.
+
+    Args:
+        name: `"mnist"`, `"fashion_mnist"`, `"cifar10"` or `"cifar100"`.
+
+    Returns:
+        `(images, labels), (images, labels)`, or `None` for any other name.
+    """
+    known = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+    return getattr(keras.datasets, name).load_data() if name in known else None
+
+
+class _Epochs:
+    """Counts the iterations of a `tf.data.Dataset`."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __call__(self):
+        self.epoch += 1
+        yield self.epoch - 1
+
+
+def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_preparation):
+    """An image classification set of TensorFlow Datasets, as pipelines of `tf.data`.
+
+    Where images differ in size they are brought to `image_size`: held out, the shorter side to 8/7
+    of it and its centre taken; in training too, or a random part with `"resized_crop"`.
+
+    Args:
+        name: Its name there.
+        batch_size: Images in a batch.
+        seed: Seed of shuffling and variation.
+        data_dir: Where its data are; by default `TFDS_DATA_DIR` or its own.
+        image_size: Height and width to resize images to.
+        augmentation: Names of variations.
+        make_preparation: From names of variations and the number of classes to a `Preparation`.
+
+    Returns:
+        A `Dataset`.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    except (tensorflow_datasets.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"Unknown data set {name!r}: neither one of keras_snn nor of TensorFlow Datasets, nor "
+            "a .npz file."
+        ) from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(f"The data set {name!r} has no labelled images, but {list(features)}.")
+    shape = tuple(features["image"].shape)
+    varies = None in shape
+    if image_size is not None:
+        shape = (image_size, image_size, shape[-1])
+    if None in shape:
+        raise ValueError(
+            f"Images of the data set {name!r} have the shape {shape}: give `image_size`."
+        )
+    if RESIZED_CROP in augmentation and not varies:
+        raise ValueError(f"{RESIZED_CROP!r} is for data sets whose images differ in size.")
+    others = [variation for variation in augmentation if variation != RESIZED_CROP]
+    prepare = make_preparation(others, features["label"].num_classes)
+    builder.download_and_prepare()
+    epochs = _Epochs()
+
+    def in_order_of(epoch):
+        tf.random.set_seed(1)  # of this function's graph; with 0 `shuffle` takes no tensor
+        shuffled = examples.shuffle(SHUFFLED, seed=seed + 1 + epoch).enumerate()
+        return shuffled.map(lambda number, example: (epoch, number, example))
+
+    def sized(image, number):
+        """An image, in training with the epoch and its number there, of the size wanted."""
+        if image_size is None:
+            return image
+        if number is not None and RESIZED_CROP in augmentation:
+            begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+                tf.shape(image),
+                tf.zeros((0, 0, 4)),
+                tf.stack([seed * 7919 + number[0], number[1]]),
+                area_range=(0.08, 1.0),
+                aspect_ratio_range=(3 / 4, 4 / 3),
+                use_image_if_no_bounding_boxes=True,
+            )
+            image = tf.slice(image, begin, size)
+        elif varies:
+            image = _central(tf, image, image_size)
+        return tf.image.resize(image, shape[:2])
+
+    def training(epoch, number, example):
+        image = sized(example["image"], (epoch, number))
+        return tf.ensure_shape(image, shape), example["label"], epoch, number
+
+    def held_out(example):
+        return tf.ensure_shape(sized(example["image"], None), shape), example["label"]
+
+    def prepare_training(images, labels, epoch, number):
+        return prepare(images, labels, batch_seed(seed, epoch[0], number[0] // batch_size))
+
+    examples = builder.as_dataset(split="train", shuffle_files=False)
+    numbers = tf.data.Dataset.from_generator(epochs, output_signature=tf.TensorSpec((), tf.int64))
+    train = numbers.flat_map(in_order_of)
+    train = train.apply(tf.data.experimental.assert_cardinality(len(examples)))
+    train = train.map(training, tf.data.AUTOTUNE).batch(batch_size)
+    train = train.map(prepare_training, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    test = builder.as_dataset(
+        split="test" if "test" in builder.info.splits else "validation", shuffle_files=False
+    )
+    test = test.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
+    test = test.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return Dataset(name, train, test, shape, features["label"].num_classes, epochs)
+
+
+# Examples that are in memory for the shuffling.
+SHUFFLED = 10_000
+
+
+def _central(tf, image, size):
+    """The centre of an image: 7/8 of its shorter side, both ways."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    side = tf.minimum(height, width) * 7 // 8
+    return tf.image.crop_to_bounding_box(
+        image, (height - side) // 2, (width - side) // 2, side, side
+    )

@@ -1,0 +1,208 @@
+"""Spoken words as sequences of mel spectra, from folders of WAV files; needs no TensorFlow.
+
+Clips are cut or padded to one second; a step is a spectrum.
+"""
+
+import io
+import pathlib
+import wave
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_snn.datasets.batches import Dataset, FileBatches
+from keras_snn.layers.arguments import check_choice, check_integer
+
+__all__ = ["MelSequence", "load", "read_wav"]
+
+VARIATIONS = ("shift", "noise")
+
+
+def load(name, batch_size, seed, data_dir, timesteps, augmentation=()):
+    """A data set of spoken words, see `keras_snn.datasets.load`.
+
+    Args:
+        name: `"spoken_digits"` (Free Spoken Digit Dataset, 3,000 clips at 8 kHz; recordings 0 to 4
+            of each speaker and digit are held out, its official split) or `"speech_commands"`
+            (35 words at 16 kHz; `testing_list.txt` is held out, the validation words stay out).
+        batch_size: Clips in a batch.
+        seed: Seed of shuffling and variation.
+        data_dir: The folder with the recordings: `0_jackson_0.wav`, ..., or a folder for each word.
+        timesteps: Steps of a clip.
+        augmentation: Any of `"shift"` (by up to a tenth of a second) and `"noise"`.
+
+    Returns:
+        A `Dataset` of sequences `(timesteps, 40)`.
+    """
+    for variation in augmentation:
+        check_choice("augmentation", variation, VARIATIONS)
+    check_integer("timesteps", timesteps)
+    list_files, rate, what = SETS[name]
+    if data_dir is None or not pathlib.Path(data_dir).is_dir():
+        raise FileNotFoundError(f"{name} needs `data_dir`, got {data_dir!r}. {what}")
+    (train, train_labels), (test, test_labels) = list_files(pathlib.Path(data_dir))
+    if not train or not test:
+        raise FileNotFoundError(f"There are no recordings of {name} in {data_dir}. {what}")
+
+    def read(path):
+        return fitted(read_wav(path, rate), rate)
+
+    def vary(clip, generator):
+        return varied(clip, rate, augmentation, generator)
+
+    prepare = MelSequence(rate, timesteps)
+    classes = max([*train_labels, *test_labels]) + 1
+    return Dataset(
+        name,
+        FileBatches(train, train_labels, batch_size, read, seed, vary, prepare),
+        FileBatches(test, test_labels, batch_size, read, prepare=prepare),
+        (timesteps, MEL_BINS),
+        classes,
+    )
+
+
+def spoken_digits(folder):
+    """Paths and labels for training and held out, of `digit_speaker_number.wav`."""
+    parts = ([], []), ([], [])
+    for path in sorted(folder.glob("[0-9]_*_*.wav")):
+        digit, _, number = path.stem.split("_")
+        paths, labels = parts[int(number) < 5]
+        paths.append(path)
+        labels.append(int(digit))
+    return parts
+
+
+def speech_commands(folder):
+    """Paths and labels for training and held out, of `word/clip.wav`."""
+    held = {
+        name: set(lines.read_text().split()) if (lines := folder / f"{name}_list.txt").is_file()
+        else set()
+        for name in ("testing", "validation")
+    }
+    words = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
+    parts = ([], []), ([], [])
+    for label, word in enumerate(words):
+        for path in sorted((folder / word).glob("*.wav")):
+            clip = f"{word}/{path.name}"
+            if clip not in held["validation"]:
+                paths, labels = parts[clip in held["testing"]]
+                paths.append(path)
+                labels.append(label)
+    return parts
+
+
+# How to list the files, samples a second, what to get.
+SETS = {
+    "spoken_digits": (
+        spoken_digits,
+        8000,
+        "Get github.com/Jakobovski/free-spoken-digit-dataset and give its folder `recordings`.",
+    ),
+    "speech_commands": (
+        speech_commands,
+        16000,
+        "Get speech_commands_v0.02.tar.gz (Warden, 2018), unpack it and give that folder.",
+    ),
+}
+
+
+def read_wav(path, rate):
+    """The samples of a WAV file, 16 bits mono.
+
+    Args:
+        path: The file.
+        rate: Samples a second that it must have.
+
+    Returns:
+        float32 samples in [-1, 1).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such WAV file, or is cut; with the byte where.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    data = path.read_bytes()
+    stream = io.BytesIO(data)
+    try:
+        with wave.open(stream) as file:
+            kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
+            frames = file.getnframes()
+            samples = file.readframes(frames)
+    except (EOFError, wave.Error) as error:
+        raise ValueError(
+            f"{path} is no WAV file, or is damaged, at byte {stream.tell()}: {error}"
+        ) from error
+    if kind != (1, 2, rate):
+        raise ValueError(
+            f"{path} should have one channel of 16 bits at {rate} Hz, got {kind[0]} of "
+            f"{8 * kind[1]} bits at {kind[2]} Hz."
+        )
+    if len(samples) < 2 * frames:
+        raise ValueError(
+            f"{path} is cut: it says {2 * frames} bytes of samples, {len(samples)} are there, at "
+            f"byte {len(data)}."
+        )
+    return np.frombuffer(samples, "<i2").astype("float32") / 2**15
+
+
+def fitted(clip, length):
+    """The clip cut or padded to `length` samples, its middle in the middle."""
+    spare = length - len(clip)
+    if spare < 0:
+        return clip[-spare // 2 :][:length]
+    return np.pad(clip, (spare // 2, spare - spare // 2))
+
+
+def varied(clip, rate, augmentation, generator):
+    """A clip moved in time, with noise of up to a twentieth of its largest value."""
+    if "shift" in augmentation:
+        move = int(generator.integers(-rate // 10, rate // 10 + 1))
+        clip = np.roll(np.pad(clip, rate // 10), move)[rate // 10 : -(rate // 10)]
+    if "noise" in augmentation:
+        size = generator.uniform(0, 0.05) * np.abs(clip).max()
+        clip = clip + (size * generator.standard_normal(len(clip))).astype("float32")
+    return clip.astype("float32")
+
+
+MEL_BINS = 40
+
+
+class MelSequence:
+    """Clips of a second as sequences of log-mel spectra, each clip of mean 0 and deviation 1.
+
+    Args:
+        rate: Samples a second.
+        timesteps: Spectra of a clip.
+
+    Call arguments:
+        clips: `(batch, rate)`.
+        labels: Passed on.
+        seed: Not used.
+
+    Example:
+
+    >>> sequences, _ = MelSequence(8000, 50)(np.random.default_rng(0).normal(size=(2, 8000)), None)
+    >>> sequences.shape
+    (2, 50, 40)
+    """
+
+    def __init__(self, rate, timesteps):
+        self.timesteps = timesteps
+        self.mel = layers.MelSpectrogram(
+            fft_length=rate * 4 // 125,  # 32 ms, 256 or 512 samples
+            sequence_stride=rate // timesteps,
+            sampling_rate=rate,
+            num_mel_bins=MEL_BINS,
+            min_freq=20.0,
+            max_freq=rate / 2,
+            dtype="float32",
+        )
+
+    def __call__(self, clips, labels, seed=None):
+        mel = keras.ops.convert_to_numpy(self.mel(np.asarray(clips, "float32")))
+        x = mel.transpose(0, 2, 1)[:, : self.timesteps]
+        mean, std = x.mean((1, 2), keepdims=True), x.std((1, 2), keepdims=True)
+        return ((x - mean) / (std + 1e-3)).astype("float32"), labels
