@@ -1,4 +1,4 @@
-"""What the programs share: flags of data and of optimizers, recipes, what is made of both."""
+"""What the programs share: recipes, flags of data, and what is made of them."""
 
 import json
 import os
@@ -26,27 +26,13 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("workers", 1, "Threads that read recordings.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, shuffling and the split of digits.")
-flags.DEFINE_enum("optimizer", "adamw", ["adam", "adamw", "sgd"], "Optimizer; SGD has momentum.")
-flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
-flags.DEFINE_bool("amsgrad", False, "Whether Adam is AMSGrad.")
-flags.DEFINE_float("learning_rate", 2e-3, "First learning rate.", lower_bound=0.0)
-flags.DEFINE_enum(
-    "schedule", "cosine", ["cosine", "steps", "constant"], "How the learning rate falls."
-)
-flags.DEFINE_list("decay_at", ["0.6", "0.8", "0.9"], "Where `steps` fall, in shares of training.")
-flags.DEFINE_float("decay_factor", 0.1, "To what share `steps` fall.")
-flags.DEFINE_float("warmup_epochs", 0.0, "Epochs in which the learning rate rises from 0.")
-flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay.", lower_bound=0.0)
-flags.DEFINE_float("clip_norm", None, "Largest norm of a gradient.")
-flags.DEFINE_integer("accumulate", None, "Batches whose gradients make one step.", lower_bound=2)
-flags.DEFINE_float("ema", None, "Momentum of a moving average of weights, which is saved.")
 
 
 def run(main, program):
-    """Runs a program with the values of its recipe, or the one that its recipe is for."""
+    """Runs a program with the values of its recipe; `train` runs the one that a recipe is for."""
     name = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--recipe=")), None)
-    wanted = recipes.RECIPES.get(name, {}).get("program", program)
-    if wanted != program:
+    wanted = recipes.RECIPES.get(name, {}).get("program", "train")
+    if program == "train" and wanted != "train":
         path = pathlib.Path(__file__).with_name(f"{wanted}.py")
         os.execv(sys.executable, [sys.executable, str(path), *sys.argv[1:]])
 
@@ -54,7 +40,7 @@ def run(main, program):
         if len(argv) > 1:
             raise app.UsageError(f"Unknown arguments: {argv[1:]}")
         for flag, value in recipes.RECIPES.get(FLAGS.recipe, {}).items():
-            if flag not in ("about", "program") and FLAGS[flag].using_default_value:
+            if flag in FLAGS and FLAGS[flag].using_default_value:
                 FLAGS.set_default(flag, value)
         return main(argv)
 
@@ -91,40 +77,6 @@ def load_data(timesteps=10, train_timesteps=None, one_hot=False):
         one_hot=one_hot,
         workers=FLAGS.workers,
     )
-
-
-def learning_rate(first, epochs, steps):
-    """The learning rate over `epochs` of `steps` batches: a number or a schedule."""
-    every = FLAGS.accumulate or 1
-    total, warmup = max(epochs * steps // every, 1), int(FLAGS.warmup_epochs * steps) // every
-    if FLAGS.schedule == "constant":
-        return first
-    if FLAGS.schedule == "cosine":
-        cosine = keras.optimizers.schedules.CosineDecay
-        if not warmup:
-            return cosine(first, total)
-        return cosine(0.0, max(total - warmup, 1), warmup_target=first, warmup_steps=warmup)
-    at = [int(float(share) * total) for share in FLAGS.decay_at]
-    rates = [first * FLAGS.decay_factor**i for i in range(len(at) + 1)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
-
-
-def optimizer(epochs, steps):
-    """The optimizer of the flags, for `epochs` of `steps` batches."""
-    common = {
-        "learning_rate": learning_rate(FLAGS.learning_rate, epochs, steps),
-        "weight_decay": FLAGS.weight_decay or None,
-        "clipnorm": FLAGS.clip_norm,
-        "gradient_accumulation_steps": FLAGS.accumulate,
-        "use_ema": FLAGS.ema is not None,
-        "ema_momentum": FLAGS.ema or 0.99,
-    }
-    if FLAGS.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=FLAGS.momentum, **common)
-    if FLAGS.optimizer == "adamw":
-        common["weight_decay"] = FLAGS.weight_decay
-    kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[FLAGS.optimizer]
-    return kind(amsgrad=FLAGS.amsgrad, **common)
 
 
 def in_order(batches):

@@ -14,26 +14,26 @@ import json
 import pathlib
 import time
 
+import common
 import keras
 import numpy as np
+import optimizers
 from absl import app, flags
 
-from keras_snn import applications, callbacks, conversion, datasets
+from keras_snn import applications, callbacks, conversion
 from keras_snn.conversion.balance import METHODS
 
 MODELS = [model.name for model in applications.list_models()]
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
+flags.adopt_module_key_flags(optimizers)
+FLAGS.set_default("image_size", 32)
+FLAGS.set_default("learning_rate", 1e-3)
 flags.DEFINE_enum("model", "ConversionVGG5", MODELS, "Network.")
 flags.DEFINE_string("model_file", None, "A trained ANN to load instead, a .keras file.")
 flags.DEFINE_float("width", 0.125, "Factor on the numbers of channels, of models that have it.")
-flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
-flags.DEFINE_integer("image_size", 32, "Height and width to resize images to.", lower_bound=8)
 flags.DEFINE_integer("epochs", 10, "Epochs of the ANN's training.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 1e-3, "First learning rate of Adam; falls to 0 as a cosine.")
-flags.DEFINE_integer("seed", 0, "Seed of weights and shuffling.")
 flags.DEFINE_string("output_dir", "results/convert", "Where models and results go.")
 flags.DEFINE_list("method", ["spike_norm"], f"How to choose thresholds: any of {METHODS}.")
 flags.DEFINE_integer("timesteps", 256, "Number of steps, T.", lower_bound=1)
@@ -46,31 +46,9 @@ flags.DEFINE_integer("calibration_examples", 256, "Training images to calibrate 
 flags.DEFINE_integer("test_examples", None, "Test images (default: all).")
 
 
-def load_data():
-    """The data set of the flags."""
-    keras.utils.set_random_seed(FLAGS.seed)
-    return datasets.load(
-        FLAGS.dataset, FLAGS.batch_size, FLAGS.seed, FLAGS.data_dir, FLAGS.image_size
-    )
-
-
-def collect(batches, count=None):
-    """The first examples of batches, as arrays."""
-    images, labels, found = [], [], 0
-    indexed = not hasattr(batches, "take")
-    for x, y in (batches[i] for i in range(len(batches))) if indexed else batches:
-        if count is not None and found >= count:
-            break
-        images.append(np.asarray(x))
-        labels.append(np.asarray(y))
-        found += len(images[-1])
-    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
-
-
 def obtain_ann(data):
     """The trained ANN: loaded, or trained and kept."""
     output = pathlib.Path(FLAGS.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     path = pathlib.Path(
         FLAGS.model_file or output / f"{FLAGS.model}_{FLAGS.dataset.replace('/', '_')}.keras"
     )
@@ -91,11 +69,7 @@ def obtain_ann(data):
         **({"small_images": True} if "small_images" in known else {}),
     )
     model.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(
-                FLAGS.learning_rate, FLAGS.epochs * len(data.train)
-            )
-        ),
+        optimizers.optimizer(FLAGS.epochs, len(data.train)),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
@@ -114,16 +88,14 @@ def obtain_ann(data):
 
 def main(argv):
     """Trains, converts, evaluates, saves."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     for method in FLAGS.method:
         if method not in METHODS:
             raise app.UsageError(f"--method: {method!r} is none of {METHODS}.")
-    output = pathlib.Path(FLAGS.output_dir)
-    data = load_data()
+    output = common.output_dir()
+    data = common.load_data()
     ann = obtain_ann(data)
-    calibration = collect(data.train, FLAGS.calibration_examples)
-    images, labels = collect(data.test, FLAGS.test_examples)
+    calibration = common.collect(data.train, FLAGS.calibration_examples)
+    images, labels = common.collect(data.test, FLAGS.test_examples)
     right = np.argmax(ann.predict(images, verbose=0), -1) == labels
     print(f"ANN: {100 * right.mean():.2f} % of {len(images)} test images")
     results = {"ann_accuracy": float(right.mean()), "examples": len(images), "methods": {}}
@@ -162,4 +134,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main, "convert")

@@ -7,29 +7,18 @@ python applications/evaluate.py --model_file=net.keras --dataset=nmnist --data_d
 import json
 import pathlib
 
+import common
 import keras
 import numpy as np
 from absl import app, flags
 
-from keras_snn import analysis, datasets
+from keras_snn import analysis
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
 flags.DEFINE_string("model_file", None, "A trained model, a .keras file.", required=True)
-flags.DEFINE_string("dataset", "digits", '"digits", "nmnist" or a TFDS image data set by name.')
-flags.DEFINE_string("data_dir", None, "Where the data are (default for TFDS: TFDS_DATA_DIR).")
-flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_integer("timesteps", None, "Steps to evaluate up to (default: the model's).")
-flags.DEFINE_integer("seed", 0, "Seed of the split of digits.")
 flags.DEFINE_string("json", None, "File to write the figures to, if any.")
-
-
-def test_batches(data):
-    """The held-out batches, as numpy arrays."""
-    indexed = not hasattr(data.test, "take")
-    batches = map(data.test.__getitem__, range(len(data.test))) if indexed else data.test
-    for images, labels in batches:
-        yield np.asarray(images), np.asarray(labels)
 
 
 def confusion_matrix(labels, answers, classes):
@@ -41,17 +30,13 @@ def confusion_matrix(labels, answers, classes):
 
 def main(argv):
     """Evaluates, prints, writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     path = pathlib.Path(FLAGS.model_file)
     if not path.is_file():
         raise app.UsageError(f"There is no file {path}.")
     model = keras.saving.load_model(path)
-    steps = model.input_shape[1] if len(model.input_shape) == 5 else 10
-    data = datasets.load(
-        FLAGS.dataset, FLAGS.batch_size, FLAGS.seed, FLAGS.data_dir, FLAGS.image_size, steps
-    )
-    found = [(model.predict_on_batch(x), y) for x, y in test_batches(data)]
+    shape = model.input_shape
+    data = common.load_data(10 if len(shape) == 4 else shape[1] or FLAGS.timesteps or 16)
+    found = [(model.predict_on_batch(x), y) for x, y in common.in_order(data.test)]
     outputs = np.concatenate([np.asarray(output) for output, _ in found])
     labels = np.concatenate([y for _, y in found])
     order = np.argsort(-outputs, axis=-1, kind="stable")
@@ -72,7 +57,7 @@ def main(argv):
             print(f"{label:5} " + " ".join(f"{n:5}" for n in row))
     rates, over_time = {}, None
     try:
-        over_time = analysis.accuracy_over_time(model, test_batches(data), FLAGS.timesteps)
+        over_time = analysis.accuracy_over_time(model, common.in_order(data.test), FLAGS.timesteps)
         rates = over_time.firing_rates
         print(f"\n{over_time}")
     except TypeError as error:
@@ -94,4 +79,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main, "evaluate")

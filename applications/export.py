@@ -8,18 +8,18 @@ Inputs to compare with, and to take the ranges of quantised files from, are thos
 
 import pathlib
 
+import common
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from keras_snn import datasets, export
+from keras_snn import export
 from keras_snn.export.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
 flags.DEFINE_string("model_file", None, "A `.keras` file.", required=True)
 flags.DEFINE_string("output", None, "Where to write (default: beside the model's file).")
-flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
 flags.DEFINE_integer("examples", 32, "Examples to compare, and as many for ranges.", lower_bound=1)
 flags.DEFINE_integer("test_examples", 0, "Examples to measure the accuracy of the file on.")
 flags.DEFINE_enum("mode", "sequence", MODES, "Whole clips, or steps with states.")
@@ -29,25 +29,13 @@ flags.DEFINE_enum("state", "explicit", STATES, "Where a step's states are.")
 flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.", lower_bound=1)
 
 
-def first(batches, count):
-    """As many examples of a data set, and their labels."""
-    images, labels = [], []
-    for x, y in batches:
-        images.append(np.asarray(x))
-        labels.append(np.asarray(y))
-        if sum(map(len, labels)) >= count:
-            break
-    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
-
-
 def main(argv):
     """Exports, prints the report, predicts with the file."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     model = keras.saving.load_model(FLAGS.model_file)
     shape = model.input_shape
-    size = shape[-2] if len(shape) == 4 else None
-    data = datasets.load(FLAGS.dataset, FLAGS.examples, 0, FLAGS.data_dir, size)
+    if len(shape) == 4:
+        FLAGS.set_default("image_size", shape[-2])
+    data = common.load_data(10 if len(shape) == 4 else shape[1] or FLAGS.timesteps or 10)
     path = FLAGS.output or str(pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
     report = export.to_tflite(
         model,
@@ -57,13 +45,13 @@ def main(argv):
         target=FLAGS.target,
         state=FLAGS.state,
         timesteps=FLAGS.timesteps,
-        representative_data=first(data.train, FLAGS.examples)[0],
-        verify_data=first(data.test, FLAGS.examples)[0],
+        representative_data=common.collect(data.train, FLAGS.examples)[0],
+        verify_data=common.collect(data.test, FLAGS.examples)[0],
     )
     print(report)
     pathlib.Path(path).with_suffix(".json").write_text(report.to_json())
 
-    images, labels = first(data.test, max(1, FLAGS.test_examples))
+    images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
     stream = export.StreamingInterpreter(path)
 
     def predict(image):
@@ -85,4 +73,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main, "export")

@@ -11,10 +11,11 @@ is that of `convert.py`, whose flags this program shares.
 import json
 import pathlib
 
+import common
 import convert
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from keras_snn import callbacks, conversion
 from keras_snn import layers as snn
@@ -30,8 +31,8 @@ flags.DEFINE_float("alpha", 0.3, "Its height.")
 flags.DEFINE_float("beta", 0.01, "Its decay in a step since the last spike.")
 flags.DEFINE_bool("learn", False, "Whether leaks and thresholds are learned too.")
 flags.adopt_module_key_flags(convert)
-flags.FLAGS.set_default("timesteps", 16)
-flags.FLAGS.set_default("output_dir", "results/hybrid")
+FLAGS.set_default("timesteps", 16)
+FLAGS.set_default("output_dir", "results/hybrid")
 
 
 def schedule(epochs, steps):
@@ -70,13 +71,11 @@ def fine_tune(model, data):
 
 def main(argv):
     """Converts, fine-tunes, compares, saves."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    output = pathlib.Path(FLAGS.output_dir)
-    data = convert.load_data()
+    output = common.output_dir()
+    data = common.load_data()
     ann = convert.obtain_ann(data)
-    calibration = convert.collect(data.train, FLAGS.calibration_examples)
-    images, labels = convert.collect(data.test, FLAGS.test_examples)
+    calibration = common.collect(data.train, FLAGS.calibration_examples)
+    images, labels = common.collect(data.test, FLAGS.test_examples)
     right = np.argmax(ann.predict(images, verbose=0), -1) == labels
     results = {"ann": float(right.mean()), "examples": len(images)}
     print(f"ANN: {100 * results['ann']:.2f} % of {len(images)} test images")
@@ -88,9 +87,9 @@ def main(argv):
         print(f"{name}: {found}")
         results[name] = found.to_dict()
 
-    common = {"timesteps": FLAGS.timesteps, "max_pooling": "refuse", "check_examples": 0}
+    shared = {"timesteps": FLAGS.timesteps, "max_pooling": "refuse", "check_examples": 0}
     method = FLAGS.method[0]
-    plain, _ = conversion.convert(ann, calibration, method, **common)
+    plain, _ = conversion.convert(ann, calibration, method, **shared)
     evaluate(f"conversion alone ({method})", plain)
     neuron = snn.STDBLIF(
         slope=FLAGS.slope,
@@ -106,7 +105,7 @@ def main(argv):
         neuron=neuron,
         threshold_scale=FLAGS.threshold_scale,
         readout="accumulator",
-        **common,
+        **shared,
     )
     print(report)
     evaluate("before fine-tuning", model)
@@ -120,4 +119,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main, "hybrid")

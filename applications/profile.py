@@ -8,11 +8,12 @@ is in `profile_model.py`.
 """
 
 if __name__ == "__main__":
+    import common
     import profile_model
-    from absl import app, flags
+    from absl import flags
 
     flags.adopt_module_key_flags(profile_model)
-    app.run(profile_model.main)
+    common.run(profile_model.main, "profile")
 else:
     # This folder comes first on its programs' path, and PyTorch imports Python's own `profile`.
     import pathlib

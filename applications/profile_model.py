@@ -3,39 +3,23 @@
 import importlib.util
 import pathlib
 
+import common
 import keras
-import numpy as np
 from absl import app, flags
 
-import keras_snn  # registers the layers
-from keras_snn import analysis, applications, datasets
+import keras_snn
+from keras_snn import analysis, applications
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
+FLAGS.set_default("batch_size", 32)
 flags.DEFINE_string("model_file", None, "A trained model, a .keras file.")
 flags.DEFINE_string("model", None, "Or a network of keras_snn.applications, with random weights.")
-flags.DEFINE_string("dataset", "digits", '"digits" or the name of a TFDS image data set.')
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data (default: TFDS_DATA_DIR).")
-flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)
-flags.DEFINE_integer("examples", 256, "Test images to use.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer("examples", 256, "Test examples to use.", lower_bound=1)
 flags.DEFINE_integer("timesteps", None, "Number of steps (default: the model's).", lower_bound=1)
 flags.DEFINE_enum("energy", "45nm-float32", list(analysis.ENERGY), "Energy of operations.")
 flags.DEFINE_bool("exact", False, "Count what spikes at borders really reach.")
 flags.DEFINE_string("output_dir", "results/profile", "Where the table and the pictures go.")
-
-
-def examples_of(data):
-    """The first test images, and their labels."""
-    images, labels, count = [], [], 0
-    indexed = not hasattr(data.test, "take")
-    batches = map(data.test.__getitem__, range(len(data.test))) if indexed else data.test
-    for x, y in batches:
-        images.append(np.asarray(x))
-        labels.append(np.asarray(y))
-        count += len(images[-1])
-        if count >= FLAGS.examples:
-            break
-    return np.concatenate(images)[: FLAGS.examples], np.concatenate(labels)[: FLAGS.examples]
 
 
 def draw(model, profile, images, labels, output):
@@ -71,13 +55,9 @@ def draw(model, profile, images, labels, output):
 
 def main(argv):
     """Profiles, prints, writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     if (FLAGS.model_file is None) == (FLAGS.model is None):
         raise app.UsageError("Give either --model_file or --model.")
-    data = datasets.load(
-        FLAGS.dataset, FLAGS.batch_size, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size
-    )
+    data = common.load_data()
     if FLAGS.model_file:
         model = keras.saving.load_model(FLAGS.model_file)
     else:
@@ -87,7 +67,7 @@ def main(argv):
         model = getattr(applications, FLAGS.model)(
             input_shape=data.input_shape, classes=data.classes
         )
-    images, labels = examples_of(data)
+    images, labels = common.collect(data.test, FLAGS.examples)
     profile = analysis.profile(
         model,
         images,

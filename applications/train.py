@@ -18,6 +18,7 @@ import time
 
 import common
 import keras
+import optimizers
 from absl import app, flags
 
 import keras_snn
@@ -29,10 +30,14 @@ MODELS = [model.name for model in applications.list_models()]
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
+flags.adopt_module_key_flags(optimizers)
 flags.DEFINE_enum("model", "SEWResNet8", MODELS, "Network.")
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_integer(
-    "train_timesteps", None, "Frames of a recording drawn in training (default: all).", lower_bound=1
+    "train_timesteps",
+    None,
+    "Frames of a recording drawn in training (default: all).",
+    lower_bound=1,
 )
 flags.DEFINE_enum(
     "neuron", None, neuron_names(), "Neuron (default: the model's).", case_sensitive=False
@@ -88,7 +93,7 @@ def compile_(model, steps):
     kind = "CategoricalCrossentropy" if one_hot() else "SparseCategoricalCrossentropy"
     smoothing = {"label_smoothing": FLAGS.label_smoothing} if one_hot() else {}
     model.compile(
-        common.optimizer(FLAGS.epochs, steps),
+        optimizers.optimizer(FLAGS.epochs, steps),
         getattr(keras.losses, kind)(from_logits=True, **smoothing),
         metrics=["accuracy"],
     )

@@ -10,6 +10,7 @@ from keras_snn import (
     export,
     layers,
     losses,
+    metrics,
     surrogates,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "export",
     "layers",
     "losses",
+    "metrics",
     "surrogates",
 ]
 __version__ = "0.1.0"

@@ -4,7 +4,12 @@ A recording is an `Events`: time in microseconds, column, row and polarity (1 fo
 in the order of time. Everything here is numpy, and needs neither TensorFlow nor a backend.
 """
 
+import collections.abc
+import importlib
+import math
+import mmap
 import pathlib
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -54,10 +59,24 @@ def _damaged(path, offset, what):
 
 
 def _content(path, what):
+    """The bytes of a file: only those that are looked at come from the disk."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. {what}")
-    return path, path.read_bytes()
+    if not path.stat().st_size:
+        return path, b""
+    with path.open("rb") as file:
+        return path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _library(name, what):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ImportError(
+            f"{what} is read by {package}, extra `events`: pip install keras-snn[events]"
+        ) from error
 
 
 def read_nmnist(path):
@@ -88,22 +107,26 @@ def read_nmnist(path):
     return events[~overflow]
 
 
-def read_aedat(path):
-    """Reads an AEDAT file of a DVS128: version 3.1 (DVS128 Gesture) or 2 (CIFAR10-DVS).
+def read_aedat(path, start=None, end=None):
+    """Reads an AEDAT file: version 2 (CIFAR10-DVS), 3.1 (DVS128 Gesture) or 4 (iniVation's DV).
 
     Args:
-        path: An `.aedat` file.
+        path: An `.aedat` or `.aedat4` file.
+        start: Microseconds: events before are left out.
+        end: Microseconds: only events before it are read. Of a long file of version 3.1, only the
+            part from `start` to `end` is decoded.
 
     Returns:
-        `Events` of 128x128 pixels. Version 2 is turned as SpikingJelly's reader turns CIFAR10-DVS,
-        upright.
+        `Events`. Version 2 is that of a DVS128, 128x128 pixels, turned as SpikingJelly's reader
+        turns CIFAR10-DVS, upright. Of version 4, all streams of events, merged in time.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another version (for AEDAT 4, convert it with iniVation's
-            `dv`), has no header, or is cut; with the byte where.
+        ValueError: If the file is of another version, has no header, or is cut or damaged; with
+            the byte where.
+        ImportError: If version 4 needs a package of the extra `events`.
 
-    Source: iniVation's description of AEDAT 3.1 and 2.0; masks as in the data sets' own readers.
+    Source: iniVation's descriptions of AEDAT 2.0, 3.1 and 4.0; masks as in the data sets' readers.
     """
     path, data = _content(path, "DVS128 Gesture and CIFAR10-DVS are on research.ibm.com, figshare.")
     first = data[: data.find(b"\n") + 1].strip()
@@ -112,42 +135,147 @@ def read_aedat(path):
             path, 0, f"an AEDAT file begins with #!AER-DAT, this one with {first[:20]!r}"
         )
     version = first[len(b"#!AER-DAT") :]
-    if version.startswith(b"3"):
-        return _aedat3(path, data)
-    if version.startswith((b"1", b"2")):
-        return _aedat2(path, data)
-    raise ValueError(
-        f"{path} is AEDAT {version.decode(errors='replace')}; versions 2 and 3.1 are read. Convert "
-        "it with iniVation's dv-processing."
-    )
+    start, end = -math.inf if start is None else start, math.inf if end is None else end
+    if version.startswith(b"4"):
+        events = _aedat4(path, data)
+    elif version.startswith(b"3"):
+        events = _aedat3(path, data, start, end)
+    elif version.startswith((b"1", b"2")):
+        events = _aedat2(path, data)
+    else:
+        raise ValueError(
+            f"{path} is AEDAT {version.decode(errors='replace')}; versions 2, 3.1 and 4 are read."
+        )
+    if start == -math.inf and end == math.inf:
+        return events
+    return events[(events.t >= start) & (events.t < end)]
 
 
-def _aedat3(path, data):
+def _check_packet(path, place, length, end):
+    if length < 0 or place + length > end:
+        raise _damaged(path, place, f"a packet says {length} bytes, {end - place} are left")
+
+
+def _joined(parts):
+    """Several `(t, x, y, p)` one after the other, as `Events`."""
+    empty = (np.zeros(0, np.int64),) * 4
+    return Events(*(np.concatenate(arrays).astype(np.int64) for arrays in zip(empty, *parts)))
+
+
+EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("padding", "V3")])
+
+
+def _aedat4(path, data):
+    compression, place, end = _aedat4_header(path, data)
+    found = []
+    while place < end:
+        if place + 8 > end:
+            raise _damaged(path, place, f"a packet's header has {end - place} of 8 bytes")
+        _, size = struct.unpack_from("<ii", data, place)
+        place += 8
+        _check_packet(path, place, size, end)
+        try:
+            kind, table = _flatbuffer(_decompressed(data[place : place + size], compression))
+            if kind == b"EVTS":  # others are frames, triggers and inertial measurements
+                raw = _elements(table, EVENT)
+                found.append((raw["t"], raw["x"], raw["y"], raw["p"] != 0))
+        except (ValueError, TypeError, struct.error) as error:
+            raise _damaged(path, place, f"a packet is damaged ({error})") from error
+        place += size
+    events = _joined(found)
+    return events[np.argsort(events.t, kind="stable")]
+
+
+def _aedat4_header(path, data):
+    """`(compression, first byte of the packets, byte behind them)` of AEDAT 4."""
+    place = data.find(b"\n") + 1
+    try:
+        (size,) = struct.unpack_from("<I", data, place)
+        first = place + 4 + size
+        kind, table = _flatbuffer(data[place:first])
+        compression, end = _field(table, 4, "<i", 0), _field(table, 6, "<q", -1)
+    except (ValueError, TypeError, struct.error) as error:
+        raise _damaged(path, place, f"the header is cut or damaged ({error})") from error
+    if kind != b"IOHE" or not 0 <= compression <= 4:
+        raise _damaged(path, place, f"no header of AEDAT 4: {kind!r}, compression {compression}")
+    if end == -1:  # without a table of the packets, which would follow them
+        end = len(data)
+    if not first <= end <= len(data):
+        raise _damaged(
+            path, place, f"the header says that packets end at byte {end} of {len(data)}"
+        )
+    return compression, first, end
+
+
+def _decompressed(data, compression):
+    """A packet's content; 1 and 2 are LZ4, 3 and 4 Zstandard, fast and high."""
+    if compression == 0:
+        return data
+    if compression <= 2:
+        stream = _library("lz4.frame", "This AEDAT 4 file").LZ4FrameDecompressor()
+    else:
+        stream = _library("zstandard", "This AEDAT 4 file").ZstdDecompressor().decompressobj()
+    try:
+        content = stream.decompress(data)
+    except Exception as error:  # each library has its own
+        raise ValueError(error) from error
+    if not stream.eof:
+        raise ValueError("the compressed data is cut")
+    return content
+
+
+def _flatbuffer(content):
+    """`(identifier, table)` of a flatbuffer behind its size."""
+    size, root = struct.unpack_from("<II", content)
+    if size + 4 != len(content):
+        raise ValueError(f"it says {size} bytes, {len(content) - 4} are there")
+    table = _library("flatbuffers.table", "AEDAT 4").Table(content, 4 + root)
+    return content[8:12], table
+
+
+def _field(table, slot, kind, default):
+    place = table.Offset(slot)
+    return struct.unpack_from(kind, table.Bytes, table.Pos + place)[0] if place else default
+
+
+def _elements(table, dtype):
+    """The array in the first field of a table."""
+    place = table.Offset(4)
+    if not place:
+        return np.zeros(0, dtype)
+    return np.frombuffer(table.Bytes, dtype, table.VectorLen(place), table.Vector(place))
+
+
+def _aedat3(path, data, start, end):
+    found = []
+    for place, count, overflow in _aedat3_packets(path, data):
+        raw = np.frombuffer(data, "<u4", 2 * count, place).reshape(-1, 2)
+        since = overflow << 31
+        # Events of a packet are in the order of time.
+        if int(raw[-1, 1]) + since < start or int(raw[0, 1]) + since >= end:
+            continue
+        word, t = raw.astype(np.int64).T
+        found.append((t + since, word >> 17 & 0x1FFF, word >> 2 & 0x1FFF, word >> 1 & 1))
+    return _joined(found)
+
+
+def _aedat3_packets(path, data):
+    """`(first byte, number of events, overflows of time)` of each packet of polarity events."""
     end = data.find(b"#!END-HEADER")
     if end < 0:
         raise _damaged(path, len(data), "the header has no end")
-    place, found = data.find(b"\n", end) + 1, []
+    place = data.find(b"\n", end) + 1
     while place < len(data):
         if place + 28 > len(data):
             raise _damaged(path, place, f"a packet's header has {len(data) - place} of 28 bytes")
-        kind, _ = np.frombuffer(data, "<i2", 2, place)
-        size, _, overflow, _, count, _ = np.frombuffer(data, "<i4", 6, place + 4)
-        length = int(size) * int(count)
-        if size < 0 or count < 0 or place + 28 + length > len(data):
-            raise _damaged(
-                path, place + 28, f"a packet says {length} bytes, {len(data) - place - 28} are left"
-            )
+        kind, _, size, _, overflow, _, count, _ = struct.unpack_from("<hhiiiiii", data, place)
+        length = -1 if min(size, count) < 0 else size * count
+        _check_packet(path, place + 28, length, len(data))
         if kind == 1 and count:  # polarity events; others are skipped
             if size != 8:
                 raise _damaged(path, place, f"polarity events have {size} bytes, not 8")
-            raw = np.frombuffer(data, "<u4", 2 * int(count), place + 28).reshape(-1, 2)
-            found.append((raw[:, 0], raw[:, 1].astype(np.int64) | (int(overflow) << 31)))
+            yield place + 28, count, overflow
         place += 28 + length
-    if not found:
-        return Events(*(np.zeros(0, np.int64),) * 4)
-    word, t = (np.concatenate(parts) for parts in zip(*found))
-    word = word.astype(np.int64)
-    return Events(t, word >> 17 & 0x1FFF, word >> 2 & 0x1FFF, word >> 1 & 1)
 
 
 def _aedat2(path, data):
@@ -172,8 +300,8 @@ def read_shd(path):
         path: An `.h5` file.
 
     Returns:
-        `(recordings, labels)`: a list of `Events`, whose `x` is the unit (0 to 699) and whose `y`
-        is 0, and an array of labels.
+        `(recordings, labels)`: a sequence of `Events`, each read when it is asked for, whose `x` is
+        the unit (0 to 699) and whose `y` is 0, and an array of labels.
 
     Raises:
         FileNotFoundError: If there is no such file; where to get it.
@@ -182,27 +310,49 @@ def read_shd(path):
 
     Source: Cramer et al. (2020).
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "SHD is read by h5py, extra `events`: pip install keras-snn[events]"
-        ) from error
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Get SHD from zenkelab.org/datasets.")
+
+    def read(file):
+        return file["labels"][:], len(file["spikes"]["times"]), len(file["spikes"]["units"])
+
+    labels, times, units = _read_hdf5(path, read)
+    if not len(labels) == times == units:
+        raise ValueError(f"{path} has {len(labels)} labels, {times} times and {units} units.")
+    return _Recordings(path, len(labels)), labels
+
+
+def _read_hdf5(path, read):
+    h5py = _library("h5py", "SHD")
     try:
         with h5py.File(path) as file:
-            times, units = file["spikes"]["times"][:], file["spikes"]["units"][:]
-            labels = file["labels"][:]
-    except (KeyError, OSError) as error:
+            return read(file)
+    except (KeyError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is no file of SHD, or is damaged: {error}") from error
-    recordings = []
-    for t, unit in zip(times, units):
+
+
+class _Recordings(collections.abc.Sequence):
+    """Recordings in a file of SHD; SSC's would fill the memory."""
+
+    def __init__(self, path, count):
+        self.path, self.count = path, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(self.count)[index]]
+        index = range(self.count)[index]  # may be negative; ends an iteration by its IndexError
+
+        def read(file):
+            return file["spikes"]["times"][index], file["spikes"]["units"][index]
+
+        t, unit = _read_hdf5(self.path, read)
         t = np.round(np.asarray(t, "float64") * 1e6).astype(np.int64)
         zeros = np.zeros(len(t), np.int64)
-        recordings.append(Events(t, np.asarray(unit, np.int64), zeros, zeros + 1))
-    return recordings, labels
+        return Events(t, np.asarray(unit, np.int64), zeros, zeros + 1)
 
 
 # Frames.
@@ -257,7 +407,7 @@ def count_frames(events, frames, size):
     return _histogram(events, frame, frames, size)
 
 
-def time_frames(events, frames, size, duration=None):
+def time_frames(events, frames, size, duration=None, start=None):
     """Frames of equal time.
 
     Args:
@@ -266,6 +416,8 @@ def time_frames(events, frames, size, duration=None):
         size: `(height, width)` of the sensor.
         duration: Microseconds of a frame; later events are left out. By default the whole
             recording, and the last frame has the rest.
+        start: Where the first frame begins; earlier events are left out. By default at the first
+            event.
 
     Returns:
         Counts of events, `(frames, height, width, 2)`, OFF and ON.
@@ -278,12 +430,12 @@ def time_frames(events, frames, size, duration=None):
     _checked(events, size, frames, "frames")
     if not len(events.t):
         return _histogram(events, np.zeros(0, np.int64), frames, size)
-    since = np.asarray(events.t) - events.t[0]
+    since = np.asarray(events.t) - (events.t[0] if start is None else start)
     if duration is None:
-        each = max(int(since[-1]) // frames, 1)
-        return _histogram(events, np.minimum(since // each, frames - 1), frames, size)
-    frame = since // duration
-    inside = frame < frames
+        frame = np.minimum(since // max(since[-1] // frames, 1), frames - 1)
+    else:
+        frame = since // duration
+    inside = (since >= 0) & (frame < frames)
     return _histogram(events[inside], frame[inside], frames, size)
 
 
@@ -370,13 +522,14 @@ def jitter(events, size, pixels, generator):
     Args:
         events: `Events`.
         size: `(height, width)` of the sensor.
-        pixels: Largest shift.
+        pixels: Largest shift, or one for each direction, `(rows, columns)`.
         generator: A `numpy.random.Generator`.
 
     Returns:
         `Events`.
     """
-    dx, dy = generator.integers(-pixels, pixels + 1, 2)
+    rows, columns = np.broadcast_to(pixels, 2)
+    dx, dy = generator.integers([-columns, -rows], [columns + 1, rows + 1])
     moved = events._replace(x=np.asarray(events.x) + dx, y=np.asarray(events.y) + dy)
     height, width = size
     return moved[(moved.x >= 0) & (moved.x < width) & (moved.y >= 0) & (moved.y < height)]

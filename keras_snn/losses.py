@@ -1,4 +1,4 @@
-"""Losses on sequences, and penalties on firing.
+"""Losses on sequences, and penalties on firing and on membrane potentials.
 
 Outputs are `(batch, time, classes)`: the network must not reduce time itself. Cross-entropy of the
 time-mean of logits is Keras's own, behind `MeanOverTime`.
@@ -12,6 +12,7 @@ from keras_snn.layers.arguments import check_number
 __all__ = [
     "FirstSpikeCrossentropy",
     "MaxMembraneCrossentropy",
+    "MembraneRegularizer",
     "RateRegularizer",
     "SpikeCountLoss",
     "TemporalEfficientCrossentropy",
@@ -19,35 +20,79 @@ __all__ = [
 ]
 
 
+def check_outputs(owner, outputs):
+    """Raises a `ValueError` unless `outputs` are `(batch, time, classes)`."""
+    if len(outputs.shape) != 3:
+        raise ValueError(
+            f"{type(owner).__name__} needs outputs (batch, time, classes), got the shape "
+            f"{tuple(outputs.shape)}."
+        )
+
+
+def check_labels(owner, y_true, outputs):
+    """Labels as integers `(batch,)`, or one-hot and soft ones as `(batch, classes)`, like outputs.
+
+    A `ValueError` if they are neither.
+    """
+    labels, classes = ops.convert_to_tensor(y_true), outputs.shape[-1]
+    shape = tuple(labels.shape)
+    if len(shape) == 1 or shape[1:] == (1,):
+        return ops.cast(ops.reshape(labels, (-1,)), "int32")
+    if shape[1:] == (classes,):
+        return ops.cast(labels, outputs.dtype)
+    raise ValueError(
+        f"{type(owner).__name__} needs integer labels (batch,) or labels (batch, {classes}), one "
+        f"for each class, got the shape {shape}."
+    )
+
+
 class _OverTime(keras.losses.Loss):
-    """A loss on `(batch, time, classes)`, with integer labels `(batch,)`."""
+    """A loss on `(batch, time, classes)`."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         keras.saving.register_keras_serializable(package="keras_snn")(cls)
 
     def checked(self, y_true, y_pred):
-        """Labels as `(batch,)` integers and outputs as they are, of the right rank."""
-        if len(y_pred.shape) != 3:
-            raise ValueError(
-                f"{type(self).__name__} needs outputs (batch, time, classes), got the shape "
-                f"{tuple(y_pred.shape)}."
-            )
-        return ops.cast(ops.reshape(y_true, (-1,)), "int32"), ops.convert_to_tensor(y_pred)
+        """Labels, as `check_labels` gives them, and outputs, of the right rank."""
+        outputs = ops.convert_to_tensor(y_pred)
+        check_outputs(self, outputs)
+        return check_labels(self, y_true, outputs), outputs
 
 
-def _crossentropy(labels, logits):
-    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+class _Crossentropy(_OverTime):
+    """A loss that takes cross-entropies of something made of `(batch, time, classes)`."""
+
+    def __init__(self, label_smoothing=0.0, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = check_number(
+            "label_smoothing", label_smoothing, minimum=0, maximum=1
+        )
+
+    def crossentropy(self, labels, logits):
+        """Cross-entropies of logits `(..., classes)`, of labels `(...)` or `(..., classes)`."""
+        if self.label_smoothing:
+            classes = logits.shape[-1]
+            if len(labels.shape) < len(logits.shape):
+                labels = ops.one_hot(labels, classes, dtype=logits.dtype)
+            labels = (1 - self.label_smoothing) * labels + self.label_smoothing / classes
+        if len(labels.shape) == len(logits.shape):
+            return ops.categorical_crossentropy(labels, logits, from_logits=True)
+        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+    def get_config(self):
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
-class TemporalMeanCrossentropy(_OverTime):
+class TemporalMeanCrossentropy(_Crossentropy):
     """Cross-entropy of the logits' mean over time.
 
     Args:
+        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
-        y_true: Integer labels, `(batch,)`.
+        y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Logits, `(batch, time, classes)`.
 
     Example:
@@ -59,10 +104,10 @@ class TemporalMeanCrossentropy(_OverTime):
 
     def call(self, y_true, y_pred):
         labels, logits = self.checked(y_true, y_pred)
-        return _crossentropy(labels, ops.mean(logits, axis=1))
+        return self.crossentropy(labels, ops.mean(logits, axis=1))
 
 
-class TemporalEfficientCrossentropy(_OverTime):
+class TemporalEfficientCrossentropy(_Crossentropy):
     """TET: the mean of each step's cross-entropy, and a pull of the logits to a constant.
 
     `(1 - lam) mean_t CE(y, o_t) + lam mean (o - target)^2`.
@@ -70,10 +115,11 @@ class TemporalEfficientCrossentropy(_OverTime):
     Args:
         lam: Weight of the pull, 0 to 1.
         target: Constant that logits are pulled to; the paper takes the threshold.
+        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
-        y_true: Integer labels, `(batch,)`.
+        y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Logits, `(batch, time, classes)`.
 
     Source: Deng et al. (2022), TET.
@@ -85,15 +131,22 @@ class TemporalEfficientCrossentropy(_OverTime):
     0.1809
     """
 
-    def __init__(self, lam=0.05, target=1.0, name="temporal_efficient_crossentropy", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(
+        self,
+        lam=0.05,
+        target=1.0,
+        label_smoothing=0.0,
+        name="temporal_efficient_crossentropy",
+        **kwargs,
+    ):
+        super().__init__(label_smoothing, name=name, **kwargs)
         self.lam = check_number("lam", lam, minimum=0, maximum=1)
         self.target = check_number("target", target)
 
     def call(self, y_true, y_pred):
         labels, logits = self.checked(y_true, y_pred)
         labels = ops.repeat(ops.expand_dims(labels, 1), ops.shape(logits)[1], axis=1)
-        each = ops.mean(_crossentropy(labels, logits), axis=1)
+        each = ops.mean(self.crossentropy(labels, logits), axis=1)
         pull = ops.mean(ops.square(logits - self.target), axis=(1, 2))
         return (1 - self.lam) * each + self.lam * pull
 
@@ -110,7 +163,7 @@ class SpikeCountLoss(_OverTime):
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
-        y_true: Integer labels, `(batch,)`.
+        y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Spikes, `(batch, time, classes)`.
 
     Source: snnTorch `mse_count_loss`, divided by time and not by classes: squared rates.
@@ -129,7 +182,9 @@ class SpikeCountLoss(_OverTime):
 
     def call(self, y_true, y_pred):
         labels, spikes = self.checked(y_true, y_pred)
-        right = ops.one_hot(labels, spikes.shape[-1], dtype=spikes.dtype)
+        right = labels
+        if len(labels.shape) == 1:
+            right = ops.one_hot(labels, spikes.shape[-1], dtype=spikes.dtype)
         wanted = self.incorrect_rate + (self.correct_rate - self.incorrect_rate) * right
         return ops.mean(ops.square(ops.mean(spikes, axis=1) - wanted), axis=-1)
 
@@ -138,14 +193,15 @@ class SpikeCountLoss(_OverTime):
         return super().get_config() | rates
 
 
-class MaxMembraneCrossentropy(_OverTime):
+class MaxMembraneCrossentropy(_Crossentropy):
     """Cross-entropy of each output's largest membrane potential over time.
 
     Args:
+        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
-        y_true: Integer labels, `(batch,)`.
+        y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Membrane potentials, `(batch, time, classes)`, of `LeakyIntegrator` say.
 
     Source: snnTorch `ce_max_membrane_loss`; Cramer et al. (2020).
@@ -159,20 +215,21 @@ class MaxMembraneCrossentropy(_OverTime):
 
     def call(self, y_true, y_pred):
         labels, potentials = self.checked(y_true, y_pred)
-        return _crossentropy(labels, ops.max(potentials, axis=1))
+        return self.crossentropy(labels, ops.max(potentials, axis=1))
 
 
-class FirstSpikeCrossentropy(_OverTime):
+class FirstSpikeCrossentropy(_Crossentropy):
     """Cross-entropy of `-time / scale` of each output's first spike: the right one is to be first.
 
     Time is differentiated as in `keras_snn.layers.FirstSpikeTime`.
 
     Args:
         scale: Steps that make a factor of e in probability, above 0.
+        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
-        y_true: Integer labels, `(batch,)`.
+        y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Spikes, `(batch, time, classes)`.
 
     Source: our reading of time-to-first-spike losses (snnTorch `ce_temporal_loss`).
@@ -184,8 +241,8 @@ class FirstSpikeCrossentropy(_OverTime):
     0.1269
     """
 
-    def __init__(self, scale=1.0, name="first_spike_crossentropy", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, scale=1.0, label_smoothing=0.0, name="first_spike_crossentropy", **kwargs):
+        super().__init__(label_smoothing, name=name, **kwargs)
         self.scale = check_number("scale", scale, above=0)
 
     def call(self, y_true, y_pred):
@@ -194,7 +251,7 @@ class FirstSpikeCrossentropy(_OverTime):
         for step in ops.unstack(spikes, axis=1):
             waiting = waiting * (1 - step)
             times = times + waiting
-        return _crossentropy(labels, -times / self.scale)
+        return self.crossentropy(labels, -times / self.scale)
 
     def get_config(self):
         return super().get_config() | {"scale": self.scale}
@@ -228,6 +285,43 @@ class RateRegularizer(keras.regularizers.Regularizer):
     def __call__(self, x):
         rates = ops.mean(x, axis=(0, 1))
         distance = ops.relu(rates - self.maximum) + ops.relu(self.minimum - rates)
+        return self.strength * ops.mean(ops.square(distance))
+
+    def get_config(self):
+        return {"strength": self.strength, "minimum": self.minimum, "maximum": self.maximum}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class MembraneRegularizer(keras.regularizers.Regularizer):
+    """A penalty on values outside of a range: `strength * distance^2`, in the mean over all.
+
+    For `activity_regularizer` of a layer whose output is a membrane potential (`LeakyIntegrator`,
+    `Accumulator`) or the current in front of a neuron (a `Dense` layer, a normalisation). A neuron
+    whose current stays near the threshold keeps a surrogate gradient.
+
+    Args:
+        strength: Factor of the penalty, at least 0.
+        minimum: Least value that is free.
+        maximum: Largest value that is free.
+
+    Source: ours; that a loss should shape the distribution of potentials is the idea of Guo et al.
+    (2022), RecDis-SNN, whose loss is another one.
+
+    Example:
+
+    >>> penalty = MembraneRegularizer(strength=0.5, minimum=-1.0, maximum=1.0)
+    >>> float(penalty(keras.ops.array([[[3.0], [0.5]]])))
+    1.0
+    """
+
+    def __init__(self, strength=1.0, minimum=-1.0, maximum=1.0):
+        self.strength = check_number("strength", strength, minimum=0)
+        self.minimum = check_number("minimum", minimum)
+        self.maximum = check_number("maximum", maximum, minimum=minimum)
+
+    def __call__(self, x):
+        x = ops.cast(x, "float32")  # squares overflow in float16
+        distance = ops.relu(x - self.maximum) + ops.relu(self.minimum - x)
         return self.strength * ops.mean(ops.square(distance))
 
     def get_config(self):

@@ -404,8 +404,10 @@ def obtain_input(input_tensor, input_shape, time, size, channels, minimum, maps=
         shape = (*time, *image) if maps else (*time, channels)
     shape = tuple(shape)
     if len(shape) not in ((3, 4) if maps else (2,)):
-        wanted = "three integers (images) or four (sequences, time first)" if maps else (
-            "two integers, time and features"
+        wanted = (
+            "three integers (images) or four (sequences, time first)"
+            if maps
+            else ("two integers, time and features")
         )
         raise ValueError(
             f"`input_shape` should be a tuple of {wanted}. Received: input_shape={shape}"

@@ -76,7 +76,8 @@ def spoken_digits(folder):
 def speech_commands(folder):
     """Paths and labels for training and held out, of `word/clip.wav`."""
     held = {
-        name: set(lines.read_text().split()) if (lines := folder / f"{name}_list.txt").is_file()
+        name: set(lines.read_text().split())
+        if (lines := folder / f"{name}_list.txt").is_file()
         else set()
         for name in ("testing", "validation")
     }

@@ -7,7 +7,7 @@ cell takes this way if it has a `form`; the spikes are those of the plain loop, 
 of operations, and the gradients too but for rounding.
 
 On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
-else a loop. On PyTorch it is an `autograd.Function` that works in place.
+else a loop. On PyTorch it is an `autograd.Function`, see `fused_torch.py`.
 """
 
 import dataclasses
@@ -34,14 +34,6 @@ class Decay:
         """The charged potential."""
         return dynamics.decay_charge(v, x, self.decay) if self.decay != 1 else v + x
 
-    def charge_into(self, out, v, x, rate):
-        """The same, into a PyTorch tensor."""
-        import torch
-
-        if self.decay == 1:
-            return torch.add(v, x, out=out)
-        return torch.mul(v, self.decay, out=out).add_(x)
-
     def slopes(self, rate):
         """Slopes of the charge to `v` and to `x`."""
         return self.decay, 1.0
@@ -62,18 +54,6 @@ class Leak:
     def charge(self, v, x, rate):
         """The charged potential."""
         return dynamics.lif_charge(v, x, self.tau, rate, self.v_rest, self.decay_input)
-
-    def charge_into(self, out, v, x, rate):
-        """The same, into a PyTorch tensor."""
-        import torch
-
-        away = v - self.v_rest if self.v_rest else v
-        if self.decay_input:
-            torch.sub(x, away, out=out)
-        else:
-            out.copy_(away)
-        out = out.div_(self.tau) if rate is None else out.mul_(rate)
-        return out.add_(v) if self.decay_input else torch.sub(v, out, out=out).add_(x)
 
     def slopes(self, rate):
         """Slopes of the charge to `v` and to `x`."""
@@ -171,15 +151,14 @@ class Neuron:
         """
         rate, threshold = self.parameters(tensors)
         decay, gain = self.form.slopes(rate)
-        back = dx * (decay / gain)
-        found = [back[:, 0]]
+        found = [dx[:, 0] * (decay / gain)]
         if self.numbers[0] is LEARNED:
             before = self.fire.after(h[:, :-1], threshold)
             before = ops.concatenate([first[:, None], before], axis=1)
             slope = self.form.rate_slope(before, h, rate)
             found.append(_summed(dx / gain * slope, rate))
         if self.numbers[1] is LEARNED:
-            gvs = ops.concatenate([back[:, 1:], gv[:, None]], axis=1)
+            gvs = ops.concatenate([dx[:, 1:] * (decay / gain), gv[:, None]], axis=1)
             found.append(_summed(self.fire.backward(h, threshold, gs, gvs)[1], threshold))
         return found
 
@@ -305,73 +284,6 @@ _partial = functools.cache(functools.partial)
 
 
 def _torch(neuron, sequences, v, *tensors):
-    """All steps in buffers that are made once."""
-    return _torch_function().apply(neuron, sequences, v, *tensors)
+    from keras_snn.layers import fused_torch
 
-
-# Elements up to which PyTorch takes the surrogate derivative of a whole sequence at once.
-CACHED = 2**20
-
-
-@functools.cache
-def _torch_function():
-    import torch
-
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, neuron, x, v, *tensors):
-            form, fire = neuron.form, neuron.fire
-            rate, threshold = neuron.parameters(tensors)
-            spikes, last = torch.empty_like(x), v.clone()
-            keep = any(ctx.needs_input_grad)
-            h = torch.empty_like(x if keep else v)
-            compare = torch.gt if fire.strict else torch.ge
-            for t in range(x.shape[1]):
-                ht, st = (h[:, t] if keep else h), spikes[:, t]
-                form.charge_into(ht, last, x[:, t], rate)
-                compare(ht, threshold, out=st)
-                if fire.reset == "hard":
-                    torch.addcmul(ht, ht, st, value=-1, out=last)
-                    if fire.v_reset:
-                        last.add_(st, alpha=fire.v_reset)
-                elif fire.reset == "soft" and isinstance(threshold, (int, float)):
-                    torch.add(ht, st, alpha=-threshold, out=last)
-                elif fire.reset == "soft":
-                    torch.addcmul(ht, st, threshold, value=-1, out=last)
-                else:
-                    last.copy_(ht)
-            ctx.neuron = neuron
-            if keep:  # spikes too, which the next layer keeps in any case
-                ctx.save_for_backward(spikes, h, v, *tensors)
-            return spikes, last
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gs, last):
-            neuron, fire = ctx.neuron, ctx.neuron.fire
-            spikes, h, first, *tensors = ctx.saved_tensors
-            rate, threshold = neuron.parameters(tensors)
-            decay, gain = neuron.form.slopes(rate)
-            # A gain that is a number goes into all that is carried; a learned one comes last.
-            number = isinstance(gain, (int, float))
-            weight = gain if number else 1.0
-            dx, gv = torch.empty_like(h), last * weight
-            kept, carried = torch.empty_like(last), torch.empty_like(last)
-            # Small sequences: one call for all steps; large ones: what a step touches stays cached.
-            whole = h.numel() <= CACHED and fire.surrogate.derivative(h - threshold)
-            for t in range(h.shape[1])[::-1]:
-                ht, d = h[:, t], dx[:, t]
-                g, value = gs[:, t], weight
-                slope = fire.surrogate.derivative(ht - threshold) if whole is False else whole[:, t]
-                if not fire.detach and fire.reset != "none":
-                    change = fire.v_reset - ht if fire.reset == "hard" else -threshold
-                    g, value = torch.add(gv * change, g, alpha=weight), 1.0
-                if fire.reset == "hard":
-                    gv = torch.addcmul(gv, gv, spikes[:, t], value=-1, out=kept)
-                torch.addcmul(gv, g, slope, value=value, out=d)
-                gv = d if number and decay == 1 else torch.mul(d, decay, out=carried)
-                if not number:
-                    d.mul_(gain)
-            return None, dx, *neuron.gradients(h, first, dx, gs, last, tensors)
-
-    return Function
+    return fused_torch.function().apply(neuron, sequences, v, *tensors)
