@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from keras_snn.datasets.batches import ArrayBatches, Dataset, batch_seed
-from keras_snn.datasets.preparation import Preparation
 
 __all__ = ["arrays", "digits", "npz", "tfds"]
 
