@@ -1,0 +1,373 @@
+"""Data sets: what is done to images and labels, files, pipelines, speech."""
+
+import sys
+import wave
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_snn import datasets
+from keras_snn.datasets import ArrayBatches, FileBatches, Preparation, images, speech
+
+
+def pictures(count=16, size=8, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(1, 256, (count, size, size, channels), "uint8")
+
+
+def varied(name, examples, labels, seed=(0, 0), classes=None):
+    """Examples and labels after one variation, values as they were."""
+    return Preparation(None, None, [name], classes)(examples, labels, seed)
+
+
+# Preparation.
+
+
+def test_scale_and_normalization():
+    x = pictures()
+    found, labels = Preparation(1 / 255, "cifar10", classes=10)(x, np.arange(16) % 10)
+    mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2023, 0.1994, 0.2010])
+    np.testing.assert_allclose(found, (x / 255 - mean) / std, atol=1e-5)
+    np.testing.assert_array_equal(labels, np.eye(10)[np.arange(16) % 10])
+    assert found.dtype == "float32"
+    unit, labels = Preparation()(x, np.arange(16))
+    np.testing.assert_allclose(unit, x / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(labels, np.arange(16))
+
+
+def test_policies_of_networks_do_not_round_images():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        found, _ = Preparation(None, None, ["flip"])(pictures(), np.zeros(16), (0, 0))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert found.dtype == "float32" and set(np.unique(found)) <= set(range(256))
+
+
+def test_flip():
+    x = pictures(32).astype("float32")
+    found, _ = varied("flip", x, np.zeros(32))
+    mirrored = [(f == a[:, ::-1]).all() for f, a in zip(found, x)]
+    same = [(f == a).all() for f, a in zip(found, x)]
+    assert all(np.add(mirrored, same)) and 4 < sum(mirrored) < 28
+
+
+def moved(image, down, right):
+    """An image moved, with zeros where nothing was."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((height, height), (width, width), (0, 0)))
+    return padded[height - down :, width - right :][:height, :width]
+
+
+def shift_of(found, image):
+    """The move that makes `found` of an image."""
+    for down in range(-4, 5):
+        for right in range(-4, 5):
+            if np.array_equal(found, moved(image, down, right)):
+                return down, right
+    raise AssertionError("no move gives this image")
+
+
+def test_shift_is_a_padded_crop_of_each_image():
+    x = pictures(24, 32).astype("float32")
+    found, _ = varied("shift", x, np.zeros(24))
+    shifts = [shift_of(f, a) for f, a in zip(found, x)]
+    assert len(set(shifts)) > 8
+    assert {abs(s) for pair in shifts for s in pair} >= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["shift", "flip", "erase", "mix_up", "cut_mix"])
+def test_clips_are_varied_as_a_whole(name):
+    x = np.repeat(pictures(12, 32, 2)[:, None], 3, axis=1).astype("float32")
+    x = x + 300 * np.arange(3)[:, None, None, None]  # frames differ by a number
+    found, _ = varied(name, x, np.arange(12), classes=12)
+    assert found.shape == x.shape and not np.array_equal(found, x)
+    kept = found != 0  # what moves in, or is erased, is 0 in every frame
+    step = (found - found[:, :1] - 300 * np.arange(3)[:, None, None, None])[kept]
+    np.testing.assert_allclose(step, 0, atol=1e-3)
+    np.testing.assert_array_equal(kept, np.repeat(kept[:, :1], 3, axis=1))
+
+
+@pytest.mark.parametrize("name", ["mix_up", "cut_mix"])
+def test_labels_are_mixed_as_images_are(name):
+    count, size = 16, 20
+    x = np.ones((count, size, size, 1), "float32") * np.arange(count)[:, None, None, None]
+    found, labels = varied(name, x, np.arange(count), (3, 0), classes=count)
+    np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
+    assert ((labels > 0).sum(-1) <= 2).all() and (labels.max(-1) < 1).any()
+    # The image's mean is that of the two numbers, weighed as the labels are; a box that is cut out
+    # has whole pixels, so that its share may be wrong by a row and a column.
+    error = np.abs(found.mean((1, 2, 3)) - labels @ np.arange(count))
+    apart = [np.ptp(np.flatnonzero(row)) for row in labels]
+    assert (error <= (2 / size if name == "cut_mix" else 1e-6) * np.array(apart) + 1e-4).all()
+
+
+@pytest.mark.parametrize("name", list(datasets.AUGMENTATIONS))
+def test_variation_is_a_function_of_the_seed(name):
+    x, y = pictures(8, 16).astype("float32") / 255, np.arange(8)
+    prepare = Preparation(None, None, [name], 10)
+    first, again, other = (prepare(x, y, seed) for seed in ((1, 0), (1, 0), (1, 1024)))
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], other[0])
+    for a, b in zip(prepare(x, y, None), (x, np.eye(10)[y])):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_preparation_refuses():
+    with pytest.raises(ValueError, match="`augmentation`.*'flop'"):
+        Preparation(augmentation=["flop"])
+    with pytest.raises(ValueError, match="`normalization`.*'cifar11'"):
+        Preparation(normalization="cifar11")
+    with pytest.raises(ValueError, match="'mix_up' mixes labels"):
+        Preparation(augmentation=["mix_up"])
+    with pytest.raises(ValueError, match="not for sequences"):
+        varied("rand_augment", np.ones((2, 3, 8, 8, 3), "float32"), np.zeros(2))
+
+
+# Batches.
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 5))
+def test_every_epoch_has_every_example_once(count, batch_size, epoch):
+    data = ArrayBatches(np.arange(count), np.arange(count), batch_size, seed=4)
+    data.set_epoch(epoch)
+    found = np.concatenate([data[i][0] for i in range(len(data))])
+    np.testing.assert_array_equal(np.sort(found), np.arange(count))
+    again = ArrayBatches(np.arange(count), np.arange(count), batch_size, seed=4)
+    again.set_epoch(epoch)
+    np.testing.assert_array_equal(again[0][0], found[:batch_size])
+
+
+def test_what_is_read_varies_with_the_epoch_and_nothing_else():
+    def data(workers):
+        return FileBatches(
+            range(10),
+            np.arange(10),
+            4,
+            lambda source: np.full(3, float(source)),
+            seed=1,
+            vary=lambda example, generator: example + generator.random(3),
+            workers=workers,
+        )
+
+    first, again = data(1), data(3)
+    epochs = []
+    for _ in range(2):
+        rows = np.concatenate([first[i][0] for i in range(3)])
+        np.testing.assert_array_equal(rows, np.concatenate([again[i][0] for i in range(3)]))
+        epochs.append(rows[np.argsort(rows[:, 0])])
+        assert (np.floor(epochs[-1]) == np.arange(10)[:, None]).all()
+        first.on_epoch_end(), again.on_epoch_end()
+    assert (epochs[0] != epochs[1]).all()
+
+
+# Files.
+
+
+def write_npz(path, **changes):
+    arrays = {
+        "x_train": pictures(6),
+        "y_train": np.arange(6) % 3,
+        "x_test": pictures(3),
+        "y_test": np.arange(3),
+    } | changes
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return arrays
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "set.npz"
+    arrays = write_npz(path)
+    data = datasets.load(str(path), batch_size=4, seed=2)
+    assert (data.input_shape, data.classes, len(data.train)) == ((8, 8, 3), 3, 2)
+    test_x, test_y = data.test[0]
+    np.testing.assert_allclose(test_x, arrays["x_test"] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(test_y, arrays["y_test"])
+    half = datasets.load(str(path), image_size=4)
+    assert half.input_shape == (4, 4, 3) and half.test[0][0].shape == (3, 4, 4, 3)
+
+
+def test_npz_damage(tmp_path):
+    path = tmp_path / "set.npz"
+    with pytest.raises(FileNotFoundError, match=r"set\.npz"):
+        datasets.load(str(path))
+    write_npz(path, y_test=None)
+    with pytest.raises(ValueError, match="lacks \\['y_test'\\]"):
+        datasets.load(str(path))
+    write_npz(path, y_train=np.arange(5))
+    with pytest.raises(ValueError, match=r"x_train should be .* got \(6, 8, 8, 3\) and \(5,\)"):
+        datasets.load(str(path))
+    write_npz(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="damaged"):
+        datasets.load(str(path))
+
+
+def test_without_tensorflow_keras_reads_its_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    held = (pictures(6, 32), np.arange(6)[:, None]), (pictures(3, 32), np.arange(3)[:, None])
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: held)
+    data = datasets.load("cifar10", batch_size=4, augmentation=["shift", "flip"], one_hot=True)
+    x, y = data.train[0]
+    assert x.shape == (4, 32, 32, 3) and y.shape == (4, 6)
+    with pytest.raises(ImportError, match="imagenette.*pip install tensorflow"):
+        datasets.load("imagenette")
+
+
+# TensorFlow Datasets.
+
+
+@pytest.fixture
+def mocked(monkeypatch):
+    """TensorFlow Datasets with random examples."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=10):
+        yield
+
+
+def numpy_batches(data):
+    return [[np.asarray(part) for part in batch] for batch in data]
+
+
+def test_tfds_pipeline(mocked):
+    def epochs(count, first=0):
+        data = datasets.load(
+            "cifar10", 4, 7, augmentation=["shift", "flip", "mix_up"], one_hot=True
+        )
+        data.set_epoch(first)
+        return [numpy_batches(data.train) for _ in range(count)]
+
+    first, second = epochs(2)
+    (resumed,) = epochs(1, first=1)
+    assert [len(x) for x, _ in first] == [4, 4, 2] and first[0][1].shape == (4, 10)
+    for batch, same in zip(second, resumed):
+        np.testing.assert_array_equal(batch[0], same[0])
+        np.testing.assert_array_equal(batch[1], same[1])
+    assert not np.array_equal(first[0][0], second[0][0])
+    plain = numpy_batches(datasets.load("cifar10", 10).test)[0]
+    assert plain[0].shape == (10, 32, 32, 3) and plain[1].shape == (10,)
+    assert plain[0].min() >= -1 and plain[0].max() <= 1
+
+
+def test_images_of_any_size(mocked):
+    data = datasets.load("imagenet2012", 4, image_size=24, augmentation=["resized_crop", "flip"])
+    assert data.input_shape == (24, 24, 3) and data.classes == 1000
+    first, again = numpy_batches(data.train), numpy_batches(data.train)
+    assert first[0][0].shape == (4, 24, 24, 3)
+    data.set_epoch(0)
+    np.testing.assert_array_equal(numpy_batches(data.train)[0][0], first[0][0])
+    assert not np.array_equal(first[0][0], again[0][0])
+    assert numpy_batches(data.test)[0][0].shape == (4, 24, 24, 3)
+    with pytest.raises(ValueError, match="give `image_size`"):
+        datasets.load("imagenet2012")
+    with pytest.raises(ValueError, match="differ in size"):
+        datasets.load("cifar10", augmentation=["resized_crop"])
+
+
+def test_the_centre_is_seven_eighths_of_the_shorter_side():
+    tf = pytest.importorskip("tensorflow")
+    image = np.arange(32 * 48).reshape(32, 48, 1)
+    np.testing.assert_array_equal(images._central(tf, image, 8), image[2:30, 10:38])
+
+
+# Speech.
+
+
+def tone(frequency, rate=8000, seconds=0.5):
+    samples = 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+    return (samples * 2**15).astype("<i2")
+
+
+def write_wav(path, samples, rate=8000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+
+
+def test_spoken_digits(tmp_path):
+    for digit in (0, 7):
+        for number in (0, 4, 5, 11):
+            write_wav(tmp_path / f"{digit}_jane_{number}.wav", tone(300 + 100 * digit))
+    data = datasets.load(
+        "spoken_digits", 8, data_dir=tmp_path, timesteps=25, augmentation=["shift", "noise"]
+    )
+    assert (data.input_shape, data.classes) == ((25, 40), 8)
+    x, y = data.test[0]
+    np.testing.assert_array_equal(y, [0, 0, 7, 7])
+    assert x.shape == (4, 25, 40) and x.dtype == "float32"
+    train, labels = data.train[0]
+    assert sorted(labels) == [0, 0, 7, 7]
+    data.set_epoch(1)
+    assert not np.array_equal(data.train[0][0], train)
+    data.set_epoch(0)
+    np.testing.assert_array_equal(data.train[0][0], train)
+
+
+def test_speech_commands(tmp_path):
+    for word in ("no", "yes"):
+        for clip in ("a", "b", "c"):
+            write_wav(tmp_path / word / f"{clip}.wav", tone(500, 16000), 16000)
+    (tmp_path / "testing_list.txt").write_text("no/b.wav\nyes/c.wav\n")
+    (tmp_path / "validation_list.txt").write_text("yes/a.wav\n")
+    write_wav(tmp_path / "_background_noise_" / "hum.wav", tone(50, 16000), 16000)
+    data = datasets.load("speech_commands", 8, data_dir=tmp_path, timesteps=50)
+    np.testing.assert_array_equal(data.test[0][1], [0, 1])
+    assert sorted(data.train[0][1]) == [0, 0, 1]
+    assert data.input_shape == (50, 40) and data.test[0][0].shape == (2, 50, 40)
+
+
+def test_spectra_of_tones_peak_where_the_mel_scale_says():
+    clips = np.stack([speech.fitted(tone(f, seconds=1) / 2**15, 8000) for f in (400, 1000, 2500)])
+    x, _ = speech.MelSequence(8000, 50)(clips, None)
+    mel = 2595 * np.log10(1 + np.array([20, 400, 1000, 2500, 4000]) / 700)
+    wanted = 41 * (mel[1:4] - mel[0]) / (mel[4] - mel[0]) - 1  # centres of 40 triangles
+    np.testing.assert_allclose(x[:, 25].argmax(-1), wanted, atol=1)
+    np.testing.assert_allclose(x.mean((1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std((1, 2)), 1, atol=1e-3)
+
+
+def test_clips_are_cut_and_padded_around_their_middle():
+    np.testing.assert_array_equal(speech.fitted(np.arange(4), 8), [0, 0, 0, 1, 2, 3, 0, 0])
+    np.testing.assert_array_equal(speech.fitted(np.arange(8), 4), [2, 3, 4, 5])
+    clip = np.zeros(8000, "float32")
+    clip[4000] = 1
+    moves = [
+        int(speech.varied(clip, 8000, ["shift"], np.random.default_rng(i)).argmax()) - 4000
+        for i in range(40)
+    ]
+    assert max(np.abs(moves)) <= 800 and max(moves) > 400 and min(moves) < -400
+
+
+def test_damaged_speech(tmp_path):
+    path = tmp_path / "0_jane_0.wav"
+    write_wav(path, tone(440))
+    assert speech.read_wav(path, 8000).shape == (4000,)
+    with pytest.raises(ValueError, match="at 16000 Hz, got 1 of 16 bits at 8000 Hz"):
+        speech.read_wav(path, 16000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="8000 bytes of samples, 7900 are there, at byte 7944"):
+        speech.read_wav(path, 8000)
+    path.write_bytes(b"RIFX" + whole[4:])
+    with pytest.raises(ValueError, match="no WAV file.* at byte"):
+        speech.read_wav(path, 8000)
+    with pytest.raises(FileNotFoundError, match="free-spoken-digit-dataset"):
+        datasets.load("spoken_digits")
+    with pytest.raises(FileNotFoundError, match=r"speech_commands_v0\.02"):
+        datasets.load("speech_commands", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="`augmentation`.*'flip'"):
+        datasets.load("spoken_digits", data_dir=tmp_path, augmentation=["flip"])
+
+
+def test_unknown_sets(mocked):
+    with pytest.raises(ValueError, match="Unknown data set 'no_such_set'"):
+        datasets.load("no_such_set")
+    with pytest.raises(ValueError, match="batch_size"):
+        datasets.load("digits", batch_size=0)
