@@ -4,6 +4,8 @@
     python applications/train.py --recipe=tdbn_resnet19_cifar10 --data_dir=DATA
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100 --ema=0.999
     python applications/train.py --recipe=nmnist --data_dir=NMNIST --loss=tet
+    python applications/train.py --schedules='{"timesteps": [1, 2, 4], "alpha": [1, 2, 4]}'
+    torchrun --nproc_per_node=4 applications/train.py --distribution=data
 
 Recipes are in `recipes.py`; those of conversion and hybrid training run `convert.py`, `hybrid.py`.
 The values of all flags are written to `config.json`, results to `results.json`. A run that was
@@ -11,9 +13,11 @@ interrupted goes on when it is started again. The backend is Keras's: KERAS_BACK
 or torch.
 """
 
+import contextlib
 import inspect
 import json
 import math
+import pathlib
 import time
 
 import common
@@ -22,11 +26,18 @@ import optimizers
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications, callbacks
+from keras_snn import analysis, applications, callbacks, distribution, joint, losses, metrics
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import neuron_names
 
 MODELS = [model.name for model in applications.list_models()]
+LOSSES = {
+    "temporal_mean": losses.TemporalMeanCrossentropy,
+    "tet": losses.TemporalEfficientCrossentropy,
+    "spike_count": losses.SpikeCountLoss,
+    "max_membrane": losses.MaxMembraneCrossentropy,
+    "first_spike": losses.FirstSpikeCrossentropy,
+}
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -54,7 +65,19 @@ flags.DEFINE_integer(
     "Batches in an epoch (default: all; if given, held-out data is seen at the end only).",
     lower_bound=1,
 )
+flags.DEFINE_enum(
+    "loss", "crossentropy", ["crossentropy", *LOSSES], "Loss; all but the first see every step."
+)
 flags.DEFINE_float("label_smoothing", 0.0, "Label smoothing.", 0.0, 1.0)
+flags.DEFINE_string("teacher", None, "A trained ANN whose logits are learned too, a .keras file.")
+flags.DEFINE_float("distillation_weight", 0.5, "Weight of the teacher's logits.", 0.0, 1.0)
+flags.DEFINE_float("temperature", 2.0, "Temperature of the distillation.", lower_bound=0.0)
+flags.DEFINE_bool("joint", False, "Train together with the ANN of the same layout (Guo et al.).")
+flags.DEFINE_string("schedules", "{}", "Values by epoch of timesteps, threshold, alpha, as JSON.")
+flags.DEFINE_integer("patience", None, "Epochs without improvement to stop after.", lower_bound=1)
+flags.DEFINE_string("tensorboard", None, "Folder of summaries for TensorBoard.")
+flags.DEFINE_bool("watch", False, "Log firing rates, and warn of dead neurons, each epoch.")
+flags.DEFINE_enum("distribution", "none", ["none", "data"], "Training on several devices.")
 flags.DEFINE_enum(
     "dtype", "float32", ["float32", "mixed_float16", "mixed_bfloat16"], "Dtype policy."
 )
@@ -67,7 +90,7 @@ def one_hot():
     return FLAGS.label_smoothing > 0 or bool({"mix_up", "cut_mix"} & set(FLAGS.augmentation))
 
 
-def build(data):
+def build(data, **changes):
     """The network of the flags."""
     build = getattr(applications, FLAGS.model)
     options = {"neuron": FLAGS.neuron, "connect": FLAGS.connect, "small_images": FLAGS.small_images}
@@ -79,24 +102,89 @@ def build(data):
             raise app.UsageError(f"{FLAGS.model} has no option {name}.")
     if "small_images" in known:
         options.setdefault("small_images", max(data.input_shape[-3:-1]) <= 34)
+    options |= {"timesteps": FLAGS.timesteps} | changes
     return build(
         input_shape=data.input_shape,
         classes=data.classes,
         classifier_activation=None,
-        timesteps=FLAGS.timesteps,
         **options,
     )
 
 
-def compile_(model, steps):
-    """Optimizer, loss and metrics."""
-    kind = "CategoricalCrossentropy" if one_hot() else "SparseCategoricalCrossentropy"
-    smoothing = {"label_smoothing": FLAGS.label_smoothing} if one_hot() else {}
-    model.compile(
-        optimizers.optimizer(FLAGS.epochs, steps),
-        getattr(keras.losses, kind)(from_logits=True, **smoothing),
-        metrics=["accuracy"],
+def compiled(model, steps, loss=None, metric="accuracy"):
+    """A model with optimizer, loss and metrics."""
+    if loss is None:
+        smoothing = {"label_smoothing": FLAGS.label_smoothing} if one_hot() else {}
+        kind = "CategoricalCrossentropy" if one_hot() else "SparseCategoricalCrossentropy"
+        loss = getattr(keras.losses, kind)(from_logits=True, **smoothing)
+    model.compile(optimizers.optimizer(FLAGS.epochs, steps), loss, metrics=[metric])
+    return model
+
+
+def way_of_training(data, steps):
+    """The network, what is trained in its place, and how to get the network from that."""
+    model = compiled(build(data), steps)
+    if FLAGS.joint:
+        ann = build(data, timesteps=None, neuron=keras.layers.ReLU)
+        both = joint.joint_model(ann, model)
+        compiled(both, steps, joint.JointCrossentropy(), joint.snn_accuracy)
+        return model, both, lambda: compiled(joint.finish(both), steps)
+    if FLAGS.teacher:
+        return model, distilled(model, steps), lambda: model
+    if FLAGS.loss != "crossentropy":
+        smoothing = {"label_smoothing": FLAGS.label_smoothing} if FLAGS.label_smoothing else {}
+        loss, accuracy = LOSSES[FLAGS.loss](**smoothing), metrics.TemporalMeanAccuracy("accuracy")
+        return model, compiled(losses.every_step(model), steps, loss, accuracy), lambda: model
+    return model, model, lambda: model
+
+
+def distilled(model, steps):
+    """The network with a teacher."""
+    path = pathlib.Path(FLAGS.teacher)
+    if not path.is_file():
+        raise app.UsageError(f"--teacher: there is no file {path}.")
+    teacher = keras.saving.load_model(path)
+    distiller = keras.distillation.Distiller(
+        teacher,
+        model,
+        keras.distillation.LogitsDistillation(temperature=FLAGS.temperature),
+        FLAGS.distillation_weight,
+        student_loss_weight=1 - FLAGS.distillation_weight,
     )
+    distiller.build(model.input_shape)
+    return compiled(distiller, steps)
+
+
+def watchers(output, data):
+    """The callbacks of the flags."""
+    # An interrupted run started again goes on where it was.
+    found = [callbacks.Resume(output / "resume.npz", data), keras.callbacks.TerminateOnNaN()]
+    found += [callbacks.Schedule(*item) for item in json.loads(FLAGS.schedules).items()]
+    if FLAGS.ema is not None:
+        found.append(keras.callbacks.SwapEMAWeights())
+    if FLAGS.watch or FLAGS.tensorboard:
+        examples = common.collect(data.test, 32)[0]
+        found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard)]
+        found += [callbacks.DeadNeurons(examples)]
+    if FLAGS.tensorboard:
+        found.append(keras.callbacks.TensorBoard(FLAGS.tensorboard))
+    if FLAGS.patience:
+        monitor = "loss" if FLAGS.steps_per_epoch else "val_loss"
+        stop = keras.callbacks.EarlyStopping(
+            monitor, patience=FLAGS.patience, restore_best_weights=True
+        )
+        found.append(stop)
+    return found
+
+
+@contextlib.contextmanager
+def devices():
+    """All devices, or this one."""
+    if FLAGS.distribution == "none":
+        yield distribution.Distribution()
+    else:
+        with distribution.data_parallel() as found:
+            yield found
 
 
 def print_rates(rates):
@@ -107,58 +195,68 @@ def print_rates(rates):
         print(f"  {name:{width}}  {rate:.3f}  {'#' * round(40 * min(rate, 1.0))}")
 
 
-def main(argv):
-    """Trains, evaluates, saves, reloads and compares."""
-    output = common.output_dir()
-    data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
-    keras.config.set_dtype_policy(FLAGS.dtype)
-    model = build(data)
-    compile_(model, FLAGS.steps_per_epoch or len(data.train))
-    print(
-        f"{FLAGS.model} on {data.name} {data.input_shape}, {data.classes} classes, "
-        f"T = {FLAGS.timesteps}, {model.count_params():,} parameters, "
-        f"{keras.backend.backend()} backend, keras_snn {keras_snn.__version__}"
-    )
-    started = time.perf_counter()
-    train = data.train
-    if FLAGS.steps_per_epoch and hasattr(train, "repeat"):
-        train = train.repeat()
-    history = model.fit(
-        train,
+def train(data, output, devices):
+    """The trained network and the history of its training."""
+    steps = FLAGS.steps_per_epoch or len(data.train)
+    model, trained, finish = way_of_training(data, steps)
+    if devices.is_chief:
+        print(
+            f"{FLAGS.model} on {data.name} {data.input_shape}, {data.classes} classes, "
+            f"T = {FLAGS.timesteps}, {model.count_params():,} parameters, "
+            f"{keras.backend.backend()} backend, {devices.replicas} device(s), "
+            f"keras_snn {keras_snn.__version__}"
+        )
+    examples = devices.shard(data.train)
+    if FLAGS.steps_per_epoch and hasattr(examples, "repeat"):
+        examples = examples.repeat()
+    history = devices.prepare(trained).fit(
+        examples,
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
-        validation_data=None if FLAGS.steps_per_epoch else data.test,
+        validation_data=None if FLAGS.steps_per_epoch else devices.shard(data.test),
         shuffle=False,
-        verbose=int(FLAGS.progress),
-        callbacks=[
-            # An interrupted run started again goes on where it was.
-            callbacks.Resume(output / "resume.npz", data),
-            keras.callbacks.TerminateOnNaN(),
-        ],
+        verbose=int(FLAGS.progress) if devices.is_chief else 0,
+        callbacks=watchers(output, data),
     )
-    seconds = time.perf_counter() - started
+    return finish(), history.history
+
+
+def main(argv):
+    """Trains, evaluates, saves, reloads and compares."""
+    own_loss = FLAGS.joint or FLAGS.teacher is not None
+    if (own_loss and FLAGS.loss != "crossentropy") or (FLAGS.joint and FLAGS.label_smoothing):
+        raise app.UsageError("--joint and --teacher have a loss of their own.")
+    output = common.output_dir()
+    keras.config.set_dtype_policy(FLAGS.dtype)
+    with devices() as found:
+        data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
+        started = time.perf_counter()
+        model, history = train(data, output, found)
+        seconds = time.perf_counter() - started
+    if found.is_chief:
+        report(model, data, output, {"fit_seconds": seconds, "history": history}, argv)
+
+
+def report(model, data, output, result, argv):
+    """Evaluates a trained network, prints and saves all there is."""
     accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     rates = analysis.firing_rates(model, data.test, steps=min(8, len(data.test)))
     print_rates(rates)
-
     path = output / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras"
     model.save(path)
-    reloaded = keras.saving.load_model(path)
-    again = reloaded.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+    again = keras.saving.load_model(path).evaluate(data.test, verbose=0, return_dict=True)
     result = {
         "flags": common.configuration(argv[0]),
         "backend": keras.backend.backend(),
         "parameters": model.count_params(),
         "test_accuracy": accuracy,
-        "reloaded_test_accuracy": again,
-        "fit_seconds": seconds,
+        "reloaded_test_accuracy": again["accuracy"],
         "firing_rates": rates,
-        "history": history.history,
-    }
+    } | result
     (output / "results.json").write_text(json.dumps(result, indent=1))
-    print(f"\nTest accuracy {accuracy:.4f} after {seconds:.0f} s of training")
-    print(f"Saved {path}; reloaded, it has test accuracy {again:.4f}")
-    if not math.isclose(accuracy, again, abs_tol=1e-6):
+    print(f"\nTest accuracy {accuracy:.4f} after {result['fit_seconds']:.0f} s of training")
+    print(f"Saved {path}; reloaded, it has test accuracy {again['accuracy']:.4f}")
+    if not math.isclose(accuracy, again["accuracy"], abs_tol=1e-6):
         raise RuntimeError(f"The reloaded model's accuracy {again} differs from {accuracy}.")
 
 

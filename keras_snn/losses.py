@@ -1,13 +1,18 @@
 """Losses on sequences, and penalties on firing and on membrane potentials.
 
 Outputs are `(batch, time, classes)`: the network must not reduce time itself. Cross-entropy of the
-time-mean of logits is Keras's own, behind `MeanOverTime`.
+time-mean of logits is Keras's own, behind `MeanOverTime`. Masked steps of the outputs do not
+count.
 """
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask
+from keras.src.losses.loss import reduce_weighted_values
 
+from keras_snn import layers as snn
 from keras_snn.layers.arguments import check_number
+from keras_snn.layers.readouts import _max, _mean
 
 __all__ = [
     "FirstSpikeCrossentropy",
@@ -17,6 +22,7 @@ __all__ = [
     "SpikeCountLoss",
     "TemporalEfficientCrossentropy",
     "TemporalMeanCrossentropy",
+    "every_step",
 ]
 
 
@@ -47,11 +53,20 @@ def check_labels(owner, y_true, outputs):
 
 
 class _OverTime(keras.losses.Loss):
-    """A loss on `(batch, time, classes)`."""
+    """A loss on `(batch, time, classes)`; `call(y_true, y_pred, mask)` gives each example's."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         keras.saving.register_keras_serializable(package="keras_snn")(cls)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # As in Keras, but that a mask `(batch, time)` chooses steps and is no weight of examples.
+        mask = get_keras_mask(y_pred)
+        mask = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), -1)
+        losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype), mask)
+        return reduce_weighted_values(
+            losses, sample_weight, reduction=self.reduction, dtype=self.dtype
+        )
 
     def checked(self, y_true, y_pred):
         """Labels, as `check_labels` gives them, and outputs, of the right rank."""
@@ -102,9 +117,9 @@ class TemporalMeanCrossentropy(_Crossentropy):
     0.1269
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, mask=None):
         labels, logits = self.checked(y_true, y_pred)
-        return self.crossentropy(labels, ops.mean(logits, axis=1))
+        return self.crossentropy(labels, _mean(logits, mask))
 
 
 class TemporalEfficientCrossentropy(_Crossentropy):
@@ -143,12 +158,12 @@ class TemporalEfficientCrossentropy(_Crossentropy):
         self.lam = check_number("lam", lam, minimum=0, maximum=1)
         self.target = check_number("target", target)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, mask=None):
         labels, logits = self.checked(y_true, y_pred)
         labels = ops.repeat(ops.expand_dims(labels, 1), ops.shape(logits)[1], axis=1)
-        each = ops.mean(self.crossentropy(labels, logits), axis=1)
-        pull = ops.mean(ops.square(logits - self.target), axis=(1, 2))
-        return (1 - self.lam) * each + self.lam * pull
+        each = ops.expand_dims(self.crossentropy(labels, logits), -1)
+        pull = ops.mean(ops.square(logits - self.target), axis=-1, keepdims=True)
+        return _mean((1 - self.lam) * each + self.lam * pull, mask)[:, 0]
 
     def get_config(self):
         return super().get_config() | {"lam": self.lam, "target": self.target}
@@ -180,13 +195,13 @@ class SpikeCountLoss(_OverTime):
         self.correct_rate = check_number("correct_rate", correct_rate, minimum=0, maximum=1)
         self.incorrect_rate = check_number("incorrect_rate", incorrect_rate, minimum=0, maximum=1)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, mask=None):
         labels, spikes = self.checked(y_true, y_pred)
         right = labels
         if len(labels.shape) == 1:
             right = ops.one_hot(labels, spikes.shape[-1], dtype=spikes.dtype)
         wanted = self.incorrect_rate + (self.correct_rate - self.incorrect_rate) * right
-        return ops.mean(ops.square(ops.mean(spikes, axis=1) - wanted), axis=-1)
+        return ops.mean(ops.square(_mean(spikes, mask) - wanted), axis=-1)
 
     def get_config(self):
         rates = {"correct_rate": self.correct_rate, "incorrect_rate": self.incorrect_rate}
@@ -213,9 +228,9 @@ class MaxMembraneCrossentropy(_Crossentropy):
     0.1269
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, mask=None):
         labels, potentials = self.checked(y_true, y_pred)
-        return self.crossentropy(labels, ops.max(potentials, axis=1))
+        return self.crossentropy(labels, _max(potentials, mask))
 
 
 class FirstSpikeCrossentropy(_Crossentropy):
@@ -245,12 +260,14 @@ class FirstSpikeCrossentropy(_Crossentropy):
         super().__init__(label_smoothing, name=name, **kwargs)
         self.scale = check_number("scale", scale, above=0)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, mask=None):
         labels, spikes = self.checked(y_true, y_pred)
         waiting, times = ops.ones_like(spikes[:, 0]), ops.zeros_like(spikes[:, 0])
-        for step in ops.unstack(spikes, axis=1):
+        counts = ops.ones_like(spikes)
+        counts = counts if mask is None else counts * ops.cast(mask, counts.dtype)
+        for step, count in zip(ops.unstack(spikes * counts, axis=1), ops.unstack(counts, axis=1)):
             waiting = waiting * (1 - step)
-            times = times + waiting
+            times = times + waiting * count
         return self.crossentropy(labels, -times / self.scale)
 
     def get_config(self):
@@ -326,3 +343,43 @@ class MembraneRegularizer(keras.regularizers.Regularizer):
 
     def get_config(self):
         return {"strength": self.strength, "minimum": self.minimum, "maximum": self.maximum}
+
+
+def every_step(model):
+    """The network without its readout over time: what follows that is applied to every step.
+
+    The losses here train it, and with it the given model, whose layers it has.
+
+    Args:
+        model: A functional model with one readout over time: `MeanOverTime`, `SumOverTime`,
+            `LastOverTime`, `MaxOverTime`.
+
+    Returns:
+        A functional model whose outputs are `(batch, time, ...)`.
+
+    Raises:
+        ValueError: If the model has no such readout, or several.
+
+    Example:
+
+    >>> from keras import layers
+    >>> from keras_snn import layers as snn
+    >>> inputs = keras.Input((8, 3))
+    >>> outputs = layers.Dense(2)(snn.MeanOverTime()(snn.LIF()(inputs)))
+    >>> every_step(keras.Model(inputs, outputs)).output_shape
+    (None, 8, 2)
+    """
+    found = [layer for layer in getattr(model, "layers", []) if isinstance(layer, READOUTS)]
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected a model with one readout over time, of {[r.__name__ for r in READOUTS]}; "
+            f"{model!r} has {len(found)}."
+        )
+
+    def call(layer, *args, **kwargs):
+        return args[0] if layer is found[0] else layer(*args, **kwargs)
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+READOUTS = (snn.MeanOverTime, snn.SumOverTime, snn.LastOverTime, snn.MaxOverTime)

@@ -63,6 +63,72 @@ def test_values_and_gradients(name):
     assert np.isfinite(dx).all() and np.abs(dx).max() > 0
 
 
+def one_hot(y):
+    return np.eye(5, dtype="float32")[y]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_hot_and_soft_labels(name):
+    loss, _ = LOSSES[name]
+    y, x = data()
+    x = (x > 0.8).astype("float32")
+    np.testing.assert_allclose(
+        to_numpy(loss.call(one_hot(y), x)), to_numpy(loss.call(y, x)), rtol=1e-5, atol=1e-6
+    )
+    if name == "count":  # quadratic: of mixed labels by hand
+        found = loss.call(0.3 * one_hot(y) + 0.7 * one_hot((y + 1) % 5), x)
+        wanted = 0.2 + 0.5 * (0.3 * one_hot(y) + 0.7 * one_hot((y + 1) % 5))
+        expected = ((x.mean(1) - wanted) ** 2).mean(-1)
+    else:  # cross-entropies are linear in the labels
+        other = (y + 1) % 5
+        found = loss.call(0.3 * one_hot(y) + 0.7 * one_hot(other), x)
+        expected = 0.3 * reference(name, y, x.astype("float64"))
+        expected = expected + 0.7 * reference(name, other, x.astype("float64"))
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-5, atol=1e-6)
+
+
+SMOOTH = {
+    "mean": losses.TemporalMeanCrossentropy(label_smoothing=0.1),
+    "max": losses.MaxMembraneCrossentropy(label_smoothing=0.1),
+    "tet": losses.TemporalEfficientCrossentropy(0.2, 0.5, label_smoothing=0.1),
+    "first": losses.FirstSpikeCrossentropy(2.0, label_smoothing=0.1),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_label_smoothing(name):
+    """A tenth of each label goes to all classes alike; the pull of TET is that of any label."""
+    loss = SMOOTH[name]
+    y, x = data()
+    x = (x > 0.8).astype("float32")
+    of_each_class = [reference(name, np.full(6, c), x.astype("float64")) for c in range(5)]
+    wanted = 0.9 * reference(name, y, x.astype("float64")) + 0.1 * np.mean(of_each_class, 0)
+    for labels in (y, y[:, None], one_hot(y)):
+        np.testing.assert_allclose(to_numpy(loss.call(labels, x)), wanted, rtol=1e-5, atol=1e-6)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert again.label_smoothing == 0.1 and again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masked_steps_do_not_count(name):
+    """Each example's loss is that of its other steps alone, and examples weigh as they are told."""
+    loss, _ = LOSSES[name]
+    y, x = data()
+    x = (x > 0.8).astype("float32")
+    mask = np.random.default_rng(1).random((6, 7)) < 0.6
+    mask[:, 3] = True
+    inputs = layers.Input((7, 5))
+    outputs = layers.Activation("linear")(layers.Masking(mask_value=9.0)(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", loss)
+    weights = np.arange(1.0, 7.0)
+    found = model.evaluate(
+        np.where(mask[..., None], x, 9.0), y, sample_weight=weights, batch_size=6, verbose=0
+    )
+    wanted = [to_numpy(loss.call(y[i : i + 1], x[i : i + 1, mask[i]]))[0] for i in range(6)]
+    assert found == pytest.approx(np.mean(weights * wanted), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_saved_and_refused(name):
     loss, _ = LOSSES[name]
@@ -70,6 +136,9 @@ def test_saved_and_refused(name):
     assert again.get_config() == loss.get_config()
     with pytest.raises(ValueError, match=r"\(batch, time, classes\)"):
         loss(np.zeros(2, int), np.zeros((2, 3), "float32"))
+    for labels in (np.zeros((2, 4)), np.zeros((2, 3, 5))):
+        with pytest.raises(ValueError, match=r"integer labels \(batch,\) or labels \(batch, 5\)"):
+            loss(labels, np.zeros((2, 3, 5), "float32"))
 
 
 def test_bad_arguments():
@@ -78,6 +147,9 @@ def test_bad_arguments():
         lambda: losses.SpikeCountLoss(correct_rate=-1),
         lambda: losses.FirstSpikeCrossentropy(scale=0),
         lambda: losses.RateRegularizer(minimum=0.5, maximum=0.2),
+        lambda: losses.MembraneRegularizer(minimum=0.5, maximum=0.2),
+        lambda: losses.MembraneRegularizer(strength=-1),
+        lambda: losses.TemporalMeanCrossentropy(label_smoothing=1.5),
     ):
         with pytest.raises(ValueError):
             make()
@@ -94,6 +166,31 @@ def test_rates_are_pulled_into_their_range():
     assert model.predict(data, verbose=0).mean() == 0
     model.fit(data, np.zeros((32, 8, 16)), epochs=60, verbose=0)
     assert model.predict(data, verbose=0).mean() > 0.15
+
+
+def test_membrane_penalty_by_formula():
+    penalty = losses.MembraneRegularizer(3.0, minimum=-0.5, maximum=1.0)
+    x = np.random.default_rng(0).normal(size=(4, 5, 6)).astype("float32")
+    distance = np.maximum(x - 1.0, 0) + np.maximum(-0.5 - x, 0)
+    value, (dx,), _ = gradients(penalty, [], x)
+    assert value == pytest.approx(3 * (distance**2).mean(), rel=1e-5)
+    np.testing.assert_allclose(dx, 6 * np.sign(x) * distance / x.size, rtol=1e-4, atol=1e-8)
+    assert float(penalty(ops.full((1, 2, 2), 1000.0, dtype="float16"))) == pytest.approx(3 * 999**2)
+    again = keras.regularizers.deserialize(keras.regularizers.serialize(penalty))
+    assert again.get_config() == penalty.get_config()
+
+
+def test_potentials_are_pulled_into_their_range():
+    inputs = layers.Input((8, 6))
+    x = layers.Dense(4, kernel_initializer="ones")(inputs)
+    penalty = losses.MembraneRegularizer(minimum=-1.0, maximum=1.0)
+    model = keras.Model(inputs, snn.LeakyIntegrator(activity_regularizer=penalty)(x))
+    model.compile(keras.optimizers.Adam(0.05), lambda y, z: 0.0 * ops.sum(z))
+    data = np.random.default_rng(0).random((32, 8, 6)).astype("float32")
+    assert model.predict(data, verbose=0).max() > 2
+    model.fit(data, np.zeros((32, 8, 4)), epochs=40, verbose=0)
+    assert np.abs(model.predict(data, verbose=0)).mean() < 1
+    assert np.abs(model.predict(data, verbose=0)).max() < 1.5
 
 
 def test_parity_with_snntorch():

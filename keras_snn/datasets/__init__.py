@@ -4,6 +4,8 @@ Images of TensorFlow Datasets come as pipelines of `tf.data`; everything else, a
 Keras itself reads where TensorFlow is missing, as batches of arrays that serve every backend.
 """
 
+import pathlib
+
 from keras_snn.datasets import images
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
@@ -56,8 +58,8 @@ def load(
         train_timesteps: Frames of it that training draws at random, in their order.
         augmentation: Names of variations of the training data, in their order. Images: `"shift"`,
             `"flip"`, `"rand_augment"`, `"erase"`, `"mix_up"`, `"cut_mix"` (Keras's layers), and
-            `"resized_crop"` where images differ in size. Recordings: `"flip"`, `"jitter"`,
-            `"drop"`. Speech: `"shift"`, `"noise"`.
+            `"resized_crop"` where images differ in size. Recordings: `"jitter"`, `"drop"`, and
+            for CIFAR10-DVS `"flip"`. Speech: `"shift"`, `"noise"`.
         normalization: What images are normalised by, a name in `NORMALIZATIONS`: `"unit"` takes
             them to [-1, 1].
         one_hot: Whether labels are one-hot vectors, as mixed labels are.
@@ -92,7 +94,8 @@ def load(
         return images.tfds(name, batch_size, seed, data_dir, image_size, augmentation, preparation)
     train, test = held
     prepare = preparation(augmentation, int(max(train[1].max(), test[1].max())) + 1)
-    return images.arrays(name, train, test, batch_size, seed, prepare, image_size)
+    title = pathlib.Path(name).stem
+    return images.arrays(title, train, test, batch_size, seed, prepare, image_size)
 
 
 def _in_memory(name, seed):

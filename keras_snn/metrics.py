@@ -1,0 +1,185 @@
+"""Metrics on sequences, for networks that keep time: outputs `(batch, time, ...)`.
+
+A network that ends in a readout over time takes Keras's own metrics. These are for a loss that
+sees every step (`keras_snn.losses`), and for outputs that are spikes. Masked steps of the outputs
+do not count.
+"""
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask
+
+from keras_snn.layers.arguments import check_number
+from keras_snn.losses import check_labels, check_outputs
+
+__all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
+
+
+class _OverTime(keras.metrics.Mean):
+    """The mean over examples of `measure`, weighted by `sample_weight`."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable(package="keras_snn")(cls)
+
+    def measure(self, y_true, outputs, mask):
+        """What each example counts, `(batch,)`; the mask is `(batch, time)`, 1 and 0."""
+        raise TypeError(f"{type(self).__name__} must define `measure(y_true, outputs, mask)`.")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Takes a batch in.
+
+        Args:
+            y_true: Labels.
+            y_pred: Outputs, `(batch, time, ...)`, with a Keras mask or not.
+            sample_weight: Optional weights of the examples, `(batch,)` or `(batch, 1)`.
+        """
+        outputs = ops.cast(ops.convert_to_tensor(y_pred), self.dtype)
+        if len(outputs.shape) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs outputs (batch, time, ...), got the shape "
+                f"{tuple(outputs.shape)}."
+            )
+        mask = get_keras_mask(y_pred)
+        if mask is None:
+            mask = ops.ones_like(_flat(outputs)[..., 0])
+        values = self.measure(y_true, outputs, ops.cast(mask, self.dtype))
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+            if tuple(sample_weight.shape[1:]) not in ((), (1,)):
+                raise ValueError(
+                    f"{type(self).__name__} needs one weight for each example, (batch,), got the "
+                    f"shape {tuple(sample_weight.shape)}."
+                )
+            sample_weight = ops.reshape(sample_weight, (-1,))
+        super().update_state(values, sample_weight)
+
+
+def _flat(x):
+    """`(batch, time, ...)` as `(batch, time, features)`."""
+    if len(x.shape) == 2:
+        return ops.expand_dims(x, -1)
+    shape = ops.shape(x)
+    return x if len(shape) == 3 else ops.reshape(x, (*shape[:2], -1))
+
+
+def _running_mean(x, mask):
+    """The mean of the steps so far, `(batch, time, features)`, and how many they are."""
+    steps = ops.cumsum(mask, axis=1)
+    total = ops.cumsum(ops.where(ops.expand_dims(mask, -1) > 0, x, 0), axis=1)
+    return total / ops.expand_dims(ops.maximum(steps, 1), -1), steps
+
+
+class SpikeRate(_OverTime):
+    """Mean spikes per neuron and step. Every example counts alike, whatever its mask.
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype it is computed in.
+
+    Call arguments:
+        y_true: Not used.
+        y_pred: Spikes, `(batch, time, ...)`.
+        sample_weight: Optional weights of the examples, `(batch,)`.
+
+    Example:
+
+    >>> metric = SpikeRate()
+    >>> metric.update_state(None, keras.ops.array([[[1.0, 0.0], [0.0, 0.0]]]))
+    >>> float(metric.result())
+    0.25
+    """
+
+    def __init__(self, name="spike_rate", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def measure(self, y_true, outputs, mask):
+        rates = ops.mean(_flat(outputs), axis=-1)
+        return _running_mean(ops.expand_dims(rates, -1), mask)[0][:, -1, 0]
+
+
+class TemporalMeanAccuracy(_OverTime):
+    """Share of examples whose largest output, in the mean over time, is that of their class.
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype it is computed in.
+
+    Call arguments:
+        y_true: Integers, `(batch,)` or `(batch, 1)`, or one-hot or soft labels,
+            `(batch, classes)`, of which the largest counts.
+        y_pred: Outputs, `(batch, time, classes)`.
+        sample_weight: Optional weights of the examples, `(batch,)`.
+
+    Raises:
+        ValueError: If the shapes are others.
+
+    Example:
+
+    >>> metric = TemporalMeanAccuracy()
+    >>> outputs = keras.ops.array([[[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 2.0]]])
+    >>> metric.update_state([0, 0], outputs)
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(self, name="temporal_mean_accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def measure(self, y_true, outputs, mask):
+        check_outputs(self, outputs)
+        labels = check_labels(self, y_true, outputs)
+        if len(labels.shape) == 2:
+            labels = ops.argmax(labels, axis=-1)
+        answers = ops.argmax(_running_mean(outputs, mask)[0][:, -1], axis=-1)
+        return ops.cast(answers, "int32") == ops.cast(labels, "int32")
+
+
+class TimeToDecision(_OverTime):
+    """Mean number of steps that an answer takes; the answer is the largest of the running mean.
+
+    Args:
+        confidence: `None` counts the steps, from 1, after which the answer stays what it is in
+            the end. A probability counts those until the softmax of the running mean of logits
+            first reaches it; all steps if it never does.
+        name: Name of the metric.
+        dtype: Dtype it is computed in.
+
+    Call arguments:
+        y_true: Not used.
+        y_pred: Outputs (logits, for `confidence`), `(batch, time, classes)`.
+        sample_weight: Optional weights of the examples, `(batch,)`.
+
+    Raises:
+        ValueError: If the outputs have another rank.
+
+    Source: with a confidence, the exit rule of Li et al. (2023), SEENN-I, as we read it.
+
+    Example:
+
+    >>> outputs = keras.ops.array([[[1.0, 0.0], [0.0, 3.0], [0.0, 1.0]]])
+    >>> metric = TimeToDecision()
+    >>> metric.update_state(None, outputs)
+    >>> float(metric.result())
+    2.0
+    """
+
+    def __init__(self, confidence=None, name="time_to_decision", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        if confidence is not None:
+            check_number("confidence", confidence, above=0, maximum=1)
+        self.confidence = confidence
+
+    def measure(self, y_true, outputs, mask):
+        check_outputs(self, outputs)
+        means, steps = _running_mean(outputs, mask)
+        if self.confidence is None:
+            answers = ops.argmax(means, axis=-1)
+            differs = answers != answers[:, -1:]
+            return 1 + ops.max(ops.where(differs, steps, 0), axis=1)
+        sure = ops.max(ops.softmax(means), axis=-1) >= self.confidence
+        sure = ops.logical_and(sure, mask > 0)
+        return ops.min(ops.where(sure, steps, steps[:, -1:]), axis=1)
+
+    def get_config(self):
+        return super().get_config() | {"confidence": self.confidence}

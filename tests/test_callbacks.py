@@ -1,0 +1,307 @@
+"""Schedules against networks built with each value, and interrupted training with any optimizer."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+from keras import layers, ops
+
+from keras_snn import callbacks, surrogates
+from keras_snn import layers as snn
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(24, 6)).astype("float32"), rng.integers(0, 3, 24)
+FIT = {"verbose": 0, "shuffle": False, "batch_size": 8}
+VALIDATED = FIT | {"validation_data": (X, Y)}
+
+
+def network(timesteps=2, threshold=1.0, alpha=2.0, trainable=False, optimizer="sgd"):
+    """A network with a nested one, with the same weights in each call."""
+    keras.utils.set_random_seed(1)
+
+    def neuron(name):
+        surrogate = surrogates.ATan(alpha)
+        return snn.LIF(
+            threshold=threshold, trainable_threshold=trainable, surrogate=surrogate, name=name
+        )
+
+    inner_inputs = layers.Input((6,))
+    x = snn.RepeatTime(timesteps, name="repeat")(layers.Dense(16)(inner_inputs))
+    inner = keras.Model(inner_inputs, neuron("inner_neuron")(x), name="inner")
+    inputs = layers.Input((6,))
+    x = neuron("neuron")(layers.Dense(12)(inner(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(snn.MeanOverTime()(x)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss)
+    return model
+
+
+VALUES = {"timesteps": [2, 6], "threshold": [1.0, 0.4], "alpha": [2.0, 0.25]}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_each_epoch_is_that_of_a_network_built_with_the_value(what, tmp_path):
+    first, second = VALUES[what]
+    model = network(**{what: first})
+    history = model.fit(
+        X, Y, epochs=3, callbacks=[callbacks.Schedule(what, [first, second])], **VALIDATED
+    ).history
+    assert history[what] == [first, second, second]
+
+    before, after = network(**{what: first}), network(**{what: second})
+    before.fit(X, Y, **FIT)
+    unchanged = network(**{what: first})
+    unchanged.set_weights(before.get_weights())
+    unchanged.fit(X, Y, epochs=2, **FIT)
+    after.set_weights(before.get_weights())
+    wanted = after.fit(X, Y, epochs=2, **VALIDATED).history
+    # The value matters, in training and in evaluation.
+    different = zip(after.get_weights(), unchanged.get_weights())
+    assert any(not np.array_equal(a, b) for a, b in different)
+    for a, b in zip(model.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history["val_loss"][1:] == wanted["val_loss"]
+
+    predicted = model.predict(X, verbose=0)
+    np.testing.assert_array_equal(predicted, after.predict(X, verbose=0))
+    np.testing.assert_array_equal(to_numpy(model(X)), to_numpy(after(X)))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(X, verbose=0), predicted)
+    inner = again.get_layer("inner")
+    cell = inner.get_layer("inner_neuron").cell
+    found = {
+        "timesteps": inner.get_layer("repeat").timesteps,
+        "threshold": cell.threshold,
+        "alpha": cell.surrogate.alpha,
+    }
+    assert found == {name: second if name == what else VALUES[name][0] for name in VALUES}
+
+
+def test_a_learned_threshold_is_set_in_each_epoch():
+    model = network(trainable=True)
+    functions = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            weights = [
+                model.get_layer("neuron"),
+                model.get_layer("inner").get_layer("inner_neuron"),
+            ]
+            seen.append([float(to_numpy(x.cell.threshold_weight)) for x in weights])
+            functions.append(model.train_function)
+
+    seen = []
+    schedule = callbacks.Schedule("threshold", [0.5, 0.5, 0.75])
+    model.fit(X, Y, epochs=3, callbacks=[schedule, Look()], **FIT)
+    assert seen == [[0.5, 0.5], [0.5, 0.5], [0.75, 0.75]]
+    assert float(to_numpy(model.get_layer("neuron").cell.threshold_weight)) != 0.75
+    assert functions[0] is functions[1] is functions[2]  # a weight is not compiled in
+    assert model.get_layer("neuron").cell.threshold == 1.0
+
+
+def test_functions_are_made_anew_only_if_the_value_changes():
+    model, functions = network(), []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            functions.append((model.train_function, model.test_function))
+
+    rising = keras.optimizers.schedules.PiecewiseConstantDecay([1, 2], [2.0, 3.0, 4.0])
+    watch = [callbacks.Schedule("timesteps", rising), Look()]
+    history = model.fit(X, Y, epochs=5, callbacks=watch, **VALIDATED).history
+    assert history["timesteps"] == [2.0, 2.0, 3.0, 4.0, 4.0]
+    same = [a[0] is b[0] and a[1] is b[1] for a, b in itertools.pairwise(functions)]
+    other = [a[0] is not b[0] and a[1] is not b[1] for a, b in itertools.pairwise(functions)]
+    assert same == [True, False, False, True] and other == [False, True, True, False]
+
+
+def thresholds(model):
+    inner = model.get_layer("inner").get_layer("inner_neuron")
+    return model.get_layer("neuron").cell.threshold, inner.cell.threshold
+
+
+@pytest.mark.parametrize(
+    "chosen, wanted",
+    [
+        ("neuron", (0.5, 1.0)),
+        (["inner"], (1.0, 0.5)),
+        (["inner_neuron", "neuron"], (0.5, 0.5)),
+        (lambda layer: layer.name.startswith("inner_"), (1.0, 0.5)),
+    ],
+)
+def test_layers_that_take_part(chosen, wanted):
+    model = network()
+    model.fit(X, Y, callbacks=[callbacks.Schedule("threshold", lambda _: 0.5, chosen)], **FIT)
+    assert thresholds(model) == wanted
+
+
+def test_encoders_and_parallel_neurons():
+    def encoded(timesteps):
+        parts = [snn.LatencyEncoder(timesteps), layers.Dense(3, kernel_initializer="ones")]
+        model = keras.Sequential([layers.Input((6,)), *parts, snn.LIF(), snn.SumOverTime()])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    model = encoded(2)
+    model.fit(X, X[:, :3], callbacks=[callbacks.Schedule("timesteps", [9])], **FIT)
+    found = model.predict(X, verbose=0)
+    np.testing.assert_array_equal(found, encoded(9).predict(X, verbose=0))
+    assert found.max() > 2
+
+    inputs = layers.Input((4, 3))
+    model = keras.Model(inputs, snn.PSN(surrogate="sigmoid", name="psn")(inputs))
+    model.compile("sgd", "mse")
+    x = np.ones((2, 4, 3), "float32")
+    model.fit(x, x, verbose=0, callbacks=[callbacks.Schedule("alpha", [7.0])])
+    assert model.get_layer("psn").surrogate == surrogates.Sigmoid(7.0)
+
+
+def test_layers_that_share_a_surrogate_are_set_one_by_one():
+    shared = surrogates.ATan(2.0)
+    inputs = layers.Input((4, 3))
+    x = snn.LIF(surrogate=shared, name="first")(layers.Dense(3)(inputs))
+    model = keras.Model(inputs, snn.LIF(surrogate=shared, name="second")(x))
+    model.compile("sgd", "mse")
+    x = np.ones((2, 4, 3), "float32")
+    model.fit(x, x, verbose=0, callbacks=[callbacks.Schedule("alpha", [3.0], "first")])
+    found = [model.get_layer(name).cell.surrogate.alpha for name in ("first", "second")]
+    assert found == [3.0, 2.0] and shared.alpha == 2.0
+
+
+def fails(model, data, match, *arguments):
+    with pytest.raises(ValueError, match=match):
+        model.fit(data, Y[: len(data)], verbose=0, callbacks=[callbacks.Schedule(*arguments)])
+
+
+def test_schedules_that_do_not_fit():
+    model = network()
+    weights = model.get_weights()
+    fails(model, X, "alpha, threshold, timesteps", "tau", [2.0])
+    fails(model, X, "has no layers .'foo'", "threshold", [2.0], ["neuron", "foo"])
+    fails(model, X, "takes part has 'threshold'", "threshold", [2.0], "repeat")
+    fails(model, X, "integer of at least 1, got 2.5", "timesteps", lambda _: 2.5)
+    fails(model, X, "above 0, got -1", "threshold", [-1])
+    fails(model, X, "positive number, got 0", "alpha", [0.0])
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for bad in (3, [], "fast"):
+        with pytest.raises(TypeError, match="function or a list"):
+            callbacks.Schedule("threshold", bad)
+    with pytest.raises(TypeError, match="a name"):
+        callbacks.Schedule(2, [1.0])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        snn.PSN(name="fixed"),
+        snn.BatchNormalizationThroughTime(2, name="fixed"),
+        snn.TemporalEffectiveBatchNormalization(2, name="fixed"),
+    ],
+)
+def test_layers_made_for_a_number_of_steps(layer):
+    inputs = layers.Input((6,))
+    x = layer(snn.RepeatTime(2)(layers.Dense(3)(inputs)))
+    model = keras.Model(inputs, snn.MeanOverTime()(snn.LIF()(x)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fails(model, X, "fixed of .* made for a number of steps", "timesteps", [3])
+    model.fit(X, Y, verbose=0, callbacks=[callbacks.Schedule("threshold", [3.0])])
+
+
+# Interrupted training.
+class KilledError(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batches = getattr(self, "batches", 0) + 1
+        if self.batches == 8:  # in the third of four epochs of three batches
+            raise KilledError
+
+
+class Slower(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.5 * self.model.optimizer.learning_rate
+
+
+def dropout_network(optimizer, dtype=None):
+    keras.utils.set_random_seed(2)
+    inputs = layers.Input((6,))
+    x = layers.Dropout(0.3, dtype=dtype)(layers.Dense(16, dtype=dtype)(inputs))
+    x = snn.LIF(trainable_threshold=True, dtype=dtype)(snn.RepeatTime(3, dtype=dtype)(x))
+    x = layers.Dense(3, dtype="float32")(snn.MeanOverTime(dtype=dtype)(x))
+    model = keras.Model(inputs, x)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+def adam(**kwargs):
+    return keras.optimizers.Adam(1e-2, **kwargs)
+
+
+def scaled():
+    """Loss scaling, whose first steps overflow, of accumulated gradients and averaged weights."""
+    optimizer = adam(gradient_accumulation_steps=2, use_ema=True)
+    return keras.optimizers.LossScaleOptimizer(optimizer, 2.0**22, dynamic_growth_steps=2)
+
+
+# An optimizer, other callbacks, the policy.
+COMBINATIONS = {
+    "averaged weights": (
+        lambda: adam(use_ema=True, ema_momentum=0.5),
+        lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+        None,
+    ),
+    "accumulation over epochs": (lambda: adam(gradient_accumulation_steps=2), list, None),
+    "float16": (scaled, list, "mixed_float16"),
+    "schedules": (
+        adam,
+        lambda: [
+            callbacks.Schedule("timesteps", [2, 2, 4]),
+            callbacks.Schedule("threshold", lambda epoch: 1 - 0.1 * epoch),
+            callbacks.Schedule("alpha", [1.0, 1.0, 3.0]),
+        ],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_killed_training_ends_as_unbroken(name, tmp_path):
+    optimizer, others, dtype = COMBINATIONS[name]
+
+    def train(file, *more):
+        model = dropout_network(optimizer(), dtype)
+        watch = [*others(), callbacks.Resume(tmp_path / file), Slower(), *more]
+        history = model.fit(X, Y, epochs=4, callbacks=watch, **FIT).history
+        values = [*model.variables, *model.optimizer.variables]
+        return [to_numpy(ops.convert_to_tensor(v)) for v in values], history
+
+    whole, history = train("whole.npz")
+    with pytest.raises(KilledError):
+        train("resume.npz", Kill())
+    keras.utils.set_random_seed(99)  # nothing may come from the state of this process
+    resumed, rest = train("resume.npz")
+    assert len(rest["loss"]) == 2
+    for logged in rest:
+        assert rest[logged] == history[logged][2:], logged
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_next_fit_starts_at_its_first_epoch(tmp_path):
+    path = tmp_path / "resume.npz"
+    with pytest.raises(KilledError):
+        dropout_network(adam()).fit(
+            X, Y, epochs=4, callbacks=[callbacks.Resume(path), Kill()], **FIT
+        )
+    model = dropout_network(adam())
+    for epochs in (2, 4):
+        history = model.fit(X, Y, epochs=4, callbacks=[callbacks.Resume(path)], **FIT)
+        assert len(history.epoch) == epochs
