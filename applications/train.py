@@ -157,11 +157,12 @@ def distilled(model, steps):
 
 def watchers(output, data):
     """The callbacks of the flags."""
-    # An interrupted run started again goes on where it was.
-    found = [callbacks.Resume(output / "resume.npz", data), keras.callbacks.TerminateOnNaN()]
+    found = [keras.callbacks.TerminateOnNaN()]
     found += [callbacks.Schedule(*item) for item in json.loads(FLAGS.schedules).items()]
     if FLAGS.ema is not None:
         found.append(keras.callbacks.SwapEMAWeights())
+    # An interrupted run started again goes on where it was; behind the swap of weights.
+    found.append(callbacks.Resume(output / "resume.npz", data))
     if FLAGS.watch or FLAGS.tensorboard:
         examples = common.collect(data.test, 32)[0]
         found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard)]

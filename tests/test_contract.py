@@ -26,6 +26,7 @@ SMALL = {
     "TDBNResNet19": {"spiking_readout": True, "input_shape": (16, 16, 3)},
     "SResNet": {"depth": 8, "width": 8, "boosting": True},
     "MSResNet18": {"dropout": 0.1},
+    "SpikingConvNet": {},
     "DANet18": {"span": "all", "variant": "A-B"},
 }
 LARGE = {

@@ -208,3 +208,20 @@ def test_parity_with_snntorch():
     steps = peer.ce_rate_loss()(torch.tensor(x.transpose(1, 0, 2)), torch.tensor(y))
     ours = float(losses.TemporalEfficientCrossentropy(lam=0.0)(y, x))
     assert ours == pytest.approx(float(steps), rel=1e-5)
+
+
+def test_every_step_is_the_network_before_its_readout():
+    inputs = keras.Input((5, 3))
+    x = snn.LIF(tau=1.5)(layers.Dense(16)(inputs))
+    model = keras.Model(inputs, layers.Dense(4)(snn.MeanOverTime()(x)))
+    net = losses.every_step(model)
+    x = 3 * np.random.default_rng(0).normal(size=(6, 5, 3)).astype("float32")
+    steps = to_numpy(net(x))
+    assert steps.shape == (6, 5, 4) and steps.std() > 0
+    np.testing.assert_allclose(steps.mean(1), to_numpy(model(x)), atol=1e-6)
+    net.compile("sgd", losses.TemporalEfficientCrossentropy())
+    before = to_numpy(model(x))
+    net.fit(x, np.zeros(6), verbose=0)
+    assert (to_numpy(model(x)) != before).any()
+    with pytest.raises(ValueError, match="one readout over time.*has 0"):
+        losses.every_step(net)

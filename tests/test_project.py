@@ -121,3 +121,62 @@ def test_training_program_refuses(tmp_path):
         found = run("applications/train.py", *flags, f"--output_dir={tmp_path}")
         assert found.returncode != 0
         assert flags[-1].split("=")[1] in found.stdout + found.stderr
+
+
+@once
+@pytest.mark.parametrize("program", ["train", "convert", "hybrid"])
+def test_recipes_are_values_of_flags(program):
+    code = f"""
+import sys; sys.path.insert(0, "applications")
+import {program} as program, recipes
+from absl import flags
+from keras_snn import applications, datasets
+flags.FLAGS(["program"])
+found = [n for n, r in recipes.RECIPES.items() if r.get("program", "train") == "{program}"]
+for name in found:
+    for flag, value in recipes.RECIPES[name].items():
+        if flag not in ("about", "program"):
+            flags.FLAGS.set_default(flag, value)  # refuses what the flag does not allow
+            assert flags.FLAGS[flag].value == value
+    assert hasattr(applications, recipes.RECIPES[name]["model"])
+print(len(found))
+"""
+    found = run("-c", code)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert int(found.stdout) == {"train": 13, "convert": 1, "hybrid": 1}[program]
+
+
+@once
+def test_a_recipe_and_what_overrides_it(tmp_path):
+    quick = ("--recipe=digits", "--epochs=2", "--steps_per_epoch=4", "--timesteps=2")
+    out = f"--output_dir={tmp_path}"
+    found = run("applications/train.py", *quick, "--loss=tet", "--ema=0.5", out)
+    assert found.returncode == 0, found.stderr[-2000:]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["recipe"], config["timesteps"], config["loss"]) == ("digits", 2, "tet")
+    assert config["model"] == "SEWResNet8"
+    teacher = f"--teacher={tmp_path / 'SEWResNet8_digits.keras'}"
+    for more in (
+        (teacher, "--label_smoothing=0.1", "--augmentation=shift,mix_up", "--accumulate=2"),
+        ("--joint", "--optimizer=sgd", "--schedule=steps", "--patience=1"),
+        ('--schedules={"timesteps": [1, 2]}', "--watch", "--warmup_epochs=1", "--clip_norm=1"),
+    ):
+        found = run("applications/train.py", *quick, *more, out)
+        assert found.returncode == 0, found.stderr[-2000:]
+        assert "reloaded, it has test accuracy" in found.stdout
+    assert run("applications/train.py", *quick, teacher, "--loss=tet", out).returncode == 1
+
+
+@once
+def test_recipes_of_conversion_run_their_program(tmp_path):
+    found = run(
+        "applications/train.py",
+        "--recipe=spike_norm_vgg16_cifar10",
+        *("--dataset=digits", "--normalization=unit", "--augmentation=", "--image_size=16"),
+        *("--width=0.0625", "--epochs=1", "--timesteps=4", "--test_examples=64"),
+        *("--calibration_examples=32", f"--output_dir={tmp_path}"),
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert (tmp_path / "conversion.json").is_file()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model"], config["input_coding"]) == ("ConversionVGG16", "poisson")

@@ -8,6 +8,15 @@ decode_predictions = common.decode_predictions
 preprocess_input = common.preprocess_input
 
 
+def convolutions(net, x):
+    """Blocks of 3x3 convolutions, each with a neuron; a 2x2 maximum ends a block.
+
+    Source: ours.
+    """
+    blocks = ((32,), (64, 64), (128, 128))
+    return spiking_vgg.vgg(net, x, blocks=blocks, pools=len(blocks), use_bias=False)
+
+
 def hidden_top(net, x, classes, classifier_activation, *, dropout=0.25):
     """All features of a step, a hidden layer of 256 neurons, the classifier's mean over time.
 
@@ -23,18 +32,13 @@ def hidden_top(net, x, classes, classifier_activation, *, dropout=0.25):
 SpikingConvNet = common.application(
     "SpikingConvNet",
     "spiking_conv_net",
-    spiking_vgg.vgg,
+    convolutions,
     hidden_top,
-    about="a small network of 1, 2 and 2 convolutions and a hidden layer, for images up to 32x32",
+    about="a small network of 1, 2 and 2 convolutions and a hidden layer",
     example="(input_shape=(28, 28, 1), classes=10, timesteps=2)",
     size=28,
     minimum=8,
     channels=1,
-    blocks=((32,), (64, 64), (128, 128)),
-    pools=3,
-    pool="max",
-    use_bias=False,
-    convolution_dropout=0.0,
     defaults={"neuron": "lif"},
 )
 
