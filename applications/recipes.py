@@ -75,7 +75,7 @@ RECIPES = {
         "learning_rate": 2e-3,
         "warmup_epochs": 0.5,
         "weight_decay": 0.01,
-        **CROP_FLIP,
+        "augmentation": ["flip"],
     },
     "nmnist": {
         "about": "recordings of N-MNIST on a CPU (ours)",

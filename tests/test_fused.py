@@ -86,6 +86,36 @@ def test_learned_parameters(name, sharing):
     compare(*pair(name, **arguments), currents(2, 12, 3, 4))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tiles are the PyTorch backend's")
+@pytest.mark.parametrize("elements", [1, 12, 40])  # an example and a step; two examples; two steps
+@pytest.mark.parametrize("name", ["LIF", "ParametricLIF", "DecayLIF"])
+def test_tiles(name, elements, monkeypatch):
+    from keras_snn.layers import fused_torch
+
+    monkeypatch.setattr(fused_torch, "TILE", elements)
+    compare(*pair(name, reset="hard"), currents(3, 5, 6))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the PyTorch backend's own")
+def test_what_is_saved_and_what_has_no_gradient():
+    import torch
+
+    x = torch.tensor(currents(2, 5, 300), requires_grad=True)
+    saved = []
+
+    def pack(tensor):
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layers.LIF()(x)
+    assert saved.count((2, 5, 300)) == 1  # the charged potentials
+    layer, plain = pair("LIF", return_state=True)
+    for part in (0, 1):  # only the spikes, only the last potential
+        found, wanted = (torch.autograd.grad(c(x)[part].sum(), x)[0] for c in (layer, plain))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
 def test_who_is_fused():
     class Odd(layers.IFCell):
         def charge(self, v, x):
