@@ -80,7 +80,7 @@ RECIPES = {
     "nmnist": {
         "about": "recordings of N-MNIST on a CPU (ours)",
         "model": "SEWResNet8",
-        "neuron": "parametric_lif",
+        "neuron": "ParametricLIF",
         "dataset": "nmnist",
         "timesteps": 10,
         "epochs": 15,
