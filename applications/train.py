@@ -155,14 +155,14 @@ def distilled(model, steps):
     return compiled(distiller, steps)
 
 
-def watchers(output, data):
+def watchers(output, data, process):
     """The callbacks of the flags."""
     found = [keras.callbacks.TerminateOnNaN()]
     found += [callbacks.Schedule(*item) for item in json.loads(FLAGS.schedules).items()]
     if FLAGS.ema is not None:
         found.append(keras.callbacks.SwapEMAWeights())
     # An interrupted run started again goes on where it was; behind the swap of weights.
-    found.append(callbacks.Resume(output / "resume.npz", data))
+    found.append(callbacks.Resume(output / f"resume{process or ''}.npz", data))
     if FLAGS.watch or FLAGS.tensorboard:
         examples = common.collect(data.test, 32)[0]
         found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard)]
@@ -217,7 +217,7 @@ def train(data, output, devices):
         validation_data=None if FLAGS.steps_per_epoch else devices.shard(data.test),
         shuffle=False,
         verbose=int(FLAGS.progress) if devices.is_chief else 0,
-        callbacks=watchers(output, data),
+        callbacks=watchers(output, data, devices.process),
     )
     return finish(), history.history
 
