@@ -147,7 +147,8 @@ def distilled(model, steps):
     distiller = keras.distillation.Distiller(
         teacher,
         model,
-        keras.distillation.LogitsDistillation(temperature=FLAGS.temperature),
+        # By its name, the default, Keras 3.15 takes the divergence of the logits themselves.
+        keras.distillation.LogitsDistillation(FLAGS.temperature, keras.losses.KLDivergence()),
         FLAGS.distillation_weight,
         student_loss_weight=1 - FLAGS.distillation_weight,
     )

@@ -1,0 +1,224 @@
+"""Whole sequences of simple neurons on PyTorch: an `autograd.Function`.
+
+It saves the charged potentials `h` and nothing else of a sequence's size. On CUDA devices Triton,
+where it can be used, does all steps in one kernel, see `fused_triton.py`; what stands here works in
+place, tile by tile, on any device.
+
+Backward, the gradients `e` to the charged potentials are a linear recurrence,
+`e[t] = g[t] slope[t] + kept[t] decay e[t + 1]`. All but its multiply-add is done for many steps at
+once.
+"""
+
+import functools
+import math
+
+from keras import ops
+
+from keras_snn.layers import fused
+from keras_snn.surrogates import ATan
+
+
+@functools.cache
+def function():
+    """The `autograd.Function`; its inputs are a `Neuron`, currents, potential, learned tensors."""
+    import torch
+
+    class Sequence(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, neuron, x, v, *tensors):
+            keep = any(ctx.needs_input_grad)
+            ctx.set_materialize_grads(False)
+            ctx.neuron, ctx.way = neuron, _way(x)
+            spikes, last, h = ctx.way.forward(neuron, x, v, tensors, keep)
+            if keep:
+                ctx.save_for_backward(h, v, *tensors)
+            return spikes, last
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, gs, gv):
+            h, first, *tensors = ctx.saved_tensors
+            nothing = h.new_zeros(())
+            gs = nothing.expand_as(h) if gs is None else gs
+            gv = nothing.expand_as(first) if gv is None else gv
+            dx = ctx.way.backward(ctx.neuron, h, gs, gv, tensors)
+            if not any(ctx.needs_input_grad[2:]):
+                return None, dx, *(None for _ in (first, *tensors))
+            return None, dx, *ctx.neuron.gradients(h, first, dx, gs, gv, tensors)
+
+    return Sequence
+
+
+def _way(x):
+    if x.is_cuda:
+        from keras_snn.layers import fused_triton
+
+        if fused_triton.usable(x.dtype, x.device):
+            return fused_triton
+    return InPlace
+
+
+class InPlace:
+    """PyTorch's own operations, in buffers that are made once."""
+
+    @staticmethod
+    def forward(neuron, x, v, tensors, keep):
+        """Spikes, last potential and, to `keep`, the charged potentials.
+
+        Args:
+            neuron: A `fused.Neuron`.
+            x: Currents, `(batch, time, ...)`.
+            v: Potential before the first step, `(batch, ...)`.
+            tensors: Those of rate and threshold that are learned.
+            keep: Whether the charged potentials are wanted.
+
+        Returns:
+            `(spikes, v, h)`; `h` is of use if `keep`.
+        """
+        import torch
+
+        rate, threshold = neuron.parameters(tensors)
+        charge, reset = _charge(neuron.form, rate, x), _reset(neuron.fire, threshold)
+        compare = torch.gt if neuron.fire.strict else torch.ge
+        spikes, last = torch.empty_like(x), torch.empty_like(v)
+        h = torch.empty_like(x if keep else v)
+        for rows in _tiles(x):
+            before, after = v[rows], last[rows]
+            hs = h[rows].unbind(1) if keep else [h[rows]] * x.shape[1]
+            for xt, ht, st in zip(x[rows].unbind(1), hs, spikes[rows].unbind(1)):
+                charge(before, xt, out=ht)
+                compare(ht, threshold, out=st)
+                reset(ht, st, out=after)
+                before = after
+        return spikes, last, h
+
+    @staticmethod
+    def backward(neuron, h, gs, gv, tensors):
+        """Gradients to the currents.
+
+        Args:
+            neuron: A `fused.Neuron`.
+            h: Charged potentials, `(batch, time, ...)`.
+            gs: Gradients to the spikes.
+            gv: Gradient to the last potential, `(batch, ...)`.
+            tensors: Those of rate and threshold that are learned.
+
+        Returns:
+            A tensor like `h`.
+        """
+        import torch
+
+        fire, last = neuron.fire, h.shape[1] - 1
+        rate, threshold = neuron.parameters(tensors)
+        (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
+        dx, zero = torch.empty_like(h), h.new_zeros(())
+        for rows in _tiles(h):
+            carried = gv[rows] * (gain if gains is None else gains)
+            factor = 1.0  # what follows the last step has not decayed
+            count = max(1, TILE // max(1, carried.numel()))
+            for start in reversed(range(0, last + 1, count)):
+                part = rows, slice(start, start + count)
+                hs, ds = h[part], dx[part]
+                slope = _slope(fire.surrogate, hs - threshold)
+                torch.addcmul(zero, gs[part], slope, value=gain, out=ds)
+                kept = _kept(fire, hs, threshold, slope)
+                if gains is not None:
+                    ds.mul_(gains)
+                if decays is not None:
+                    kept[:, : last - start].mul_(decays)
+                for d, k in zip(ds.unbind(1)[::-1], kept.unbind(1)[::-1]):
+                    carried = d.addcmul_(k, carried, value=factor)
+                    factor = decay
+        return dx
+
+
+# Elements that one operation touches: few enough for a core's cache, enough for several cores.
+TILE = 2**17
+
+
+def _tiles(x):
+    """Slices of the batch; all steps of one are done before the next."""
+    rows = max(1, TILE // max(1, x[:1, 0].numel()))
+    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+
+
+def _charge(form, rate, like):
+    """`charge(v, x, out)`, in the order of operations of `form.charge`."""
+    import torch
+
+    if isinstance(form, fused.Decay):
+        if form.decay == 1:
+            return torch.add
+        return lambda v, x, out: torch.mul(v, form.decay, out=out).add_(x)
+    add_share = _add_share(form.tau, rate, like)
+
+    def charge(v, x, out):
+        away = v - form.v_rest if form.v_rest else v
+        if form.decay_input:
+            add_share(v, torch.sub(x, away, out=out), 1, out)
+        else:
+            add_share(v, away, -1, out).add_(x)
+
+    return charge
+
+
+def _add_share(tau, rate, like):
+    """`f(v, z, sign, out)`: `v + sign * z / tau` or `v + sign * z * rate`, rounded twice."""
+    import torch
+
+    if rate is not None:
+        return lambda v, z, sign, out: torch.add(
+            v, torch.mul(z, rate, out=out), alpha=sign, out=out
+        )
+    if math.frexp(tau)[0] == 0.5:  # a power of two: nothing to round in the product
+        return lambda v, z, sign, out: torch.add(v, z, alpha=sign / tau, out=out)
+    tau = like.new_full((), tau)
+    return lambda v, z, sign, out: torch.addcdiv(v, z, tau, value=sign, out=out)
+
+
+def _reset(fire, threshold):
+    """`reset(h, spikes, out)`: the potential after a step."""
+    import torch
+
+    def reset(h, spikes, out):
+        if fire.reset == "hard":
+            torch.addcmul(h, h, spikes, value=-1, out=out)
+            if fire.v_reset:
+                out.add_(spikes, alpha=fire.v_reset)
+        elif fire.reset == "soft" and isinstance(threshold, (int, float)):
+            torch.add(h, spikes, alpha=-threshold, out=out)
+        elif fire.reset == "soft":
+            torch.addcmul(h, spikes, threshold, value=-1, out=out)
+        else:
+            out.copy_(h)
+
+    return reset
+
+
+def _split(factor):
+    """A factor as a number, which other operations take along, and a tensor, which none does."""
+    return (factor, None) if isinstance(factor, (int, float)) else (1.0, factor)
+
+
+def _slope(surrogate, u):
+    """The surrogate's derivative at `u`."""
+    import torch
+
+    if type(surrogate) is ATan:  # the default, in fewer operations
+        curvature = math.pi**2 / 2 * surrogate.alpha
+        return torch.addcmul(
+            u.new_full((), 2 / surrogate.alpha), u, u, value=curvature
+        ).reciprocal_()
+    return ops.cast(surrogate.derivative(u), u.dtype)
+
+
+def _kept(fire, h, threshold, slope):
+    """Slopes of the potentials after the steps to the charged ones, a new tensor."""
+    import torch
+
+    if fire.reset != "hard":
+        kept = torch.ones_like(h)
+        return kept if fire.detach or fire.reset == "none" else kept.sub_(slope * threshold)
+    compare = torch.lt if not fire.strict else torch.le
+    kept = compare(h, threshold, out=torch.empty_like(h))
+    return kept if fire.detach else kept.addcmul_(slope, fire.v_reset - h)

@@ -1,0 +1,129 @@
+"""Spikes that wait for the backward pass as bits: smaller, and the same gradients."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+
+from keras_snn import layers, memory
+
+BACKEND = keras.backend.backend()
+torch_only = pytest.mark.skipif(BACKEND != "torch", reason="needs the PyTorch backend")
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="the PyTorch backend packs")
+def test_other_backends_say_so():
+    with pytest.raises(RuntimeError, match=f"{BACKEND}.*RematScope"), memory.packed_spikes():
+        pass
+
+
+@pytest.mark.parametrize("minimum", [0, 1.5, "all"])
+def test_bad_minimum(minimum):
+    with pytest.raises(ValueError, match=f"minimum.*{minimum}"), memory.packed_spikes(minimum):
+        pass
+
+
+def network():
+    """Three convolutions and a dense layer, all but the first on spikes."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((4, 8, 8, 2))
+    for filters in (16, 16, 16):
+        x = layers.FoldTime(keras.layers.Conv2D(filters, 3, padding="same"))(x)
+        x = layers.FoldTime(keras.layers.BatchNormalization())(x)
+        x = layers.LIF()(x)
+    x = keras.layers.Dense(3)(layers.FoldTime(keras.layers.Flatten())(x))
+    return keras.Model(inputs, layers.MeanOverTime()(x))
+
+
+def images():
+    return np.random.default_rng(0).normal(size=(8, 4, 8, 8, 2)).astype("float32")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Pieces of memory that wait for the backward pass, by address, of all hooks made from now."""
+    import torch
+
+    pieces, hooks = {}, torch.autograd.graph.saved_tensors_hooks
+
+    def counting(pack, unpack):
+        def counted(tensor):
+            kept = pack(tensor)
+            storage = kept.data.untyped_storage()
+            pieces[storage.data_ptr()] = storage  # held, or its address would be used again
+            return kept
+
+        return hooks(counted, unpack)
+
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", counting)
+    return pieces
+
+
+def step(model, x, context):
+    """Gradients of a training step whose forward pass runs in a context."""
+    with context:
+        loss = (model(x, training=True) ** 2).sum()
+    model.zero_grad()
+    loss.backward()
+    return [to_numpy(w.value.grad) for w in model.trainable_weights]
+
+
+@torch_only
+def test_less_memory_and_the_same_gradients(held):
+    import torch
+
+    model, x = network(), torch.tensor(images())
+    plain = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
+    wanted = step(model, x, plain)
+    sizes = [piece.nbytes() for piece in held.values()]
+    held.clear()
+    found = step(model, x, memory.packed_spikes())
+    for a, b in zip(found, wanted, strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_array_equal(a, b)
+    # Three layers of spikes, one bit for each float; the rest stays.
+    spikes = 8 * 4 * 8 * 8 * 16
+    saved = sum(sizes) - sum(piece.nbytes() for piece in held.values())
+    assert sum(size == 4 * spikes for size in sizes) >= 9  # spikes, what is normalised, potentials
+    assert 3 * spikes * (4 - 1 / 8) <= saved <= 4 * spikes * (4 - 1 / 8)
+
+
+@torch_only
+def test_fit_is_the_same():
+    import contextlib
+
+    weights = []
+    for context in (contextlib.nullcontext, memory.packed_spikes):
+        model = network()
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        with context():
+            model.fit(images(), np.ones((8, 3)), epochs=2, batch_size=4, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights):
+        np.testing.assert_array_equal(a, b)
+
+
+@torch_only
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_restored_exactly(dtype):
+    import torch
+
+    spikes = (torch.rand((3, 5, 7, 2)) < 0.3).to(getattr(torch, dtype))
+    for tensor in (spikes, spikes.permute(0, 3, 1, 2), spikes[1:], spikes.transpose(0, 1)):
+        packed = memory._packed(tensor, 1)
+        assert packed.data.nbytes == -(-tensor.numel() // 8)
+        restored = packed.restore()
+        assert restored.dtype == tensor.dtype and restored.stride() == tensor.stride()
+        assert torch.equal(restored, tensor)
+
+
+@torch_only
+def test_what_stays_as_it_is():
+    import torch
+
+    ones = torch.ones(100)
+    half, minus, nan = (torch.cat([ones, torch.tensor([v])]) for v in (0.5, -0.0, float("nan")))
+    repeated = ones.expand(3, 100)
+    for tensor in (half, minus, nan, repeated, torch.nn.Parameter(ones), ones.int(), ones.double()):
+        assert memory._packed(tensor, 1) is None
+    assert memory._packed(ones, 101) is None and memory._packed(ones, 100) is not None

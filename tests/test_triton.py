@@ -1,0 +1,201 @@
+"""The Triton kernels give the spikes and gradients of the loop.
+
+Without a GPU they run in Triton's interpreter, and are compiled, but not run, for one. Triton isn't
+among what the tests install (it is large); where it is missing, they are skipped.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from test_fused import NEURONS, RESETS
+
+from keras_snn import layers, surrogates
+
+if keras.backend.backend() != "torch":
+    pytest.skip("Triton serves the PyTorch backend", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton is not installed (`pip install triton`)")
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined
+from keras_snn.layers import fused, fused_torch, fused_triton  # noqa: E402
+
+
+def tensor(*shape, mean=0.6, seed=0):
+    values = np.random.default_rng(seed).normal(mean, 1, shape)
+    return torch.tensor(values, dtype=torch.float32, device=DEVICE)
+
+
+def run(way, layer, x, gs, gv, v, monkeypatch):
+    """Spikes, last potential, and gradients to currents, first potential and weights."""
+    monkeypatch.setattr(fused_torch, "_way", lambda x: way)
+    layer.return_state = True
+    x, v = x.detach().requires_grad_(), v.detach().requires_grad_()
+    spikes, last = layer(x, initial_state=[v])
+    watched = [x, v, *(w.value for w in layer.trainable_variables)]
+    gradients = torch.autograd.grad([spikes, last], watched, [gs, gv])
+    with torch.no_grad():
+        silent = layer(x, initial_state=[v])
+    assert torch.equal(silent[0], spikes) and torch.equal(silent[1], last)
+    return spikes, last, gradients
+
+
+def compare(layer, x, monkeypatch, gs=None):
+    gs = tensor(*x.shape, mean=0, seed=1) if gs is None else gs
+    gv, v = (tensor(x.shape[0], *x.shape[2:], mean=0, seed=seed) for seed in (2, 3))
+    arguments = layer, x, gs, gv, v, monkeypatch
+    spikes, last, gradients = run(fused_triton, *arguments)
+    wanted = run(fused_torch.InPlace, *arguments)
+    assert 0.02 < spikes.mean() < 0.98
+    assert torch.equal(spikes, wanted[0]) and torch.equal(last, wanted[1])
+    for a, b in zip(gradients, wanted[2], strict=True):
+        scale = max(1, b.abs().max().item())  # those to weights are sums, of terms around 1
+        assert b.any()
+        np.testing.assert_allclose(a.cpu(), b.cpu(), rtol=1e-6, atol=1e-6 * scale)
+    layer.use_fused = False  # and what all are measured by
+    assert torch.equal(layer(x, initial_state=[v])[0], spikes)
+
+
+@pytest.mark.parametrize("reset", RESETS, ids=str)
+@pytest.mark.parametrize("name", NEURONS)
+def test_kernels_are_the_loop(name, reset, monkeypatch):
+    layer = getattr(layers, name.split(",")[0])(**(NEURONS[name] | reset))
+    compare(layer, tensor(3, 6, 5), monkeypatch)
+
+
+@pytest.mark.parametrize("sharing", ["scalar", "channel", "neuron"])
+@pytest.mark.parametrize("name", ["IF", "ParametricLIF"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_learned_parameters(name, sharing, detach, monkeypatch):
+    layer = getattr(layers, name)(
+        trainable_threshold=True, parameter_shape=sharing, reset="soft", detach_reset=detach
+    )
+    layer.build((2, 7, 3, 4))
+    rng = np.random.default_rng(5)
+    for weight in layer.trainable_variables:
+        weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    compare(layer, tensor(2, 7, 3, 4), monkeypatch)
+
+
+@pytest.mark.parametrize("name", surrogates.names())
+def test_surrogates(name, monkeypatch):
+    compare(layers.LIF(surrogate=name, detach_reset=False), tensor(2, 5, 6), monkeypatch)
+
+
+@pytest.mark.parametrize("surrogate", list(fused_triton.SLOPES))
+def test_derivatives_in_the_kernel(surrogate, monkeypatch):
+    (parameter,) = surrogate().get_config()
+    surrogate = surrogate(**{parameter: 0.7})
+    compare(layers.LIF(surrogate=surrogate), tensor(2, 5, 40), monkeypatch)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 33])
+def test_several_blocks(steps, monkeypatch):
+    assert 4 * fused_triton.BLOCK < 3 * 7 * 50
+    compare(layers.LIF(tau=1.7), tensor(3, steps, 7, 50), monkeypatch)
+
+
+STRIDED = {
+    "time first": lambda: tensor(5, 2, 3, 4).transpose(0, 1),
+    "channels first": lambda: tensor(2, 5, 4, 3).transpose(2, 3),
+    "every other step": lambda: tensor(2, 10, 3, 4)[:, ::2],
+    "every other channel": lambda: tensor(2, 5, 3, 8)[..., ::2],
+    "the same at every step": lambda: tensor(2, 1, 3, 4).expand(2, 5, 3, 4),
+}
+
+
+@pytest.mark.parametrize("make", STRIDED.values(), ids=STRIDED)
+def test_strides(make, monkeypatch):
+    x = make()
+    flat = fused_triton._Flat(x)
+    if x.shape == (2, 5, 3, 4):
+        assert flat(x, 2).data_ptr() == x.data_ptr()  # read where they are
+    compare(layers.ParametricLIF(parameter_shape="channel"), x, monkeypatch, torch.ones_like(x))
+    gs = torch.tensor(1.0, device=DEVICE).expand(x.shape)  # the gradient of a sum
+    compare(layers.ParametricLIF(parameter_shape="channel"), x, monkeypatch, gs)
+
+
+def test_who_takes_the_kernels(monkeypatch):
+    """Float32 tensors on CUDA devices, where a first run succeeds; or there is a warning."""
+
+    def way(dtype, is_cuda=True):
+        x = types.SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device=torch.device(DEVICE))
+        return fused_torch._way(x)
+
+    assert way(torch.float32) is fused_triton
+    assert way(torch.float16) is fused_torch.InPlace
+    assert way(torch.float32, is_cuda=False) is fused_torch.InPlace
+
+    def fail(*args):
+        raise RuntimeError("no compiler")
+
+    fused_triton.usable.cache_clear()
+    monkeypatch.setattr(fused_triton, "backward", fail)
+    with pytest.warns(UserWarning, match=f"{DEVICE}.*no compiler"):
+        assert way(torch.float32) is fused_torch.InPlace
+    fused_triton.usable.cache_clear()
+
+
+COMPILE = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from keras_snn.layers import fused_triton
+
+tensors = "x", "v", "spikes", "last", "h"
+numbers = "rate", "threshold", "v_reset", "v_rest"
+options = {
+    "leaky": True, "divides_input": True, "learned_rate": False, "learned_threshold": False,
+    "reset": "hard", "strict": False, "keep": True, "block": fused_triton.BLOCK,
+}
+kinds = dict.fromkeys(tensors, "*fp32") | dict.fromkeys(numbers, "fp32")
+kinds |= dict.fromkeys(options, "constexpr")
+kernel = fused_triton._forward
+source = ASTSource(kernel, {n: kinds.get(n, "i32") for n in kernel.arg_names}, options)
+found = compile(source, GPUTarget("cuda", 80, 32), {"enable_fp_fusion": False})
+print(found.asm["ptx"])
+"""
+
+
+def test_compiled_operations_round_as_the_loop_does():
+    """What the interpreter can't show: exact division, nothing joined into a multiply-add."""
+    program = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env=os.environ | {"TRITON_INTERPRET": "0", "KERAS_BACKEND": "torch"},
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr[-2000:]
+    words = program.stdout.split()
+    assert "div.rn.f32" in words and "mul.rn.f32" in words and "add.rn.f32" in words
+    assert not [word for word in words if word.startswith(("fma", "div.full", "div.approx"))]
+
+
+def test_what_both_ways_are_given():
+    neuron = fused.Neuron(
+        fused.Leak(0.0, True, tau=2.0),
+        fused.Fire(surrogates.ATan(), False, "hard", 0.0, True),
+        (None, 1.0),
+    )
+    x = torch.tensor([1.0, 1.0, 3.0, 2.0], device=DEVICE).reshape(1, 4, 1)
+    spikes, last, h = fused_triton.forward(neuron, x, x[:, 0] * 0, (), True)
+    assert h.flatten().tolist() == [0.5, 0.75, 1.875, 1.0]
+    assert spikes.flatten().tolist() == [0, 0, 1, 1] and last.tolist() == [[0.0]]
+    # e[t] = slope(h[t] - 1) g[t] + (1 - s[t]) e[t + 1] / 2, and half of it goes to x.
+    slope = 1 / (1 + np.pi**2 * np.array([-0.5, -0.25, 0.875, 0.0]) ** 2)
+    g = np.array([1.0, 2.0, 3.0, 4.0])
+    wanted = slope * g
+    wanted[1] += wanted[2] / 2
+    wanted[0] += wanted[1] / 2
+    gs = torch.tensor(g, dtype=torch.float32, device=DEVICE).reshape(1, 4, 1)
+    dx = fused_triton.backward(neuron, h, gs, x[:, 0] * 0, ())
+    np.testing.assert_allclose(dx.flatten().cpu(), wanted / 2, rtol=1e-6)
