@@ -314,6 +314,7 @@ def _of_networks(logits):
 
 def _probabilities(labels, logits):
     """Labels, integers or not, as probabilities `(batch, classes)`."""
+    labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 2 and labels.shape[-1] == logits.shape[-1]:
         return ops.cast(labels, logits.dtype)
     labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
