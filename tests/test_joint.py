@@ -90,14 +90,14 @@ def test_both_networks_start_from_those_given():
             spiking.get_layer(layer.name).get_weights(), source.get_weights(), strict=True
         ):
             np.testing.assert_allclose(ours, wanted, atol=1e-6)
-    # Shared: U and V of 8 convolutions; each network's own: scales, and all that is no convolution.
+    # Shared: U and V of 9 convolutions; each network's own: scales, and all that is no convolution.
     heads = sum(32 * 10 + 10 + 64 * 10 + 10 for _ in range(2))
     convolutions = [ann.get_layer(x.name[len("joint_") :]).kernel for x in joint_layers(model)]
     shared = 0
     for k, _, inputs, filters in (tuple(kernel.shape) for kernel in convolutions):
         shared += k * k * min(inputs, filters) * (inputs + filters + 2)
     rest = ann.count_params() - sum(int(np.prod(kernel.shape)) for kernel in convolutions)
-    assert len(convolutions) == 8 and model.count_params() == shared + 2 * rest + heads
+    assert len(convolutions) == 9 and model.count_params() == shared + 2 * rest + heads
 
 
 @pytest.mark.parametrize("which, other", [("snn", "ann"), ("ann", "snn")])
@@ -179,7 +179,7 @@ def test_trained_saved_and_finished(tmp_path):
     assert one_hot == pytest.approx(found)
 
     spiking = joint.finish(model)
-    assert spiking.name == snn.name and spiking.input.name == snn.input.name
+    assert [spiking.name, spiking.layers[0].name] == [snn.name, snn.layers[0].name]
     assert {x.name: type(x) for x in spiking.layers} == {x.name: type(x) for x in snn.layers}
     np.testing.assert_allclose(spiking.predict(images, verbose=0), logits[:, -1, 1], atol=1e-5)
     applications.load_keras_weights(snn, spiking)
@@ -251,7 +251,8 @@ def test_refused():
     with pytest.raises(ValueError, match="'stack1_block1_add'"):
         joint.joint_model(ann, network(2, connect="and"))
     with pytest.raises(ValueError, match="'stem_conv'"):
-        joint.joint_model(ann, network(2, small_images=False, input_shape=(32, 32, 1)))
+        large = {"input_shape": (32, 32, 1)}
+        joint.joint_model(network(None, **large), network(2, small_images=False, **large))
     with pytest.raises(ValueError, match="'block1_conv'.*'use_bias': False"):
         joint.joint_model(events(layers.ReLU), events(snn_layers.IF, bias=False))
     with pytest.raises(ValueError, match="'stem_bn'.*`ann` has not"):
