@@ -1,5 +1,6 @@
 """What the programs share: recipes, flags of data, and what is made of them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -30,11 +31,14 @@ flags.DEFINE_integer("seed", 0, "Seed of weights, shuffling and the split of dig
 
 def run(main, program):
     """Runs a program with the values of its recipe; `train` runs the one that a recipe is for."""
-    name = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--recipe=")), None)
-    wanted = recipes.RECIPES.get(name, {}).get("program", "train")
-    if program == "train" and wanted != "train":
-        path = pathlib.Path(__file__).with_name(f"{wanted}.py")
-        os.execv(sys.executable, [sys.executable, str(path), *sys.argv[1:]])
+    if program == "train":
+        with contextlib.suppress(flags.Error):  # `app.run` will say it
+            FLAGS(sys.argv, known_only=True)
+            wanted = recipes.RECIPES.get(FLAGS.recipe, {}).get("program", program)
+            FLAGS.unparse_flags()
+            if wanted != program:
+                path = pathlib.Path(__file__).with_name(f"{wanted}.py")
+                os.execv(sys.executable, [sys.executable, str(path), *sys.argv[1:]])
 
     def with_recipe(argv):
         if len(argv) > 1:

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_snn.datasets.batches import ArrayBatches, Dataset, batch_seed
 
-__all__ = ["arrays", "digits", "npz", "tfds"]
+__all__ = ["arrays", "digits", "keras_dataset", "npz", "tfds"]
 
 # Variation of single images before they make a batch, where a data set's images differ in size.
 RESIZED_CROP = "resized_crop"
