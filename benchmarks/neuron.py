@@ -16,7 +16,7 @@ from common import FLAGS, answer, clock, measure, peak, save, table
 
 flags.DEFINE_list("timesteps", ["4", "16", "64", "256"], "Numbers of steps.")
 flags.DEFINE_integer("elements", 2**22, "Elements of a sequence, all steps together.")
-flags.DEFINE_list("implementations", [], "Which to measure (default: all).")
+flags.DEFINE_multi_string("implementations", [], "Which to measure (default: all).")
 BATCH = 16
 
 
