@@ -60,6 +60,12 @@ def test_readme_code_runs(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), names)
 
 
+once = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="programs are run by the quickest process"
+)
+
+
+@once
 def test_training_program(tmp_path):
     found = run("applications/train.py", "--epochs=1", "--timesteps=2", f"--output_dir={tmp_path}")
     assert found.returncode == 0, found.stderr
@@ -69,11 +75,6 @@ def test_training_program(tmp_path):
     assert len(result["firing_rates"]) == 9
     assert result["flags"]["timesteps"] == 2
     assert "stack3_block1_neuron2" in found.stdout
-
-
-once = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="programs are run by the quickest process"
-)
 
 
 @once
@@ -110,6 +111,7 @@ def test_conversion_programs(tmp_path):
     assert run("applications/convert.py", *flags, "--method=best").returncode == 1
 
 
+@once
 def test_training_program_refuses(tmp_path):
     for flags in (
         ["--model=ResNet"],
@@ -150,7 +152,8 @@ print(len(found))
 def test_a_recipe_and_what_overrides_it(tmp_path):
     quick = ("--recipe=digits", "--epochs=2", "--steps_per_epoch=4", "--timesteps=2")
     out = f"--output_dir={tmp_path}"
-    found = run("applications/train.py", *quick, "--loss=tet", "--ema=0.5", out)
+    more = ("--loss=tet", "--ema=0.5", "--watch", "--clip_norm=1", "--warmup_epochs=1")
+    found = run("applications/train.py", *quick, *more, '--schedules={"alpha": [1, 2]}', out)
     assert found.returncode == 0, found.stderr[-2000:]
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["recipe"], config["timesteps"], config["loss"]) == ("digits", 2, "tet")
@@ -159,7 +162,6 @@ def test_a_recipe_and_what_overrides_it(tmp_path):
     for more in (
         (teacher, "--label_smoothing=0.1", "--augmentation=shift,mix_up", "--accumulate=2"),
         ("--joint", "--optimizer=sgd", "--schedule=steps", "--patience=1"),
-        ('--schedules={"timesteps": [1, 2]}', "--watch", "--warmup_epochs=1", "--clip_norm=1"),
     ):
         found = run("applications/train.py", *quick, *more, out)
         assert found.returncode == 0, found.stderr[-2000:]
