@@ -15,6 +15,7 @@ import common
 import convert
 import keras
 import numpy as np
+import optimizers
 from absl import flags
 
 from keras_snn import callbacks, conversion
@@ -35,13 +36,6 @@ FLAGS.set_default("timesteps", 16)
 FLAGS.set_default("output_dir", "results/hybrid")
 
 
-def schedule(epochs, steps):
-    """The learning rate: a tenth after 60, 80 and 90 % of the steps."""
-    boundaries = [int(share * epochs * steps) for share in (0.6, 0.8, 0.9)]
-    rates = [FLAGS.finetune_learning_rate * 0.1**i for i in range(4)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
-
-
 def fine_tune(model, data):
     """A few epochs of STDB; an interrupted run goes on."""
     for layer in model.layers:
@@ -50,7 +44,10 @@ def fine_tune(model, data):
     steps = FLAGS.finetune_steps or len(data.train)
     model.compile(
         keras.optimizers.Adam(
-            schedule(FLAGS.finetune_epochs, steps), weight_decay=5e-4, amsgrad=True, clipnorm=1.0
+            optimizers.in_steps(FLAGS.finetune_learning_rate, FLAGS.finetune_epochs * steps),
+            weight_decay=5e-4,
+            amsgrad=True,
+            clipnorm=1.0,
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],

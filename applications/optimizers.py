@@ -31,8 +31,13 @@ def learning_rate(first, epochs, steps):
         if not warmup:
             return cosine(first, total)
         return cosine(0.0, max(total - warmup, 1), warmup_target=first, warmup_steps=warmup)
-    at = [int(float(share) * total) for share in FLAGS.decay_at]
-    rates = [first * FLAGS.decay_factor**i for i in range(len(at) + 1)]
+    return in_steps(first, total, map(float, FLAGS.decay_at), FLAGS.decay_factor)
+
+
+def in_steps(first, total, shares=(0.6, 0.8, 0.9), factor=0.1):
+    """A learning rate that falls to `factor` of itself after each of the shares of the steps."""
+    at = [int(share * total) for share in shares]
+    rates = [first * factor**i for i in range(len(at) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
 
 

@@ -156,8 +156,8 @@ def distilled(model, steps):
     return compiled(distiller, steps)
 
 
-def watchers(output, data, process):
-    """The callbacks of the flags."""
+def watchers(output, data, process, network):
+    """The callbacks of the flags; firing rates are those of `network`."""
     found = [keras.callbacks.TerminateOnNaN()]
     found += [callbacks.Schedule(*item) for item in json.loads(FLAGS.schedules).items()]
     if FLAGS.ema is not None:
@@ -166,8 +166,8 @@ def watchers(output, data, process):
     found.append(callbacks.Resume(output / f"resume{process or ''}.npz", data))
     if FLAGS.watch or FLAGS.tensorboard:
         examples = common.collect(data.test, 32)[0]
-        found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard)]
-        found += [callbacks.DeadNeurons(examples)]
+        found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard, network=network)]
+        found += [callbacks.DeadNeurons(examples, network=network)]
     if FLAGS.tensorboard:
         found.append(keras.callbacks.TensorBoard(FLAGS.tensorboard))
     if FLAGS.patience:
@@ -218,7 +218,7 @@ def train(data, output, devices):
         validation_data=None if FLAGS.steps_per_epoch else devices.shard(data.test),
         shuffle=False,
         verbose=int(FLAGS.progress) if devices.is_chief else 0,
-        callbacks=watchers(output, data, devices.process),
+        callbacks=watchers(output, data, devices.process, trained if FLAGS.joint else model),
     )
     return finish(), history.history
 

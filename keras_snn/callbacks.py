@@ -30,6 +30,7 @@ class FiringRates(keras.callbacks.Callback):
         every: Epochs between two looks.
         log_dir: Directory of TensorBoard files, if any.
         max_neurons: Neurons of a raster at most.
+        network: The network to watch, if it is not the model that is trained but a part of it.
 
     Example:
 
@@ -38,9 +39,9 @@ class FiringRates(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, data, every=1, log_dir=None, max_neurons=200):
+    def __init__(self, data, every=1, log_dir=None, max_neurons=200, network=None):
         super().__init__()
-        self.data, self.log_dir = data, log_dir
+        self.data, self.log_dir, self.network = data, log_dir, network
         self.every = check_integer("every", every)
         self.max_neurons = check_integer("max_neurons", max_neurons)
         self._writer = None
@@ -48,7 +49,7 @@ class FiringRates(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        recording = analysis.record(self.model, self.data)
+        recording = analysis.record(self.network or self.model, self.data)
         for name in recording:
             if logs is not None:
                 logs[f"rate/{name}"] = float(recording[name]["spikes"].mean())
@@ -89,6 +90,7 @@ class DeadNeurons(keras.callbacks.Callback):
         silent: Share of neurons that never fire, above which a layer is warned of.
         saturated: Share of neurons that always fire, above which a layer is warned of.
         every: Epochs between two looks.
+        network: The network to watch, if it is not the model that is trained but a part of it.
 
     Example:
 
@@ -97,9 +99,9 @@ class DeadNeurons(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, data, silent=0.9, saturated=0.5, every=1):
+    def __init__(self, data, silent=0.9, saturated=0.5, every=1, network=None):
         super().__init__()
-        self.data = data
+        self.data, self.network = data, network
         self.silent = check_number("silent", silent, minimum=0, maximum=1)
         self.saturated = check_number("saturated", saturated, minimum=0, maximum=1)
         self.every = check_integer("every", every)
@@ -107,7 +109,7 @@ class DeadNeurons(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        for layer in analysis.profile(self.model, self.data).layers:
+        for layer in analysis.profile(self.network or self.model, self.data).layers:
             if layer.rate is None:
                 continue
             if layer.silent > self.silent:

@@ -324,6 +324,27 @@ def test_firing_rates_in_the_logs(tmp_path):
     assert history["rate/neuron"][0] == pytest.approx(now)
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_part_of_what_is_trained_is_watched():
+    model, x, y = small()
+    model.get_layer("dense").set_weights([-np.ones((3, 4)), np.zeros(4)])
+
+    class Whole(keras.Model):  # no functional model
+        def __init__(self):
+            super().__init__()
+            self.part = model
+
+        def call(self, inputs):
+            return self.part(inputs)
+
+    whole = Whole()
+    whole.compile("sgd", "mse")
+    watch = [callbacks.FiringRates(x, network=model), callbacks.DeadNeurons(x, network=model)]
+    with pytest.warns(UserWarning, match="100% of the neurons of neuron never"):
+        history = whole.fit(x, y, verbose=0, callbacks=watch).history
+    assert history["rate/neuron"] == [0.0]
+
+
 def test_tensorboard_files(tmp_path):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorboard")

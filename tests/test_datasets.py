@@ -308,6 +308,8 @@ def test_spoken_digits(tmp_path):
     assert not np.array_equal(data.train[0][0], train)
     data.set_epoch(0)
     np.testing.assert_array_equal(data.train[0][0], train)
+    vectors = datasets.load("spoken_digits", 8, data_dir=tmp_path, one_hot=True).test[0][1]
+    np.testing.assert_array_equal(vectors, np.eye(8)[y])
 
 
 def test_speech_commands(tmp_path):

@@ -160,7 +160,10 @@ def test_a_recipe_and_what_overrides_it(tmp_path):
     assert config["model"] == "SEWResNet8"
     teacher = f"--teacher={tmp_path / 'SEWResNet8_digits.keras'}"
     for more in (
-        (teacher, "--label_smoothing=0.1", "--augmentation=shift,mix_up", "--accumulate=2"),
+        (
+            *(teacher, "--watch", "--label_smoothing=0.1", "--accumulate=2"),
+            "--augmentation=shift,mix_up",
+        ),
         ("--joint", "--optimizer=sgd", "--schedule=steps", "--patience=1"),
     ):
         found = run("applications/train.py", *quick, *more, out)

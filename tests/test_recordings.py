@@ -424,3 +424,22 @@ def test_by_name_from_the_package(tmp_path):
     np.testing.assert_array_equal(labels, [label for label, _ in held["test"]])
     wanted = ev.count_frames(held["test"][0][1], 4, (34, 34))
     np.testing.assert_array_equal(found[0], wanted)
+
+
+def test_clips_are_varied_and_labels_mixed(tmp_path):
+    held = nmnist(tmp_path)
+    data = load("nmnist", tmp_path, variation=["shift", "mix_up"], one_hot=True)
+    clips, labels = examples(data.train)
+    assert clips.shape == (30, 4, 34, 34, 2) and labels.shape == (30, 10)
+    np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
+    assert ((labels > 0).sum(-1) == 2).any()
+    plain, _ = examples(load("nmnist", tmp_path).train)
+    assert not np.array_equal(clips, plain)
+    clips, labels = examples(data.test)  # held-out clips are left alone
+    np.testing.assert_array_equal(labels, np.eye(10)[[label for label, _ in held["test"]]])
+    np.testing.assert_array_equal(clips[0], ev.count_frames(held["test"][0][1], 4, (34, 34)))
+    with pytest.raises(ValueError, match="'mix_up' mixes labels"):
+        load("nmnist", tmp_path, variation=["mix_up"])
+    spoken("shd", 20)(tmp_path)
+    with pytest.raises(ValueError, match=r"'shift'.*'shd'.*\('jitter', 'drop'\)"):
+        load("shd", tmp_path, variation=["shift"])

@@ -6,7 +6,7 @@ Keras itself reads where TensorFlow is missing, as batches of arrays that serve 
 
 import pathlib
 
-from keras_snn.datasets import images
+from keras_snn.datasets import images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.layers.arguments import check_integer
@@ -20,9 +20,6 @@ __all__ = [
     "Preparation",
     "load",
 ]
-
-RECORDINGS = ("nmnist", "dvs_gesture", "cifar10_dvs", "shd", "ssc")
-SPEECH = ("spoken_digits", "speech_commands")
 
 
 def load(
@@ -58,8 +55,9 @@ def load(
         train_timesteps: Frames of it that training draws at random, in their order.
         augmentation: Names of variations of the training data, in their order. Images: `"shift"`,
             `"flip"`, `"rand_augment"`, `"erase"`, `"mix_up"`, `"cut_mix"` (Keras's layers), and
-            `"resized_crop"` where images differ in size. Recordings: `"jitter"`, `"drop"`, and
-            for CIFAR10-DVS `"flip"`. Speech: `"shift"`, `"noise"`.
+            `"resized_crop"` where images differ in size. Recordings: `"jitter"`, `"drop"`, for
+            CIFAR10-DVS `"flip"`; then, of the frames of a clip alike (not SHD, SSC), `"shift"`,
+            `"erase"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
         normalization: What images are normalised by, a name in `NORMALIZATIONS`: `"unit"` takes
             them to [-1, 1].
         one_hot: Whether labels are one-hot vectors, as mixed labels are.
@@ -75,16 +73,20 @@ def load(
         ImportError: If a package is missing; it says which extra to install.
     """
     check_integer("batch_size", batch_size)
-    if name in RECORDINGS:
-        from keras_snn.datasets import recordings
-
+    if name in recordings.RECORDINGS:
         return recordings.load(
-            name, batch_size, seed, data_dir, timesteps, train_timesteps, augmentation, workers
+            name,
+            batch_size,
+            seed,
+            data_dir,
+            timesteps,
+            train_timesteps,
+            augmentation,
+            workers,
+            one_hot,
         )
-    if name in SPEECH:
-        from keras_snn.datasets import speech
-
-        return speech.load(name, batch_size, seed, data_dir, timesteps, augmentation)
+    if name in speech.SETS:
+        return speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)
 
     def preparation(names, classes):
         return Preparation(1 / 255, normalization, names, classes if one_hot else None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_snn import events
 from keras_snn.datasets.batches import Dataset, FileBatches
+from keras_snn.datasets.preparation import Preparation
 from keras_snn.layers.arguments import check_choice, check_integer
 
 __all__ = ["RECORDINGS", "load"]
@@ -34,7 +35,15 @@ WORD = 1_400_000
 
 
 def load(
-    name, batch_size, seed, data_dir, timesteps, train_timesteps=None, variation=(), workers=1
+    name,
+    batch_size,
+    seed,
+    data_dir,
+    timesteps,
+    train_timesteps=None,
+    variation=(),
+    workers=1,
+    one_hot=False,
 ):
     """A data set of recordings by name, as frames of counts of events.
 
@@ -54,7 +63,10 @@ def load(
             probability 1/2, `"jitter"` moves it by up to a tenth of the sensor (SHD and SSC: by up
             to 40 units), `"drop"` leaves out a share of the events that is drawn from 0 to 1/2.
             Only CIFAR10-DVS has `"flip"`: a mirrored digit is none, a left hand becomes the right.
+            Then what `Preparation` does to all frames of a clip alike, but for SHD and SSC:
+            `"shift"`, `"erase"`, `"mix_up"`, `"cut_mix"`.
         workers: Number of threads that read.
+        one_hot: Whether labels are one-hot vectors, as mixed labels are.
 
     Returns:
         A `Dataset`. Frames are `(T, height, width, 2)`, OFF and ON, or `(T, 700)`, units. In
@@ -87,24 +99,31 @@ def load(
     drawn = timesteps if train_timesteps is None else train_timesteps
     if check_integer("train_timesteps", drawn) > timesteps:
         raise ValueError(f"`train_timesteps` should be at most {timesteps}, got {drawn}.")
+    of_frames = OF_FRAMES if row.size[0] > 1 else ()
     for kind in variation:
-        if kind not in row.variations:
+        if kind not in (*row.variations, *of_frames):
             raise ValueError(
                 f"Received an invalid variation {kind!r} for the data set {name!r}, expected any "
-                f"of {row.variations}."
+                f"of {(*row.variations, *of_frames)}."
             )
+    of_recordings = [kind for kind in variation if kind in row.variations]
+    of_frames = [kind for kind in variation if kind in of_frames]
+    prepare = None
+    if of_frames or one_hot:
+        prepare = Preparation(None, None, of_frames, row.classes if one_hot else None)
 
     def frames(recording):
         return row.frames(recording, timesteps, row.size)
 
     def vary(recording, generator):
-        for kind in variation:
+        for kind in of_recordings:
             recording = VARIATIONS[kind](recording, row, generator)
         return events.random_steps(frames(recording), drawn, generator)
 
     def batches(found, read, **kwargs):
         sources, labels = zip(*found)
-        return FileBatches(sources, np.array(labels), batch_size, read, workers=workers, **kwargs)
+        kwargs |= {"prepare": prepare, "workers": workers}
+        return FileBatches(sources, np.array(labels), batch_size, read, **kwargs)
 
     found = _found(row, data_dir)
     train = batches(found["train"], row.read, seed=seed, vary=vary)
@@ -238,6 +257,8 @@ def _drop(recording, row, generator):
 
 
 VARIATIONS = {"flip": _flip, "jitter": _jitter, "drop": _drop}
+# Variations of clips of maps, by `Preparation`.
+OF_FRAMES = ("shift", "erase", "mix_up", "cut_mix")
 
 
 class _Row(NamedTuple):

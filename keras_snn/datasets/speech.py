@@ -19,7 +19,7 @@ __all__ = ["MelSequence", "load", "read_wav"]
 VARIATIONS = ("shift", "noise")
 
 
-def load(name, batch_size, seed, data_dir, timesteps, augmentation=()):
+def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=False):
     """A data set of spoken words, see `keras_snn.datasets.load`.
 
     Args:
@@ -31,6 +31,7 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=()):
         data_dir: The folder with the recordings: `0_jackson_0.wav`, ..., or a folder for each word.
         timesteps: Steps of a clip.
         augmentation: Any of `"shift"` (by up to a tenth of a second) and `"noise"`.
+        one_hot: Whether labels are one-hot vectors.
 
     Returns:
         A `Dataset` of sequences `(timesteps, 40)`.
@@ -53,6 +54,9 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=()):
 
     prepare = MelSequence(rate, timesteps)
     classes = max([*train_labels, *test_labels]) + 1
+    if one_hot:
+        vectors = np.eye(classes, dtype="float32")
+        train_labels, test_labels = vectors[train_labels], vectors[test_labels]
     return Dataset(
         name,
         FileBatches(train, train_labels, batch_size, read, seed, vary, prepare),
