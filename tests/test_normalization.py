@@ -198,7 +198,8 @@ def test_training_and_saving(layer, dtype, tmp_path):
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="XLA fuses Keras's own")
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 6, 5), (2, 3, 6, 6, 5), (2, 3, 2, 3, 4, 5)])
 @pytest.mark.parametrize("affine", [True, False])
-def test_fused_normalization_is_keras(shape, affine):
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_normalization_is_keras(shape, affine, training):
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 2.0, shape).astype("float32")
     upstream = ops.array(rng.normal(size=shape).astype("float32"))
@@ -213,11 +214,11 @@ def test_fused_normalization_is_keras(shape, affine):
         for weight in weights:
             weight.assign(values)
     found = gradients(
-        lambda x: ops.sum(layer(x, training=True) * upstream), layer.trainable_variables, x
+        lambda x: ops.sum(layer(x, training=training) * upstream), layer.trainable_variables, x
     )
 
     def plain(x):
-        y = own(ops.reshape(x, folded), training=True)
+        y = own(ops.reshape(x, folded), training=training)
         return ops.sum(ops.reshape(y, shape) * upstream)
 
     wanted = gradients(plain, own.trainable_variables, x)

@@ -184,10 +184,10 @@ def test_what_both_ways_are_given():
     neuron = fused.Neuron(
         fused.Leak(0.0, True, tau=2.0),
         fused.Fire(surrogates.ATan(), False, "hard", 0.0, True),
-        (None, 1.0),
+        (0.0, None, 1.0),
     )
     x = torch.tensor([1.0, 1.0, 3.0, 2.0], device=DEVICE).reshape(1, 4, 1)
-    spikes, last, h = fused_triton.forward(neuron, x, x[:, 0] * 0, (), True)
+    spikes, last, h = fused_triton.forward(neuron, x, (), True)
     assert h.flatten().tolist() == [0.5, 0.75, 1.875, 1.0]
     assert spikes.flatten().tolist() == [0, 0, 1, 1] and last.tolist() == [[0.0]]
     # e[t] = slope(h[t] - 1) g[t] + (1 - s[t]) e[t + 1] / 2, and half of it goes to x.

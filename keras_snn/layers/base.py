@@ -74,7 +74,7 @@ class NeuronCell(keras.layers.Layer):
     def initial_states(self, x):
         """The states before the first step, for an input like `x`, `(batch, ...)`."""
         values = [self.v_reset if value is None else value for value in self.initial_values]
-        return [ops.zeros_like(x) + value for value in values]
+        return [ops.full_like(x, value) for value in values]
 
     def get_initial_state(self, batch_size=None):
         """The states before the first step.

@@ -96,28 +96,33 @@ class Fire:
         return dynamics.reset_membrane(h, spikes, threshold, self.reset, self.v_reset, detach=False)
 
 
-def run(form, fire, sequences, v, threshold):
+def run(form, fire, sequences, v, threshold, wants_last=True, training=False):
     """Spikes `(batch, time, ...)` and the last potential of a sequence of currents.
 
     Args:
         form: `Decay` or `Leak`.
         fire: `Fire`.
         sequences: Currents, `(batch, time, ...)`, with a known number of steps.
-        v: Potential before the first step, `(batch, ...)`.
+        v: Potential before the first step, a number or `(batch, ...)`.
         threshold: A number, or a tensor to learn.
+        wants_last: Whether the last potential is used.
+        training: Whether a backward pass is expected. Without, one is right too, but TensorFlow
+            saves the currents for it, and computes the charged potentials anew.
 
     Returns:
-        `(spikes, v)`.
+        `(spikes, v)`; `v` is `None` unless `wants_last`.
     """
-    both = (form.rate, threshold)
+    parameters = (v, form.rate, threshold)
     if form.rate is not None:
         form = dataclasses.replace(form, rate=None)
-    neuron = Neuron(form, fire, tuple(LEARNED if _is_tensor(p) else p for p in both))
+    numbers = tuple(GIVEN if _is_tensor(p) else p for p in parameters)
+    neuron = Neuron(form, fire, numbers, wants_last)
     way = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    return way(neuron, sequences, v, *filter(_is_tensor, both))
+    spikes, *last = way(neuron, training, sequences, *filter(_is_tensor, parameters))
+    return spikes, last[0] if wants_last else None
 
 
-LEARNED = "learned"
+GIVEN = "given"
 
 
 def _is_tensor(parameter):
@@ -130,34 +135,38 @@ class Neuron:
 
     form: Any
     fire: Fire
-    # Rate (or None) and threshold: numbers, or `LEARNED` where they are given as tensors.
+    # First potential, rate (or None), threshold: numbers, or `GIVEN` where they are tensors.
     numbers: tuple
+    wants_last: bool = True
 
     def parameters(self, tensors):
-        """Rate and threshold, once the tensors are known."""
+        """First potential, rate and threshold, once the tensors are known."""
         tensors = iter(tensors)
-        return [next(tensors) if number is LEARNED else number for number in self.numbers]
+        return [next(tensors) if number is GIVEN else number for number in self.numbers]
 
-    def gradients(self, h, first, dx, gs, gv, tensors):
-        """Gradients to the potential before the first step and to the tensors.
+    def gradients(self, h, dx, gs, gv, tensors):
+        """Gradients to the tensors.
 
         Args:
             h: Charged potentials, `(batch, time, ...)`.
-            first: Potential before the first step.
             dx: Gradients to the currents.
             gs: Gradients to the spikes.
-            gv: Gradient to the last potential.
-            tensors: Those of rate and threshold that are learned.
+            gv: Gradient to the last potential, a number or `(batch, ...)`.
+            tensors: Those of first potential, rate and threshold that are given.
         """
-        rate, threshold = self.parameters(tensors)
+        first, rate, threshold = self.parameters(tensors)
         decay, gain = self.form.slopes(rate)
-        found = [dx[:, 0] * (decay / gain)]
-        if self.numbers[0] is LEARNED:
+        found = []
+        if self.numbers[0] is GIVEN:
+            found.append(dx[:, 0] * (decay / gain))
+        if self.numbers[1] is GIVEN:
+            first = ops.zeros_like(h[:, 0]) + first
             before = self.fire.after(h[:, :-1], threshold)
             before = ops.concatenate([first[:, None], before], axis=1)
             slope = self.form.rate_slope(before, h, rate)
             found.append(_summed(dx / gain * slope, rate))
-        if self.numbers[1] is LEARNED:
+        if self.numbers[2] is GIVEN:
+            gv = ops.zeros_like(h[:, 0]) + gv
             gvs = ops.concatenate([dx[:, 1:] * (decay / gain), gv[:, None]], axis=1)
             found.append(_summed(self.fire.backward(h, threshold, gs, gvs)[1], threshold))
         return found
@@ -171,26 +180,32 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def _forward(neuron, recur, x, v, *tensors):
-    """Spikes, last potential, charged potentials."""
-    rate, threshold = neuron.parameters(tensors)
+def _forward(neuron, recur, keep, x, *tensors):
+    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials."""
+    first, rate, threshold = neuron.parameters(tensors)
     h = recur(
-        lambda v, x: neuron.form.charge(v, x, rate), lambda h: neuron.fire.after(h, threshold), v, x
+        lambda v, x: neuron.form.charge(v, x, rate),
+        lambda h: neuron.fire.after(h, threshold),
+        first,
+        x,
     )
-    return neuron.fire.spikes(h, threshold), neuron.fire.after(h[:, -1], threshold), h
+    found = [neuron.fire.spikes(h, threshold)]
+    found += [neuron.fire.after(h[:, -1], threshold)] if neuron.wants_last else []
+    return (*found, h) if keep else tuple(found)
 
 
-def _backward(neuron, recur, h, first, gs, gv, *tensors):
-    """Gradients to the currents, to the first potential, to the tensors."""
-    rate, threshold = neuron.parameters(tensors)
+def _backward(neuron, recur, h, upstream, tensors):
+    """Gradients to the currents and to the tensors, from those to spikes and last potential."""
+    _, rate, threshold = neuron.parameters(tensors)
     decay, gain = neuron.form.slopes(rate)
+    gs, gv = upstream if neuron.wants_last else (*upstream, 0.0)
 
     def step(gv, g, h):
         return gain * neuron.fire.backward(h, threshold, g, gv)[0]
 
     # Of one step only the gradient to the current is kept; that to the potential follows from it.
     dx = recur(step, lambda d: d * (decay / gain), gv, gs, h, reverse=True)
-    return (dx, *neuron.gradients(h, first, dx, gs, gv, tensors))
+    return (dx, *neuron.gradients(h, dx, gs, gv, tensors))
 
 
 def _unrolled(step, follow, carry, *xs, reverse=False):
@@ -228,20 +243,21 @@ def _looped(step, follow, carry, *xs, reverse=False):
 UNROLL_LIMIT = 4
 
 
-def _jax(neuron, sequences, v, *tensors):
+def _jax(neuron, training, sequences, *tensors):
+    # What is not used of its results, XLA does not compute.
     if sequences.shape[1] <= UNROLL_LIMIT:
-        return _custom_gradient(neuron, _unrolled, lambda f: f, sequences, v, *tensors)
-    return _custom_gradient(neuron, _looped, _xla, sequences, v, *tensors)
+        return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
+    return _custom_gradient(neuron, _looped, _xla, True, sequences, *tensors)
 
 
-def _tensorflow(neuron, sequences, v, *tensors):
+def _tensorflow(neuron, training, sequences, *tensors):
     import tensorflow as tf
 
     timesteps = sequences.shape[1]
     if tf.executing_eagerly() and timesteps <= EAGER_LIMIT:
-        return _custom_gradient(neuron, _unrolled, lambda f: f, sequences, v, *tensors)
+        return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
-    return _custom_gradient(neuron, recur, _xla, sequences, v, *tensors)
+    return _custom_gradient(neuron, recur, _xla, bool(training), sequences, *tensors)
 
 
 # Without a graph, TensorFlow runs longer sequences as compiled functions only.
@@ -260,30 +276,32 @@ def _xla(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _custom_gradient(neuron, recur, compiled, x, v, *tensors):
-    forward = compiled(_partial(_forward, neuron, recur))
+def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
+    forward, charged = (compiled(_partial(_forward, neuron, recur, k)) for k in (keep, True))
     backward = compiled(_partial(_backward, neuron, recur))
 
     @ops.custom_gradient
-    def sequence(x, v, *tensors):
+    def sequence(x, *tensors):
         # Or TensorFlow looks for a gradient of the compiled function too.
-        x, v, *tensors = map(ops.stop_gradient, (x, v, *tensors))
-        spikes, last, h = forward(x, v, *tensors)
+        x, *tensors = map(ops.stop_gradient, (x, *tensors))
+        found = forward(x, *tensors)
+        outputs, kept = (found[:-1], found[-1]) if keep else (found, None)
 
         def grad(*upstream):
-            gs, gv = upstream if len(upstream) == 2 else upstream[0]
-            return backward(h, v, gs, gv, *tensors)
+            upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
+            h = kept if keep else charged(x, *tensors)[-1]
+            return backward(h, tuple(upstream), tuple(tensors))
 
-        return (spikes, last), grad
+        return outputs, grad
 
-    return sequence(x, v, *tensors)
+    return sequence(x, *tensors)
 
 
 # Layers that are alike share what is compiled.
 _partial = functools.cache(functools.partial)
 
 
-def _torch(neuron, sequences, v, *tensors):
+def _torch(neuron, training, sequences, *tensors):
     from keras_snn.layers import fused_torch
 
-    return fused_torch.function().apply(neuron, sequences, v, *tensors)
+    return fused_torch.function().apply(neuron, sequences, *tensors)

@@ -1,7 +1,8 @@
-"""Batch normalisation in training as the one operation that TensorFlow and PyTorch have for it.
+"""Batch normalisation as the one operation that TensorFlow and PyTorch have for it.
 
-Keras composes it of a dozen; XLA, on JAX, fuses these itself. Outputs, gradients and moving
-statistics (biased variances) are Keras's but for rounding.
+Keras composes it of a dozen in training, and of a few in inference, where TensorFlow's one is no
+faster; XLA, on JAX, fuses these itself. Outputs, gradients and moving statistics (biased variances)
+are Keras's but for rounding.
 """
 
 import keras
@@ -25,13 +26,17 @@ def normalize(layer, x, training):
     float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
     last = layer.axis in (-1, len(x.shape) - 1)
     usual = layer.epsilon > 0 and not (layer.synchronized or getattr(layer, "renorm", False))
-    if way is None or not (training and layer.trainable and float32 and last and usual):
+    learns = training and layer.trainable
+    if way is None or not (float32 and last and usual and (learns or way is _torch)):
         return None
     channels = x.shape[-1]
     gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones(channels)
     beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros(channels)
-    outputs, mean, variance = way(x, gamma, beta, layer.epsilon)
-    for moving, found in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+    both = layer.moving_mean, layer.moving_variance
+    if not learns:
+        return way(x, gamma, beta, layer.epsilon, *map(ops.convert_to_tensor, both))[0]
+    outputs, *statistics = way(x, gamma, beta, layer.epsilon)
+    for moving, found in zip(both, statistics):
         moving.assign(moving * layer.momentum + found * (1 - layer.momentum))
     return outputs
 
@@ -50,14 +55,14 @@ def _tensorflow(x, gamma, beta, epsilon):
     return tf.ensure_shape(outputs, x.shape), mean, variance * (count - 1) / count
 
 
-def _torch(x, gamma, beta, epsilon):
+def _torch(x, gamma, beta, epsilon, *moving):
     import torch
 
     count = x.numel() // x.shape[-1]
-    if count < 2:  # refused by PyTorch: the variance it keeps would be infinite
+    if count < 2 and not moving:  # refused by PyTorch: the variance it keeps would be infinite
         return x * 0 + beta, x.reshape(-1), torch.zeros_like(beta)
-    mean, variance = torch.zeros_like(beta), torch.zeros_like(beta)
+    mean, variance = moving or (torch.zeros_like(beta), torch.zeros_like(beta))
     outputs = torch.nn.functional.batch_norm(
-        x.movedim(-1, 1), mean, variance, gamma, beta, True, 1.0, epsilon
+        x.movedim(-1, 1), mean, variance, gamma, beta, not moving, 1.0, epsilon
     )
-    return outputs.movedim(1, -1), mean, variance * ((count - 1) / count)
+    return outputs.movedim(1, -1), mean, variance * ((count - 1) / max(count, 1))

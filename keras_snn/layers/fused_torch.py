@@ -20,31 +20,31 @@ from keras_snn.surrogates import ATan
 
 @functools.cache
 def function():
-    """The `autograd.Function`; its inputs are a `Neuron`, currents, potential, learned tensors."""
+    """The `autograd.Function`; its inputs are a `Neuron`, currents and the tensors given."""
     import torch
 
     class Sequence(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, neuron, x, v, *tensors):
+        def forward(ctx, neuron, x, *tensors):
             keep = any(ctx.needs_input_grad)
             ctx.set_materialize_grads(False)
             ctx.neuron, ctx.way = neuron, _way(x)
-            spikes, last, h = ctx.way.forward(neuron, x, v, tensors, keep)
+            spikes, last, h = ctx.way.forward(neuron, x, tensors, keep)
             if keep:
-                ctx.save_for_backward(h, v, *tensors)
+                ctx.save_for_backward(h, *tensors)
             return spikes, last
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx, gs, gv):
-            h, first, *tensors = ctx.saved_tensors
+            h, *tensors = ctx.saved_tensors
             nothing = h.new_zeros(())
             gs = nothing.expand_as(h) if gs is None else gs
-            gv = nothing.expand_as(first) if gv is None else gv
+            gv = nothing.expand_as(h[:, 0]) if gv is None else gv
             dx = ctx.way.backward(ctx.neuron, h, gs, gv, tensors)
             if not any(ctx.needs_input_grad[2:]):
-                return None, dx, *(None for _ in (first, *tensors))
-            return None, dx, *ctx.neuron.gradients(h, first, dx, gs, gv, tensors)
+                return None, dx, *(None for _ in tensors)
+            return None, dx, *ctx.neuron.gradients(h, dx, gs, gv, tensors)
 
     return Sequence
 
@@ -62,14 +62,13 @@ class InPlace:
     """PyTorch's own operations, in buffers that are made once."""
 
     @staticmethod
-    def forward(neuron, x, v, tensors, keep):
+    def forward(neuron, x, tensors, keep):
         """Spikes, last potential and, to `keep`, the charged potentials.
 
         Args:
             neuron: A `fused.Neuron`.
             x: Currents, `(batch, time, ...)`.
-            v: Potential before the first step, `(batch, ...)`.
-            tensors: Those of rate and threshold that are learned.
+            tensors: Those of first potential, rate and threshold that are given.
             keep: Whether the charged potentials are wanted.
 
         Returns:
@@ -77,11 +76,12 @@ class InPlace:
         """
         import torch
 
-        rate, threshold = neuron.parameters(tensors)
+        first, rate, threshold = neuron.parameters(tensors)
         charge, reset = _charge(neuron.form, rate, x), _reset(neuron.fire, threshold)
+        v = like_step(first, x)
         compare = torch.gt if neuron.fire.strict else torch.ge
-        spikes, last = torch.empty_like(x), torch.empty_like(v)
-        h = torch.empty_like(x if keep else v)
+        spikes, last = torch.empty_like(x), torch.empty_like(x[:, 0])
+        h = torch.empty_like(x if keep else last)
         for rows in _tiles(x):
             before, after = v[rows], last[rows]
             hs = h[rows].unbind(1) if keep else [h[rows]] * x.shape[1]
@@ -101,7 +101,7 @@ class InPlace:
             h: Charged potentials, `(batch, time, ...)`.
             gs: Gradients to the spikes.
             gv: Gradient to the last potential, `(batch, ...)`.
-            tensors: Those of rate and threshold that are learned.
+            tensors: Those of first potential, rate and threshold that are given.
 
         Returns:
             A tensor like `h`.
@@ -109,7 +109,7 @@ class InPlace:
         import torch
 
         fire, last = neuron.fire, h.shape[1] - 1
-        rate, threshold = neuron.parameters(tensors)
+        _, rate, threshold = neuron.parameters(tensors)
         (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
         dx, zero = torch.empty_like(h), h.new_zeros(())
         for rows in _tiles(h):
@@ -130,6 +130,13 @@ class InPlace:
                     carried = d.addcmul_(k, carried, value=factor)
                     factor = decay
         return dx
+
+
+def like_step(v, x):
+    """A potential, a number or a tensor, for each neuron of the currents `x`."""
+    import torch
+
+    return v if torch.is_tensor(v) else x.new_full((), v).expand_as(x[:, 0])
 
 
 # Elements that one operation touches: few enough for a core's cache, enough for several cores.

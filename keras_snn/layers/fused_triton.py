@@ -16,7 +16,7 @@ import warnings
 from keras import ops
 
 from keras_snn import surrogates
-from keras_snn.layers import fused
+from keras_snn.layers import fused, fused_torch
 
 try:
     import triton
@@ -46,12 +46,11 @@ def usable(dtype, device):
 
     if triton is None or dtype is not torch.float32:
         return False
-    neuron = fused.Neuron(
-        fused.Decay(), fused.Fire(surrogates.ATan(), False, "hard", 0.0, True), (None, 1.0)
-    )
+    fire = fused.Fire(surrogates.ATan(), False, "hard", 0.0, True)
+    neuron = fused.Neuron(fused.Decay(), fire, (0.0, None, 1.0))
     x = torch.zeros((1, 1, 1), device=device)
     try:
-        h = forward(neuron, x, x[:, 0], (), True)[2]
+        h = forward(neuron, x, (), True)[2]
         backward(neuron, h, x, x[:, 0], ())
     except Exception as error:  # whatever a missing compiler, an old driver or card raises
         warnings.warn(
@@ -63,14 +62,15 @@ def usable(dtype, device):
     return True
 
 
-def forward(neuron, x, v, tensors, keep):
+def forward(neuron, x, tensors, keep):
     """Spikes, last potential and charged potentials: see `fused_torch.InPlace.forward`."""
     import torch
 
     flat, lead = _Flat(x), x.shape[:2]
     spikes, last = flat.empty(*lead), flat.empty(lead[0])
     h = flat.empty(*lead) if keep else spikes
-    xs, vs = flat(x, 2), flat(v, 1)
+    first = fused_torch.like_step(neuron.parameters(tensors)[0], x)
+    xs, vs = flat(x, 2), flat(first, 1)
     with torch.cuda.device_of(x):
         _forward[_grid(vs)](
             *(xs, *xs.stride(), vs, *vs.stride()),
@@ -89,7 +89,7 @@ def backward(neuron, h, gs, gv, tensors):
     flat, surrogate = _Flat(h), neuron.fire.surrogate
     slope, numbers = SLOPES.get(type(surrogate), (None, None))
     if slope is None:  # one pass more, by PyTorch, which the kernel reads
-        threshold = neuron.parameters(tensors)[1]
+        threshold = neuron.parameters(tensors)[2]
         slopes = ops.cast(surrogate.derivative(h - threshold), h.dtype).expand(h.shape)
     else:
         slopes = h
@@ -118,7 +118,7 @@ def _grid(v):
 def _arguments(neuron, flat, tensors):
     """Arguments that both kernels have."""
     form, fire = neuron.form, neuron.fire
-    rate, threshold = neuron.parameters(tensors)
+    _, rate, threshold = neuron.parameters(tensors)
     if rate is None:
         rate = form.decay if isinstance(form, fused.Decay) else form.tau
     rate, rate_stride = flat.parameter(rate)
@@ -131,8 +131,8 @@ def _arguments(neuron, flat, tensors):
         "v_reset": float(fire.v_reset),
         "leaky": isinstance(form, fused.Leak),
         "divides_input": getattr(form, "decay_input", False),
-        "learned_rate": neuron.numbers[0] is fused.LEARNED,
-        "learned_threshold": neuron.numbers[1] is fused.LEARNED,
+        "learned_rate": neuron.numbers[1] is fused.GIVEN,
+        "learned_threshold": neuron.numbers[2] is fused.GIVEN,
         "reset": fire.reset,
         "strict": fire.strict,
         "block": BLOCK,

@@ -246,8 +246,14 @@ class SpikingRNN(keras.layers.RNN):
 
             batch = tree.flatten(self.states)[0].shape[0]
             sequences = tf.ensure_shape(sequences, (batch, *sequences.shape[1:]))
-        states = self._first_states(sequences, initial_state)
-        last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+        parts = self._fused_parts(sequences, mask)
+        if parts is not None:
+            last_output, outputs, states = self._fused_loop(
+                parts, sequences, initial_state, training
+            )
+        else:
+            states = self._first_states(sequences, initial_state)
+            last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
         if self.stateful:
             for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
                 variable.assign(ops.stop_gradient(state))
@@ -268,11 +274,6 @@ class SpikingRNN(keras.layers.RNN):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The loop over time: `(last output, outputs or None, states)`."""
-        parts = self._fused_parts(sequences, mask)
-        if parts is not None:
-            form, fire, threshold = parts
-            spikes, v = fused.run(form, fire, sequences, initial_state[0], threshold)
-            return spikes[:, -1], spikes, [v]
         if isinstance(self.cell, NeuronCell):
             step = self.cell.step
         else:
@@ -300,6 +301,15 @@ class SpikingRNN(keras.layers.RNN):
             return (held, states), output
 
         return self._run(body, carry, xs, mask is not None)
+
+    def _fused_loop(self, parts, sequences, initial_state, training):
+        """The same by `keras_snn.layers.fused`, where `_fused_parts` has found what that needs."""
+        form, fire, threshold = parts
+        fresh = initial_state is None and not self.stateful
+        v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
+        wants_last = self.stateful or self.return_state
+        spikes, v = fused.run(form, fire, sequences, v, threshold, wants_last, training)
+        return spikes[:, -1], spikes, [v]
 
     def _fused_parts(self, sequences, mask):
         """What the fused loop needs, if the cell and the arguments allow it."""

