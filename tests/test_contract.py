@@ -229,6 +229,7 @@ def test_layer_names(name):
         ("SResNet", {"norm": "ln"}, "`norm`.*'ln'"),
         ("SResNet", {"timesteps": 0}, "`timesteps`.*0"),
         ("SResNet", {"timesteps": None}, "timesteps=None.*activation"),
+        ("SResNet", {"timesteps": None, "neuron": keras.layers.ReLU}, "'bntt'.*timesteps=None"),
         ("DANet18", {"variant": "B"}, "`variant`.*'B'"),
         ("DANet18", {"span": "net"}, "`span`.*'net'"),
         ("SpikingVGG11", {"pool": "min"}, "`pool`.*'min'"),

@@ -133,11 +133,11 @@ class Builder:
         x = self.repeat(x, name)
         if callable(self._norm):
             return self._norm(name)(x)
-        timesteps = x.shape[1]
+        timesteps = x.shape[1] if self.has_time(x) else None
         if timesteps is None and self._norm != "tdbn":
             raise ValueError(
                 f"norm={self._norm!r} needs a known number of timesteps, got an input of shape "
-                f"{tuple(x.shape)}."
+                f"{tuple(x.shape)} and timesteps={self.timesteps}. Without time, norm='bn' works."
             )
         return NORMS[self._norm](timesteps, branches**-0.5, self.threshold, **arguments)(x)
 
