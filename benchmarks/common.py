@@ -42,23 +42,59 @@ def clock(*calls):
 
 
 def peak():
-    """Most memory that this process has held, in MB."""
+    """Most memory held so far, in MB: the GPU's where the backend has one, else the process's."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.default_backend() == "gpu":
+            return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def versions():
-    """Machine and versions, for results that are kept."""
+def machine():
+    """Date, processor, GPUs and versions, for results that are kept."""
     from importlib import metadata
 
     names = ["keras", "tensorflow", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx"]
-    found = {}
+    names += ["triton"]
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    cores = len(os.sched_getaffinity(0))
-    return {"machine": platform.machine(), "cores": cores, "versions": found}
+            versions[name] = None
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": _gpus(),
+        "versions": versions,
+    }
+
+
+def _processor():
+    """The processor's model, where the system tells."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _gpus():
+    """Names of the NVIDIA GPUs."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return run.stdout.split("\n")[:-1]
 
 
 def measure(script, name, backend, *arguments):
@@ -112,5 +148,5 @@ def _cell(value):
 def save(results):
     """Writes figures with machine and versions where `--json` says."""
     if FLAGS.json:
-        text = json.dumps(versions() | {"results": results}, indent=1)
+        text = json.dumps(machine() | {"results": results}, indent=1)
         pathlib.Path(FLAGS.json).write_text(text + "\n")

@@ -2,14 +2,16 @@
 
     python benchmarks/network.py
     python benchmarks/network.py --networks=event --backends=torch --json=network.json
-    python benchmarks/network.py --backends=torch,jax --dtype=mixed_bfloat16  # on a GPU
+    python benchmarks/network.py --networks=sew18,sew50 --backends=torch,jax --size=224 \
+        --batch=32 --dtype=mixed_bfloat16  # on a GPU
 
 A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
-above what it held before; ratios to the backend's own network with ReLUs on as many frames (the
-price of its convolutions alone; both take turns in one process) and to SpikingJelly. Networks:
-`event`, three convolutions with normalisation and LIF on 34x34x2 frames, T = 10; `sew18`,
-SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with normalisation on 32x32 images,
-T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of 16 where not said.
+(of the GPU, where there is one) above what it held before the network; ratios to the backend's own
+network with ReLUs on as many frames (the price of its convolutions alone; both take turns in one
+process) and to SpikingJelly. Networks: `event`, three convolutions with normalisation and LIF on
+34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with
+normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of
+16 where not said.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "mixed_bfloat16"], "Dtype policy.")
 flags.DEFINE_integer("size", None, "Height and width of images, where not the network's own.")
+flags.DEFINE_integer("batch", None, "Batch size, where not the network's own.", lower_bound=1)
 
 # Shape of a frame, steps, batch size, classes.
 SIZES = {
@@ -39,7 +42,8 @@ CLASSES = 10
 def sizes(name):
     """Shape of a frame, steps, batch size."""
     shape, timesteps, batch = SIZES[name]
-    return (FLAGS.size, FLAGS.size, shape[2]) if FLAGS.size else shape, timesteps, batch
+    shape = (FLAGS.size, FLAGS.size, shape[2]) if FLAGS.size else shape
+    return shape, timesteps, FLAGS.batch or batch
 
 
 def keras_network(name, relu):
@@ -144,6 +148,8 @@ def spikingjelly(name, batch, compiled):
 
 def one(kinds, name, batch, what):
     """Measures one step of one network in this process, or of two that take turns."""
+    import keras_snn  # with the backend, so that it is not measured  # noqa: F401
+
     base, calls = peak(), []
     for kind in kinds:
         make = functools.partial(spikingjelly, compiled=kind == "SpikingJelly, compiled")
