@@ -14,6 +14,19 @@ import keras
 import pytest
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "once: not for each backend; `ALL_BACKENDS=1` does so")
+
+
+def pytest_collection_modifyitems(items):
+    """What does not depend on the backend is left to the quickest process."""
+    if keras.backend.backend() == "torch" or "ALL_BACKENDS" in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("once"):
+            item.add_marker(pytest.mark.skip(reason="the process of PyTorch runs it for all"))
+
+
 @pytest.fixture(autouse=True)
 def _same_seed():
     """Every test starts from the same random state, that of peers on PyTorch included."""

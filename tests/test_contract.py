@@ -76,11 +76,10 @@ def test_example_of_the_documentation(family):
 
 # Compiling takes up to a minute each: PyTorch runs all small ones, the others one of each kind of
 # layer; with `ALL_MODELS=1` every backend runs every one.
-FITTED = SMALL
-if keras.backend.backend() != "torch":
-    FITTED = ("ConversionVGG5", "SEWResNet8", "SResNet", "DANet18", "SpikingConvNet")
+FEW = SMALL if keras.backend.backend() == "torch" else ("SEWResNet8", "SResNet", "DANet18")
+FITTED = FEW
 if "ALL_MODELS" in os.environ:
-    FITTED = EACH
+    FEW, FITTED = SMALL, EACH
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -105,7 +104,7 @@ def test_fit_save_load(name, tmp_path):
     np.testing.assert_array_equal(to_numpy(again(x)), expected)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FEW)
 def test_a_still_clip_is_an_image(name):
     if name == "SEW7BNet":
         image, clip = build(name, input_shape=(128, 128, 2)), build(name)
@@ -118,6 +117,7 @@ def test_a_still_clip_is_an_image(name):
     np.testing.assert_allclose(found, to_numpy(image(x)), atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SMALL)
 def test_the_stem_of_an_image_runs_once(name):
     model = build(name, input_shape=(128, 128, 2) if name == "SEW7BNet" else (32, 32, 3))
@@ -126,7 +126,7 @@ def test_the_stem_of_an_image_runs_once(name):
     assert len(stem.output.shape) == 4
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FEW)
 def test_without_the_top(name):
     maps = build(name, include_top=False)
     assert len(maps.output_shape) == 5 and maps.output_shape[1] == 2
@@ -140,7 +140,7 @@ def test_without_the_top(name):
         np.testing.assert_allclose(to_numpy(model(x)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FEW)
 def test_the_ann_of_the_same_layout(name):
     if name == "ConversionVGG5":  # its normalisation here keeps a scale for each step
         snn = build(name, norm="bn")
@@ -213,6 +213,7 @@ NAMES = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_layer_names(name):
     found = [layer.name for layer in build(name).layers]

@@ -208,6 +208,7 @@ def trained():
 
 
 # E1.4
+@pytest.mark.once
 @pytest.mark.parametrize("method", conversion.convert.__globals__["METHODS"])
 def test_trained_network_keeps_its_answers(trained, method):
     ann, train, test, labels = trained
@@ -738,6 +739,7 @@ def test_delay_of_each_layer(trained):
     assert not np.any(outputs[:, :2]) and np.any(outputs[:, 2:])
 
 
+@pytest.mark.once
 def test_lower_thresholds_fire_more_and_fine_tuning_helps(trained):
     """E3.3, E3.4: at few steps."""
     ann, train, test, labels = trained
@@ -849,6 +851,7 @@ def test_accuracy_plot():
     assert found.timesteps == 2.0 and found.to_dict()["examples"] == 4
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("mode", ["sequence", "step"])
 def test_export_of_a_converted_network(mode, tmp_path):
     pytest.importorskip("tensorflow")

@@ -167,6 +167,7 @@ def test_accuracies():
             np.testing.assert_array_equal(to_numpy(metric(given, logits)), wanted)
 
 
+@pytest.mark.once
 def test_trained_saved_and_finished(tmp_path):
     images, labels = digits(128)
     ann, snn = network(None), network(2)

@@ -190,6 +190,7 @@ def build(title, **kwargs):
     return getattr(applications, title)(**(SMALL | kwargs))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("form", FORMATS)
 def test_torch_names(form):
     title, arguments, outside, block = FORMATS[form]
@@ -223,6 +224,7 @@ def unchanged(model, load, message):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("title", "arguments", "message"),
     [
