@@ -79,6 +79,40 @@ def test_lengths(name, steps):
     compare(*pair(name, surrogate="sigmoid"), currents(2, steps, 4))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("steps", [3, 12])
+@pytest.mark.parametrize("name", ["IF", "LIF", "ParametricLIF"])
+def test_from_the_resting_potential_in_a_graph(name, steps, training):
+    """No potential is given or returned; with `training=False` there are gradients all the same."""
+    x = 3 * currents(2, steps, 5)
+    upstream = np.random.default_rng(1).normal(size=x.shape).astype("float32")
+    arguments = {"trainable_threshold": name == "LIF", "v_reset": -0.25}
+    found = []
+    for layer in pair(name, **arguments):
+        layer.build(x.shape)
+
+        def run(x, layer=layer):
+            return layer(x, training=training)
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            run = tf.function(run)
+
+        def loss(x, run=run):
+            return ops.sum(run(x) * ops.array(upstream))
+
+        slopes = gradients(loss, layer.trainable_variables, x)
+        found.append((to_numpy(run(ops.array(x))), [*slopes[1], *slopes[2]]))
+    (spikes, slopes), (plain_spikes, plain_slopes) = found
+    assert 0.02 < spikes.mean() < 0.98
+    np.testing.assert_array_equal(spikes, plain_spikes)
+    assert len(slopes) == 1 + (name != "IF")
+    for a, b in zip(slopes, plain_slopes, strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * max(1, np.abs(b).max()))
+
+
 @pytest.mark.parametrize("sharing", ["scalar", "channel", "neuron"])
 @pytest.mark.parametrize("name", ["IF", "ParametricLIF"])
 def test_learned_parameters(name, sharing):
