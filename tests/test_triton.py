@@ -199,3 +199,17 @@ def test_what_both_ways_are_given():
     gs = torch.tensor(g, dtype=torch.float32, device=DEVICE).reshape(1, 4, 1)
     dx = fused_triton.backward(neuron, h, gs, x[:, 0] * 0, ())
     np.testing.assert_allclose(dx.flatten().cpu(), wanted / 2, rtol=1e-6)
+
+
+def test_from_the_resting_potential(monkeypatch):
+    """No tensor is given for the first potential."""
+    x = 2 * tensor(3, 6, 50)
+    found = []
+    for way in (fused_triton, fused_torch.InPlace):
+        monkeypatch.setattr(fused_torch, "_way", lambda x, way=way: way)
+        x = x.detach().requires_grad_()
+        spikes = layers.LIF(v_reset=-0.25)(x)
+        found.append([spikes, *torch.autograd.grad(spikes.sum(), [x])])
+    assert 0.02 < found[0][0].mean() < 0.98
+    assert torch.equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1].cpu(), found[1][1].cpu(), rtol=1e-6, atol=1e-6)
