@@ -150,8 +150,6 @@ def test_weights_file_round_trip(tmp_path):
 
 
 def test_channels_first_has_the_same_weights():
-    if keras.backend.backend() == "tensorflow":
-        pytest.skip("TensorFlow has no channels-first convolutions on the CPU")
     x = np.random.default_rng(0).normal(size=(2, 16, 8, 1)).astype("float32")
     last = small(input_shape=(16, 8, 1))
     keras.config.set_image_data_format("channels_first")

@@ -54,7 +54,7 @@ def run(folder, cases, *environments):
             errors = process.communicate(timeout=300)[1]
             assert process.returncode == 0, errors[-3000:]
     paths = [folder / f"{i}.npz" for i in range(len(environments))]
-    return [{"path": path, **np.load(path)} for path in paths]
+    return [{"path": path, "cases": cases, **np.load(path)} for path in paths]
 
 
 def environments(kind):
@@ -98,7 +98,7 @@ def alone():
 
 
 def of_case(results, case):
-    if f"{case}/steps" not in results:
+    if case not in results["cases"]:
         pytest.skip(f"{case} is trained by the other kind of replicas, or another backend")
     return {k.split("/")[1]: v for k, v in results.items() if k.startswith(f"{case}/")}
 

@@ -34,7 +34,8 @@ def normalize(layer, x, training):
     beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros(channels)
     both = layer.moving_mean, layer.moving_variance
     if not learns:
-        return way(x, gamma, beta, layer.epsilon, *map(ops.convert_to_tensor, both))[0]
+        mean, variance = map(ops.convert_to_tensor, both)
+        return _native(x, mean, variance, gamma, beta, False, layer.epsilon)
     outputs, *statistics = way(x, gamma, beta, layer.epsilon)
     for moving, found in zip(both, statistics):
         moving.assign(moving * layer.momentum + found * (1 - layer.momentum))
@@ -55,14 +56,22 @@ def _tensorflow(x, gamma, beta, epsilon):
     return tf.ensure_shape(outputs, x.shape), mean, variance * (count - 1) / count
 
 
-def _torch(x, gamma, beta, epsilon, *moving):
+def _torch(x, gamma, beta, epsilon):
     import torch
 
     count = x.numel() // x.shape[-1]
-    if count < 2 and not moving:  # refused by PyTorch: the variance it keeps would be infinite
+    if count < 2:  # refused by PyTorch: the variance it keeps would be infinite
         return x * 0 + beta, x.reshape(-1), torch.zeros_like(beta)
-    mean, variance = moving or (torch.zeros_like(beta), torch.zeros_like(beta))
+    mean, variance = torch.zeros_like(beta), torch.zeros_like(beta)
+    outputs = _native(x, mean, variance, gamma, beta, True, epsilon)
+    return outputs, mean, variance * ((count - 1) / count)
+
+
+def _native(x, mean, variance, gamma, beta, training, epsilon):
+    """PyTorch's operation; in training it replaces mean and variance by those of `x`."""
+    import torch
+
     outputs = torch.nn.functional.batch_norm(
-        x.movedim(-1, 1), mean, variance, gamma, beta, not moving, 1.0, epsilon
+        x.movedim(-1, 1), mean, variance, gamma, beta, training, 1.0, epsilon
     )
-    return outputs.movedim(1, -1), mean, variance * ((count - 1) / max(count, 1))
+    return outputs.movedim(1, -1)
