@@ -1,5 +1,6 @@
 """The fused loop is the plain loop: the same spikes, the same gradients."""
 
+import functools
 import itertools
 
 import keras
@@ -9,6 +10,7 @@ from helpers import gradients, to_numpy
 from keras import ops
 
 from keras_snn import layers
+from keras_snn.layers import fused
 
 NEURONS = {
     "IF": {},
@@ -79,38 +81,93 @@ def test_lengths(name, steps):
     compare(*pair(name, surrogate="sigmoid"), currents(2, steps, 4))
 
 
+def compare_in_graph(found_from, neurons, variables, x):
+    """Spikes and gradients of both of the neurons, in a graph on TensorFlow.
+
+    Args:
+        found_from: `f(layer, x)`: the spikes of a layer for currents `x`.
+        neurons: A fused layer and a plain one.
+        variables: What learns beside the layers' own.
+        x: Currents, numpy.
+    """
+    upstream = ops.array(np.random.default_rng(1).normal(size=x.shape), "float32")
+    found = []
+    for layer in neurons:
+        layer.build(x.shape)
+        run = functools.partial(found_from, layer)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            run = tf.function(run)
+        learned = [*variables, *layer.trainable_variables]
+        slopes = gradients(lambda x, run=run: ops.sum(run(x) * upstream), learned, x)
+        found.append((to_numpy(run(ops.array(x))), [*slopes[1], *slopes[2]]))
+    (spikes, slopes), (plain_spikes, plain_slopes) = found
+    assert 0.02 < spikes.mean() < 0.98
+    np.testing.assert_array_equal(spikes, plain_spikes)
+    for a, b in zip(slopes, plain_slopes, strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * max(1, np.abs(b).max()))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("steps", [3, 12])
 @pytest.mark.parametrize("name", ["IF", "LIF", "ParametricLIF"])
 def test_from_the_resting_potential_in_a_graph(name, steps, training):
     """No potential is given or returned; with `training=False` there are gradients all the same."""
+    neurons = pair(name, trainable_threshold=name == "LIF", v_reset=-0.25)
     x = 3 * currents(2, steps, 5)
-    upstream = np.random.default_rng(1).normal(size=x.shape).astype("float32")
-    arguments = {"trainable_threshold": name == "LIF", "v_reset": -0.25}
-    found = []
-    for layer in pair(name, **arguments):
-        layer.build(x.shape)
+    compare_in_graph(lambda layer, x: layer(x, training=training), neurons, [], x)
+    assert len(neurons[0].trainable_variables) == (name != "IF")
 
-        def run(x, layer=layer):
-            return layer(x, training=training)
 
+def normalization(cls, **kwargs):
+    """A layer whose moving statistics and parameters are powers of two: nothing is rounded."""
+    layer = cls(epsilon=0.25, **kwargs)
+    layer.build((None, 4, 2, 4))
+    inner = getattr(layer, "layer", layer)
+    for weight, value in zip(inner.weights, ([2, 1, 0.5, 4], [0.5, -0.25, 0, 1], 1, 0.75)):
+        weight.assign(np.broadcast_to(np.float32(value), (4,)))
+    return layer
+
+
+def folded(epsilon):
+    return layers.FoldTime(keras.layers.BatchNormalization(epsilon=epsilon))
+
+
+def times(factor, view=lambda x: x):
+    """Multiplies a view of the currents."""
+    return lambda: lambda x: ops.reshape(view(x) * ops.array(factor, "float32"), (-1, 4, 2, 4))
+
+
+# What stands before a neuron, and how many of its operations on channels TensorFlow compiles with
+# the neuron: those that nothing else stands behind.
+SCALINGS = {
+    "BN": (lambda: normalization(folded), 2),
+    "tdBN": (lambda: normalization(layers.ThresholdDependentBatchNormalization, threshold=2), 4),
+    "BNTT": (lambda: normalization(layers.BatchNormalizationThroughTime, timesteps=4), 0),
+    "number": (times(2), 1),
+    "channels": (times([1, 2, 4, 8]), 1),
+    "positions": (times([[1, 2, 4, 8], [4, 1, 2, 4]]), 0),
+    "other channels": (times([1, 2, 4, 8, 4, 2, 1, 2], lambda x: ops.reshape(x, (-1, 8))), 0),
+    "one channel": (times([1, 2, 4, 8], lambda x: x[..., :1]), 0),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaling_before_the_neuron_in_a_graph(name):
+    make, count = SCALINGS[name]
+    scale = make()
+
+    def spikes(layer, x):
+        y = scale(x)
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+            assert len(fused._before_scaling(y)[0]) == count
+        return layer(y)
 
-            run = tf.function(run)
-
-        def loss(x, run=run):
-            return ops.sum(run(x) * ops.array(upstream))
-
-        slopes = gradients(loss, layer.trainable_variables, x)
-        found.append((to_numpy(run(ops.array(x))), [*slopes[1], *slopes[2]]))
-    (spikes, slopes), (plain_spikes, plain_slopes) = found
-    assert 0.02 < spikes.mean() < 0.98
-    np.testing.assert_array_equal(spikes, plain_spikes)
-    assert len(slopes) == 1 + (name != "IF")
-    for a, b in zip(slopes, plain_slopes, strict=True):
-        assert np.abs(b).max() > 0
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * max(1, np.abs(b).max()))
+    x = np.round(8 * currents(2, 4, 2, 4)) / 8
+    variables = getattr(scale, "trainable_variables", [])
+    compare_in_graph(spikes, pair("IF", trainable_threshold=True), variables, x)
 
 
 @pytest.mark.parametrize("sharing", ["scalar", "channel", "neuron"])

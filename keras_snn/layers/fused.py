@@ -7,15 +7,17 @@ cell takes this way if it has a `form`; the spikes are those of the plain loop, 
 of operations, and the gradients too but for rounding.
 
 On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
-else a loop. On PyTorch it is an `autograd.Function`, see `fused_torch.py`.
+else a loop. In TensorFlow's graphs a normalisation right before the neuron is compiled with it. On
+PyTorch it is an `autograd.Function`, see `fused_torch.py`.
 """
 
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_snn import dynamics
 from keras_snn.surrogates import heaviside
@@ -180,9 +182,14 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def _forward(neuron, recur, keep, x, *tensors):
-    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials."""
+def _forward(neuron, recur, keep, scaling, x, factors, *tensors):
+    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials.
+
+    Currents are `x`, once each operation of `scaling` has been done with its one of the `factors`.
+    """
     first, rate, threshold = neuron.parameters(tensors)
+    for operation, factor in zip(scaling, factors):
+        x = operation(x, factor)
     h = recur(
         lambda v, x: neuron.form.charge(v, x, rate),
         lambda h: neuron.fire.after(h, threshold),
@@ -257,7 +264,36 @@ def _tensorflow(neuron, training, sequences, *tensors):
     if tf.executing_eagerly() and timesteps <= EAGER_LIMIT:
         return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
-    return _custom_gradient(neuron, recur, _xla, bool(training), sequences, *tensors)
+    source = None if training else _before_scaling(sequences)
+    return _custom_gradient(neuron, recur, _xla, bool(training), sequences, *tensors, source=source)
+
+
+# What batch normalisation does in inference, by the names of TensorFlow's operations.
+SCALING = {"Mul": operator.mul, "AddV2": operator.add}
+
+
+def _before_scaling(x):
+    """How a graph of TensorFlow computes `x`, if at last by operations on each channel.
+
+    Returns:
+        `(scaling, y, factors)`: each operation of `scaling`, done in turn with its one of the
+        `factors`, leads from `y` to `x`. What nothing else reads of them TensorFlow leaves out.
+    """
+    import tensorflow as tf
+
+    nothing, op, channels = ((), x, ()), getattr(x, "op", None), x.shape[-1:]
+    if op is None or len(op.inputs) != 2 or op.inputs[0].shape[-1:] != channels or None in channels:
+        return nothing  # without a graph there is no `op`
+    y, other = op.inputs
+    if op.type == "Reshape":
+        scaling, y, factors = _before_scaling(y)
+        y = tf.ensure_shape(tf.reshape(y, other), x.shape)
+        return (scaling, y, factors) if scaling else nothing
+    per_channel = other.shape[:-1].num_elements() == 1 and other.shape[-1:] in ((), channels)
+    if op.type in SCALING and per_channel:
+        scaling, y, factors = _before_scaling(y)
+        return (*scaling, SCALING[op.type]), y, (*factors, other)
+    return nothing
 
 
 # Without a graph, TensorFlow runs longer sequences as compiled functions only.
@@ -276,21 +312,26 @@ def _xla(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
-    forward, charged = (compiled(_partial(_forward, neuron, recur, k)) for k in (keep, True))
+def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
+    """Spikes and the last potential of currents `x`; `source`: see `_before_scaling`."""
+    scaling = source[0] if source else ()
+    forward, charged = (
+        compiled(_partial(_forward, neuron, recur, k, scaling)) for k in (keep, True)
+    )
     backward = compiled(_partial(_backward, neuron, recur))
 
     @ops.custom_gradient
     def sequence(x, *tensors):
+        inputs = (*(source[1:] if source else (x, ())), *tensors)
         # Or TensorFlow looks for a gradient of the compiled function too.
-        x, *tensors = map(ops.stop_gradient, (x, *tensors))
-        found = forward(x, *tensors)
+        inputs = tree.map_structure(ops.stop_gradient, inputs)
+        found = forward(*inputs)
         outputs, kept = (found[:-1], found[-1]) if keep else (found, None)
 
         def grad(*upstream):
             upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
-            h = kept if keep else charged(x, *tensors)[-1]
-            return backward(h, tuple(upstream), tuple(tensors))
+            h = kept if keep else charged(*inputs)[-1]
+            return backward(h, tuple(upstream), inputs[2:])
 
         return outputs, grad
 

@@ -94,7 +94,7 @@ class ThresholdDependentBatchNormalization(_FoldedBatchNormalization):
         shape = [1] * len(outputs.shape)
         shape[self.axis] = -1
         beta = ops.reshape(ops.cast(self.beta, outputs.dtype), shape)
-        return factor * outputs + (1 - factor) * beta
+        return outputs * factor + (1 - factor) * beta
 
     def get_config(self):
         return super().get_config() | {"alpha": self.alpha, "threshold": self.threshold}
