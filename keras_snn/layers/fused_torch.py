@@ -80,11 +80,15 @@ class InPlace:
         charge, reset = _charge(neuron.form, rate, x), _reset(neuron.fire, threshold)
         v = like_step(first, x)
         compare = torch.gt if neuron.fire.strict else torch.ge
-        spikes, last = torch.empty_like(x), torch.empty_like(x[:, 0])
-        h = torch.empty_like(x if keep else last)
-        for rows in _tiles(x):
-            before, after = v[rows], last[rows]
-            hs = h[rows].unbind(1) if keep else [h[rows]] * x.shape[1]
+        spikes, tiles = torch.empty_like(x), _tiles(x)
+        h = torch.empty_like(x) if keep else None
+        last = torch.empty_like(x[:, 0]) if neuron.wants_last else None
+        # What is not given back stays in the cache, in the place of one tile.
+        charged, potential = (torch.empty_like(x[tiles[0], 0]) for _ in range(2))
+        for rows in tiles:
+            count = x[rows].shape[0]
+            before, after = v[rows], potential[:count] if last is None else last[rows]
+            hs = h[rows].unbind(1) if keep else [charged[:count]] * x.shape[1]
             for xt, ht, st in zip(x[rows].unbind(1), hs, spikes[rows].unbind(1)):
                 charge(before, xt, out=ht)
                 compare(ht, threshold, out=st)
@@ -146,7 +150,7 @@ TILE = 2**17
 def _tiles(x):
     """Slices of the batch; all steps of one are done before the next."""
     rows = max(1, TILE // max(1, x[:1, 0].numel()))
-    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+    return [slice(start, start + rows) for start in range(0, max(1, x.shape[0]), rows)]
 
 
 def _charge(form, rate, like):
@@ -208,14 +212,12 @@ def _split(factor):
 
 
 def _slope(surrogate, u):
-    """The surrogate's derivative at `u`."""
+    """The surrogate's derivative at `u`, in whose place it may be."""
     import torch
 
     if type(surrogate) is ATan:  # the default, in fewer operations
-        curvature = math.pi**2 / 2 * surrogate.alpha
-        return torch.addcmul(
-            u.new_full((), 2 / surrogate.alpha), u, u, value=curvature
-        ).reciprocal_()
+        curvature, floor = math.pi**2 / 2 * surrogate.alpha, u.new_full((), 2 / surrogate.alpha)
+        return torch.addcmul(floor, u, u, value=curvature, out=u).reciprocal_()
     return ops.cast(surrogate.derivative(u), u.dtype)
 
 
