@@ -97,10 +97,13 @@ def _gpus():
     return run.stdout.split("\n")[:-1]
 
 
-def measure(script, name, backend, *arguments):
-    """The result of `script --only=name` under a backend, or a line that says why there is none."""
+def measure(script, name, backend, *arguments, **variables):
+    """The result of `script --only=name` under a backend, or a line that says why there is none.
+
+    `variables` are more of the environment.
+    """
     command = [sys.executable, script, f"--only={name}", f"--repeats={FLAGS.repeats}", *arguments]
-    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     try:
         run = subprocess.run(
             command,

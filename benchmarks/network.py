@@ -6,16 +6,20 @@
         --batch=32 --dtype=mixed_bfloat16  # on a GPU
 
 A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
-(of the GPU, where there is one) above what it held before the network; ratios to the backend's own
-network with ReLUs on as many frames (the price of its convolutions alone; both take turns in one
-process) and to SpikingJelly. Networks: `event`, three convolutions with normalisation and LIF on
+(of the GPU, where there is one) above what it held before the network, once all imports and a
+training step of two tiny layers were done (XLA takes 80 MB at its start; ours and ReLUs, training:
+medians of three processes, which differ by a tenth and more); ratios to the backend's own network
+with ReLUs on as many frames (the price of its convolutions alone; both take turns in one process)
+and to SpikingJelly. Networks: `event`, three convolutions with normalisation and LIF on
 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with
 normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of
-16 where not said.
+16 where not said. "Frozen" is TensorFlow told, by a variable of its environment, that weights don't
+change, so that convolutions keep them in the order that oneDNN wants.
 """
 
 import contextlib
 import functools
+import statistics
 import sys
 import types
 
@@ -86,16 +90,23 @@ def ours(name, batch, relu):
     return lambda: model.train_on_batch(x, y), lambda: model.predict_on_batch(x)
 
 
-def spikingjelly(name, batch, compiled):
-    """The same network of SpikingJelly, in PyTorch."""
+def peer():
+    """SpikingJelly's modules: `functional`, `layer`, `neuron`, `sew_resnet`, `spiking_vgg`."""
     for module in ("torchvision", "torchvision.models", "torchvision.models.utils"):
         sys.modules[module] = types.ModuleType(module)  # its zoo imports downloads from there
     sys.modules["torchvision"].__path__ = sys.modules["torchvision.models"].__path__ = []
     sys.modules["torchvision.models.utils"].load_state_dict_from_url = None
-    import torch
     from spikingjelly.activation_based import functional, layer, neuron
     from spikingjelly.activation_based.model import sew_resnet, spiking_vgg
 
+    return functional, layer, neuron, sew_resnet, spiking_vgg
+
+
+def spikingjelly(name, batch, compiled):
+    """The same network of SpikingJelly, in PyTorch."""
+    import torch
+
+    functional, layer, neuron, sew_resnet, spiking_vgg = peer()
     (height, width, channels), timesteps, _ = sizes(name)
     arguments = {"spiking_neuron": neuron.IFNode, "detach_reset": True, "num_classes": CLASSES}
     if name == "event":
@@ -146,10 +157,22 @@ def spikingjelly(name, batch, compiled):
     return train, infer
 
 
+def begin():
+    """Imports keras_snn and trains two layers: the backend's compiler has started."""
+    import keras
+
+    from keras_snn.layers import IF
+
+    model = keras.Sequential([keras.Input((4, 1)), keras.layers.Dense(1), IF()])
+    model.compile("sgd", "mse", jit_compile="auto")
+    model.train_on_batch(np.ones((1, 4, 1)), np.ones((1, 4, 1)))
+
+
 def one(kinds, name, batch, what):
     """Measures one step of one network in this process, or of two that take turns."""
-    import keras_snn  # with the backend, so that it is not measured  # noqa: F401
-
+    begin()
+    if any("Jelly" in kind for kind in kinds):
+        peer()
     base, calls = peak(), []
     for kind in kinds:
         make = functools.partial(spikingjelly, compiled=kind == "SpikingJelly, compiled")
@@ -164,17 +187,24 @@ def passed():
     return [f"--dtype={FLAGS.dtype}", *([f"--size={FLAGS.size}"] if FLAGS.size else [])]
 
 
-def side_by_side(name, batch, what, backend):
+# Labels of backends with more variables of the environment, for inference.
+FROZEN = {"tensorflow": ("tensorflow frozen", {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"})}
+
+
+def side_by_side(name, batch, what, backend, label, variables):
     """Ours and the network with ReLUs: times from one process, memory from one each."""
     kinds = ("keras_snn", "ReLU")
-    both = measure(__file__, f"{'+'.join(kinds)}/{name}/{batch}/{what}", backend, *passed())
-    for i, kind in enumerate(kinds if isinstance(both, list) else ()):
-        alone = measure(
-            __file__, f"{kind}/{name}/{batch}/{what}", backend, "--repeats=2", *passed()
-        )
-        both[i]["MB"] = alone[0]["MB"] if isinstance(alone, list) else None
+
+    def run(kinds, *arguments):
+        only = f"{'+'.join(kinds)}/{name}/{batch}/{what}"
+        return measure(__file__, only, backend, *arguments, *passed(), **variables)
+
+    both = run(kinds)
+    for kind, result in zip(kinds, both) if isinstance(both, list) else ():
+        alone = [run([kind], "--repeats=2") for _ in range(3 if what == "train" else 1)]
+        result["MB"] = statistics.median(a[0]["MB"] for a in alone if isinstance(a, list))
     both = both if isinstance(both, list) else [both] * 2
-    return {f"{kind}, {backend}": result for kind, result in zip(kinds, both)}
+    return {f"{kind}, {label}": result for kind, result in zip(kinds, both)}
 
 
 def main(argv):
@@ -189,7 +219,10 @@ def main(argv):
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
-                found |= side_by_side(name, batch, what, backend)
+                ways = [(backend, {})]
+                ways += [FROZEN[backend]] if what == "infer" and backend in FROZEN else []
+                for way in ways:
+                    found |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
                 result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
                 found[kind] = result[0] if isinstance(result, list) else result

@@ -4,7 +4,7 @@
     python benchmarks/neuron.py --timesteps=4,16 --elements=8388608 --json=neuron.json
 
 LIF with tau 2, threshold 1, hard reset, ATan(2), reset detached; float32. As many elements for each
-number of steps. Milliseconds of the forward pass without gradients, and of forward and backward;
+number of steps. Milliseconds of the forward pass without gradients, and of spikes and gradients;
 seconds of the first call, with compilation; megabytes of the process (of the GPU, where there is
 one) above what it held with the input.
 """
@@ -22,8 +22,8 @@ flags.DEFINE_multi_string("implementations", [], "Which to measure (default: all
 BATCH = 16
 
 
-def keras_snn(x, g):
-    """Our layer, in the backend's usual way: a graph, jit, eager."""
+def keras_snn(x, g, compiled=False):
+    """Our layer in the backend's usual way, a graph, jit, eager; or its plain loop compiled."""
     import keras
     from keras import ops
 
@@ -36,21 +36,33 @@ def keras_snn(x, g):
         import tensorflow as tf
 
         @tf.function
-        def train(x):
+        def train(x, g):
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 y = layer(x, training=True)
-            return tape.gradient(y, x, g)
+            return y, tape.gradient(y, x, g)
 
         infer = tf.function(lambda x: layer(x))
-        return lambda: infer(x)[0, 0, 0].numpy(), lambda: train(x)[0, 0, 0].numpy()
+        return lambda: infer(x)[0, 0, 0].numpy(), lambda: train(x, g)[1][0, 0, 0].numpy()
     if backend == "jax":
-        import jax
+        return _jax_calls(layer, x, g)
+    if compiled:
+        import torch
 
-        infer = jax.jit(lambda x: layer(x))
-        train = jax.jit(lambda x: jax.vjp(layer, x)[1](g)[0])
-        return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
+        layer.use_fused = False  # what is compiled needs no backward pass by hand
+        layer = torch.compile(layer)
     return _torch_calls(layer, x, g)
+
+
+def _jax_calls(run, x, g):
+    import jax
+
+    def spikes_and_gradient(x, g):
+        spikes, backward = jax.vjp(run, x)
+        return spikes, *backward(g)
+
+    infer, train = jax.jit(run), jax.jit(spikes_and_gradient)
+    return lambda: jax.block_until_ready(infer(x)), lambda: jax.block_until_ready(train(x, g))
 
 
 def _torch_calls(run, x, g):
@@ -162,8 +174,7 @@ def spyx(x, g):
 
         return jax.lax.scan(body, start, x)[1]
 
-    infer, train = jax.jit(run), jax.jit(lambda x: jax.vjp(run, x)[1](g)[0])
-    return lambda: infer(x).block_until_ready(), lambda: train(x).block_until_ready()
+    return _jax_calls(run, x, g)
 
 
 # Name: function, backend of the process.
@@ -171,6 +182,7 @@ IMPLEMENTATIONS = {
     "keras_snn, tensorflow": (keras_snn, "tensorflow"),
     "keras_snn, jax": (keras_snn, "jax"),
     "keras_snn, torch": (keras_snn, "torch"),
+    "keras_snn, torch compiled": (functools.partial(keras_snn, compiled=True), "torch"),
     "SpikingJelly, eager": (spikingjelly, "torch"),
     "SpikingJelly, compiled": (functools.partial(spikingjelly, compiled=True), "torch"),
     "snnTorch": (snntorch, "torch"),
