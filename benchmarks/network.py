@@ -202,7 +202,9 @@ def side_by_side(name, batch, what, backend, label, variables):
     both = run(kinds)
     for kind, result in zip(kinds, both) if isinstance(both, list) else ():
         alone = [run([kind], "--repeats=2") for _ in range(3 if what == "train" else 1)]
-        result["MB"] = statistics.median(a[0]["MB"] for a in alone if isinstance(a, list))
+        result["MB"] = statistics.median(
+            [a[0]["MB"] for a in alone if isinstance(a, list)] or [None]
+        )
     both = both if isinstance(both, list) else [both] * 2
     return {f"{kind}, {label}": result for kind, result in zip(kinds, both)}
 
