@@ -89,10 +89,12 @@ class InPlace:
             count = x[rows].shape[0]
             before, after = v[rows], potential[:count] if last is None else last[rows]
             hs = h[rows].unbind(1) if keep else [charged[:count]] * x.shape[1]
-            for xt, ht, st in zip(x[rows].unbind(1), hs, spikes[rows].unbind(1)):
+            for step, parts in enumerate(zip(x[rows].unbind(1), hs, spikes[rows].unbind(1)), 1):
+                xt, ht, st = parts
                 charge(before, xt, out=ht)
                 compare(ht, threshold, out=st)
-                reset(ht, st, out=after)
+                if neuron.wants_last or step < x.shape[1]:
+                    reset(ht, st, out=after)
                 before = after
         return spikes, last, h
 
@@ -115,7 +117,7 @@ class InPlace:
         fire, last = neuron.fire, h.shape[1] - 1
         _, rate, threshold = neuron.parameters(tensors)
         (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
-        dx, zero = torch.empty_like(h), h.new_zeros(())
+        dx = torch.empty_like(h)
         for rows in _tiles(h):
             carried = gv[rows] * (gain if gains is None else gains)
             factor = 1.0  # what follows the last step has not decayed
@@ -123,8 +125,7 @@ class InPlace:
             for start in reversed(range(0, last + 1, count)):
                 part = rows, slice(start, start + count)
                 hs, ds = h[part], dx[part]
-                slope = _slope(fire.surrogate, hs - threshold)
-                torch.addcmul(zero, gs[part], slope, value=gain, out=ds)
+                slope = _through(fire.surrogate, hs - threshold, gs[part], gain, ds)
                 kept = _kept(fire, hs, threshold, slope)
                 if gains is not None:
                     ds.mul_(gains)
@@ -211,23 +212,35 @@ def _split(factor):
     return (factor, None) if isinstance(factor, (int, float)) else (1.0, factor)
 
 
-def _slope(surrogate, u):
-    """The surrogate's derivative at `u`, in whose place it may be."""
+def _through(surrogate, u, upstream, gain, out):
+    """Writes `gain * slope * upstream`; the slope is the surrogate's at `u`, which is overwritten.
+
+    Returns:
+        A function that gives the slope, for those who need it too.
+    """
     import torch
 
+    zero = u.new_zeros(())
     if type(surrogate) is ATan:  # the default, in fewer operations
         curvature, floor = math.pi**2 / 2 * surrogate.alpha, u.new_full((), 2 / surrogate.alpha)
-        return torch.addcmul(floor, u, u, value=curvature, out=u).reciprocal_()
-    return ops.cast(surrogate.derivative(u), u.dtype)
+        inverse = torch.addcmul(floor, u, u, value=curvature, out=u)
+        torch.addcdiv(zero, upstream, inverse, value=gain, out=out)
+        return inverse.reciprocal_
+    slope = ops.cast(surrogate.derivative(u), u.dtype)
+    torch.addcmul(zero, upstream, slope, value=gain, out=out)
+    return lambda: slope
 
 
 def _kept(fire, h, threshold, slope):
-    """Slopes of the potentials after the steps to the charged ones, a new tensor."""
+    """Slopes of the potentials after the steps to the charged ones, a new tensor.
+
+    `slope()` is the surrogate's.
+    """
     import torch
 
     if fire.reset != "hard":
         kept = torch.ones_like(h)
-        return kept if fire.detach or fire.reset == "none" else kept.sub_(slope * threshold)
+        return kept if fire.detach or fire.reset == "none" else kept.sub_(slope() * threshold)
     compare = torch.lt if not fire.strict else torch.le
     kept = compare(h, threshold, out=torch.empty_like(h))
-    return kept if fire.detach else kept.addcmul_(slope, fire.v_reset - h)
+    return kept if fire.detach else kept.addcmul_(slope(), fire.v_reset - h)
