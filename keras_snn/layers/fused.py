@@ -7,8 +7,9 @@ cell takes this way if it has a `form`; the spikes are those of the plain loop, 
 of operations, and the gradients too but for rounding.
 
 On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
-else a loop. In TensorFlow's graphs a normalisation right before the neuron is compiled with it. On
-PyTorch it is an `autograd.Function`, see `fused_torch.py`.
+else a loop. In TensorFlow's graphs batch normalisation in inference right before the neuron is
+compiled with it, and its multiplication and addition are rounded once, not twice. On PyTorch it is
+an `autograd.Function`, see `fused_torch.py`.
 """
 
 import dataclasses
@@ -287,8 +288,8 @@ def _before_scaling(x):
     y, other = op.inputs
     if op.type == "Reshape":
         scaling, y, factors = _before_scaling(y)
-        y = tf.ensure_shape(tf.reshape(y, other), x.shape)
-        return (scaling, y, factors) if scaling else nothing
+        if scaling:
+            return scaling, tf.ensure_shape(tf.reshape(y, other), x.shape), factors
     per_channel = other.shape[:-1].num_elements() == 1 and other.shape[-1:] in ((), channels)
     if op.type in SCALING and per_channel:
         scaling, y, factors = _before_scaling(y)
