@@ -297,11 +297,14 @@ def _before_scaling(x):
     return nothing
 
 
+# Functions that are kept compiled: a threshold that changes from epoch to epoch makes new ones.
+KEPT = 256
+
 # Without a graph, TensorFlow runs longer sequences as compiled functions only.
 EAGER_LIMIT = 64
 
 
-@functools.cache
+@functools.lru_cache(KEPT)
 def _xla(function):
     """A function under XLA, compiled once, within what is compiled around it or not."""
     if keras.backend.backend() == "jax":
@@ -340,7 +343,7 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
 
 
 # Layers that are alike share what is compiled.
-_partial = functools.cache(functools.partial)
+_partial = functools.lru_cache(KEPT)(functools.partial)
 
 
 def _torch(neuron, training, sequences, *tensors):
