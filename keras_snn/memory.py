@@ -1,7 +1,8 @@
-"""Less memory while training: spikes as bits.
+"""Less memory while training: spikes as bits, segments that are computed anew.
 
 A layer that multiplies spikes by weights keeps them until its backward pass, as floats: 32 bits for
-one. On PyTorch `packed_spikes` keeps one.
+one. On PyTorch `packed_spikes` keeps one. `Remat` keeps nothing of a segment but its inputs, on any
+backend.
 """
 
 import contextlib
@@ -10,10 +11,80 @@ import math
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_snn.layers.arguments import check_integer
 
-__all__ = ["packed_spikes"]
+__all__ = ["Remat", "packed_spikes"]
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class Remat(keras.layers.Wrapper):
+    """A segment of a network that keeps only its inputs, and is computed anew for the gradients.
+
+    Costs a second forward pass of the segment. Outputs, gradients and moving statistics are those
+    of the segment by itself: what the first pass assigns, the second does not assign again.
+    (`keras.RematScope` of Keras 3.15 fails on TensorFlow in `fit`, and on JAX with batch
+    normalisation, whose statistics it updates twice on PyTorch.) On CPUs JAX computes anew too, but
+    was not seen to need less memory.
+
+    Args:
+        layer: A layer or model with one input and one output, as `keras.Sequential([...])`.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: What the segment takes, `(batch, time, ...)`.
+        training: Whether in training mode. In inference the segment runs by itself.
+
+    Returns:
+        What the segment gives.
+
+    Raises:
+        ValueError: If a layer of the segment has an activity regularizer, whose loss would be lost.
+
+    Source: Chen et al. (2016), Training deep nets with sublinear memory cost; `keras.remat`.
+
+    Example:
+
+    >>> from keras_snn.layers import LIF
+    >>> segment = Remat(keras.Sequential([keras.layers.Dense(8), LIF()]))
+    >>> segment(keras.ops.ones((2, 4, 3))).shape == (2, 4, 8)
+    True
+    """
+
+    def build(self, input_shape):
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        for layer in self.layer._flatten_layers():
+            if getattr(layer, "activity_regularizer", None) is not None:
+                raise ValueError(
+                    f"{self.name} cannot keep the loss of an activity regularizer, got the layer "
+                    f"{layer.name!r} with {layer.activity_regularizer}."
+                )
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.layer.compute_output_spec(inputs)
+
+    def call(self, inputs, training=None):
+        if not training:
+            return self.layer(inputs, training=training)
+        learned, others = self.layer.trainable_variables, self.layer.non_trainable_variables
+
+        def run(inputs, *values):
+            values = values[: len(learned)], values[len(learned) :]
+            outputs, assigned = self.layer.stateless_call(*values, inputs, training=training)
+            return (outputs, *assigned)
+
+        # Copies: PyTorch assigns in place, and the second pass must find what the first one did.
+        values = [v.value for v in learned] + [ops.copy(v.value) for v in others]
+        outputs, *assigned = keras.remat(run)(inputs, *values)
+        for variable, value in zip(others, assigned):
+            variable.assign(ops.stop_gradient(value))
+        return outputs
 
 
 @contextlib.contextmanager
@@ -33,7 +104,7 @@ def packed_spikes(minimum=1024):
 
     Raises:
         RuntimeError: On TensorFlow and JAX, whose compilers decide what is kept. There,
-            `keras.RematScope` trades memory for computing anew.
+            `Remat` trades memory for computing anew.
 
     Example:
 
@@ -49,7 +120,7 @@ def packed_spikes(minimum=1024):
     if backend != "torch":
         raise RuntimeError(
             f"`packed_spikes` works on the PyTorch backend, got {backend!r}: there the compiler "
-            "decides what is kept for the backward pass. `keras.RematScope` saves memory by "
+            "decides what is kept for the backward pass. `keras_snn.memory.Remat` saves memory by "
             "computing layers anew."
         )
     import torch

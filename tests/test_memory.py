@@ -1,4 +1,4 @@
-"""Spikes that wait for the backward pass as bits: smaller, and the same gradients."""
+"""Spikes as bits and segments computed anew: less memory, and the same gradients."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ torch_only = pytest.mark.skipif(BACKEND != "torch", reason="needs the PyTorch ba
 
 @pytest.mark.skipif(BACKEND == "torch", reason="the PyTorch backend packs")
 def test_other_backends_say_so():
-    with pytest.raises(RuntimeError, match=f"{BACKEND}.*RematScope"), memory.packed_spikes():
+    with pytest.raises(RuntimeError, match=f"{BACKEND}.*Remat"), memory.packed_spikes():
         pass
 
 
@@ -127,3 +127,68 @@ def test_what_stays_as_it_is():
     for tensor in (half, minus, nan, repeated, torch.nn.Parameter(ones), ones.int(), ones.double()):
         assert memory._packed(tensor, 1) is None
     assert memory._packed(ones, 101) is None and memory._packed(ones, 100) is not None
+
+
+def segments(remat):
+    """Two segments with all that a layer may assign: statistics, and the states of dropout."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((6, 8))
+    for i in range(2):
+        block = [
+            keras.layers.Dense(32),
+            layers.FoldTime(keras.layers.BatchNormalization()),
+            layers.LIF(),
+            keras.layers.Dropout(0.2, seed=i),
+        ]
+        block = keras.Sequential(block)
+        x = memory.Remat(block)(x) if remat else block(x)
+    return keras.Model(inputs, layers.MeanOverTime()(keras.layers.Dense(3)(x)))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_remat_trains_the_same(policy, tmp_path):
+    x = 3 * np.random.default_rng(0).normal(size=(16, 6, 8)).astype("float32")
+    y = np.random.default_rng(1).normal(size=(16, 3)).astype("float32")
+    keras.config.set_dtype_policy(policy)
+    try:
+        plain, model = segments(False), segments(True)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.set_weights(plain.get_weights())
+    start = model.get_weights()
+    for net in (plain, model):
+        net.compile(keras.optimizers.SGD(0.1), "mse")
+        net.fit(x, y, epochs=3, batch_size=8, shuffle=False, verbose=0)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(start, model.get_weights()))
+    for a, b in zip(plain.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), plain.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
+
+
+@torch_only
+def test_remat_keeps_its_inputs_only(held):
+    import torch
+
+    x, sizes = torch.tensor(images()), []
+    for remat in (False, True):
+        inner = network()
+        model = memory.Remat(inner) if remat else inner
+        held.clear()
+        counting = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
+        with counting:
+            model(x, training=True)
+        sizes.append(sum(piece.nbytes() for piece in held.values()))
+    weights = sum(w.value.nbytes for w in inner.weights)
+    assert sizes[1] <= x.nbytes + weights < sizes[0] / 10
+
+
+def test_remat_refuses_what_it_would_lose():
+    regularizer = keras.regularizers.L2(0.1)
+    block = keras.Sequential([keras.layers.Dense(2, activity_regularizer=regularizer, name="odd")])
+    with pytest.raises(ValueError, match="odd.*L2"):
+        memory.Remat(block)(np.ones((1, 2, 3), "float32"))
