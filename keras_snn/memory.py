@@ -7,6 +7,7 @@ backend.
 
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,65 +20,59 @@ __all__ = ["Remat", "packed_spikes"]
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class Remat(keras.layers.Wrapper):
-    """A segment of a network that keeps only its inputs, and is computed anew for the gradients.
+class Remat(keras.Sequential):
+    """Layers in a row that keep only their input, and are computed anew for the gradients.
 
-    Costs a second forward pass of the segment. Outputs, gradients and moving statistics are those
-    of the segment by itself: what the first pass assigns, the second does not assign again.
+    A `keras.Sequential` that costs a second forward pass in training. Outputs, gradients and moving
+    statistics are the same: what the first pass assigns, the second does not assign again.
     (`keras.RematScope` of Keras 3.15 fails on TensorFlow in `fit`, and on JAX with batch
     normalisation, whose statistics it updates twice on PyTorch.) On CPUs JAX computes anew too, but
     was not seen to need less memory.
 
     Args:
-        layer: A layer or model with one input and one output, as `keras.Sequential([...])`.
-        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+        layers: Layers, each with one input and one output.
+        trainable, name: Those of `keras.Sequential`.
 
     Call arguments:
-        inputs: What the segment takes, `(batch, time, ...)`.
-        training: Whether in training mode. In inference the segment runs by itself.
+        inputs: What the first layer takes, `(batch, time, ...)`.
+        training: Whether in training mode. In inference nothing is kept anyway.
+        mask: Optional mask of the inputs.
 
     Returns:
-        What the segment gives.
+        What the last layer gives.
 
     Raises:
-        ValueError: If a layer of the segment has an activity regularizer, whose loss would be lost.
+        ValueError: If a layer has an activity regularizer, whose loss would be lost.
 
     Source: Chen et al. (2016), Training deep nets with sublinear memory cost; `keras.remat`.
 
     Example:
 
     >>> from keras_snn.layers import LIF
-    >>> segment = Remat(keras.Sequential([keras.layers.Dense(8), LIF()]))
+    >>> segment = Remat([keras.layers.Dense(8), LIF()])
     >>> segment(keras.ops.ones((2, 4, 3))).shape == (2, 4, 8)
     True
     """
 
-    def build(self, input_shape):
-        if not self.layer.built:
-            self.layer.build(input_shape)
-        for layer in self.layer._flatten_layers():
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        for layer in self._flatten_layers():
             if getattr(layer, "activity_regularizer", None) is not None:
                 raise ValueError(
                     f"{self.name} cannot keep the loss of an activity regularizer, got the layer "
                     f"{layer.name!r} with {layer.activity_regularizer}."
                 )
-        self.built = True
 
-    def compute_output_shape(self, input_shape):
-        return self.layer.compute_output_shape(input_shape)
-
-    def compute_output_spec(self, inputs, training=None):
-        return self.layer.compute_output_spec(inputs)
-
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, mask=None):
+        call = functools.partial(super().call, training=training, mask=mask)
         if not training:
-            return self.layer(inputs, training=training)
-        learned, others = self.layer.trainable_variables, self.layer.non_trainable_variables
+            return call(inputs)
+        learned, others = self.trainable_variables, self.non_trainable_variables
 
         def run(inputs, *values):
-            values = values[: len(learned)], values[len(learned) :]
-            outputs, assigned = self.layer.stateless_call(*values, inputs, training=training)
-            return (outputs, *assigned)
+            with keras.StatelessScope(list(zip([*learned, *others], values))) as scope:
+                outputs = call(inputs)
+            return (outputs, *(scope.get_current_value(variable) for variable in others))
 
         # Copies: PyTorch assigns in place, and the second pass must find what the first one did.
         values = [v.value for v in learned] + [ops.copy(v.value) for v in others]

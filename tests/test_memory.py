@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import to_numpy
 
-from keras_snn import layers, memory
+from keras_snn import analysis, layers, memory
 
 BACKEND = keras.backend.backend()
 torch_only = pytest.mark.skipif(BACKEND != "torch", reason="needs the PyTorch backend")
@@ -140,8 +140,7 @@ def segments(remat):
             layers.LIF(),
             keras.layers.Dropout(0.2, seed=i),
         ]
-        block = keras.Sequential(block)
-        x = memory.Remat(block)(x) if remat else block(x)
+        x = (memory.Remat if remat else keras.Sequential)(block)(x)
     return keras.Model(inputs, layers.MeanOverTime()(keras.layers.Dense(3)(x)))
 
 
@@ -175,20 +174,28 @@ def test_remat_keeps_its_inputs_only(held):
     import torch
 
     x, sizes = torch.tensor(images()), []
-    for remat in (False, True):
-        inner = network()
-        model = memory.Remat(inner) if remat else inner
+    for cls in (keras.Sequential, memory.Remat):
+        model = cls(network().layers)
         held.clear()
-        counting = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
-        with counting:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
             model(x, training=True)
         sizes.append(sum(piece.nbytes() for piece in held.values()))
-    weights = sum(w.value.nbytes for w in inner.weights)
+    weights = sum(w.value.nbytes for w in model.weights)
     assert sizes[1] <= x.nbytes + weights < sizes[0] / 10
 
 
 def test_remat_refuses_what_it_would_lose():
     regularizer = keras.regularizers.L2(0.1)
-    block = keras.Sequential([keras.layers.Dense(2, activity_regularizer=regularizer, name="odd")])
+    segment = memory.Remat([keras.layers.Dense(2, activity_regularizer=regularizer, name="odd")])
     with pytest.raises(ValueError, match="odd.*L2"):
-        memory.Remat(block)(np.ones((1, 2, 3), "float32"))
+        segment(np.ones((1, 2, 3), "float32"))
+
+
+def test_remat_is_seen_through():
+    """Profiles see the layers inside."""
+    models = segments(False), segments(True)
+    x = 3 * np.random.default_rng(0).normal(size=(16, 6, 8)).astype("float32")
+    plain, remat = (analysis.profile(model, x).to_dict()["layers"] for model in models)
+    assert len(plain) == len(remat) == 5
+    for a, b in zip(plain, remat):
+        assert {**a, "name": None} == {**b, "name": None}
