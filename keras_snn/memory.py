@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask
 
 from keras_snn.layers.arguments import check_integer
 
@@ -36,13 +37,14 @@ class Remat(keras.Sequential):
     Call arguments:
         inputs: What the first layer takes, `(batch, time, ...)`.
         training: Whether in training mode. In inference nothing is kept anyway.
-        mask: Optional mask of the inputs.
+        mask: Optional mask of the inputs; with one, the layers run as those of any `Sequential`.
 
     Returns:
         What the last layer gives.
 
     Raises:
-        ValueError: If a layer has an activity regularizer, whose loss would be lost.
+        ValueError: If a layer has an activity regularizer, whose loss would be lost, or makes a
+            mask, which would be too.
 
     Source: Chen et al. (2016), Training deep nets with sublinear memory cost; `keras.remat`.
 
@@ -65,13 +67,15 @@ class Remat(keras.Sequential):
 
     def call(self, inputs, training=None, mask=None):
         call = functools.partial(super().call, training=training, mask=mask)
-        if not training:
+        if not training or mask is not None:
             return call(inputs)
         learned, others = self.trainable_variables, self.non_trainable_variables
 
         def run(inputs, *values):
             with keras.StatelessScope(list(zip([*learned, *others], values))) as scope:
                 outputs = call(inputs)
+            if get_keras_mask(outputs) is not None:
+                raise ValueError(f"{self.name} cannot keep a mask: make it in front of the layer.")
             return (outputs, *(scope.get_current_value(variable) for variable in others))
 
         # Copies: PyTorch assigns in place, and the second pass must find what the first one did.

@@ -191,6 +191,25 @@ def test_remat_refuses_what_it_would_lose():
         segment(np.ones((1, 2, 3), "float32"))
 
 
+def test_remat_and_masks():
+    x = np.array([[[3.0], [3.0], [0.0]], [[2.0], [4.0], [6.0]]], "float32")
+
+    def outputs(cls, parts):
+        keras.utils.set_random_seed(0)
+        parts = parts(cls)
+        model = keras.Sequential([keras.Input((3, 1)), *parts, layers.MeanOverTime()])
+        return to_numpy(model(x, training=True))
+
+    def in_front(cls):
+        return keras.layers.Masking(), cls([keras.layers.Dense(4), layers.LIF()])
+
+    plain, remat = (outputs(cls, in_front) for cls in (keras.Sequential, memory.Remat))
+    assert plain.max() > 0
+    np.testing.assert_array_equal(plain, remat)
+    with pytest.raises(ValueError, match="mask: make it in front"):
+        outputs(memory.Remat, lambda cls: [cls([keras.layers.Masking(), layers.LIF()])])
+
+
 def test_remat_is_seen_through():
     """Profiles see the layers inside."""
     models = segments(False), segments(True)
