@@ -120,8 +120,9 @@ def run(form, fire, sequences, v, threshold, wants_last=True, training=False):
         form = dataclasses.replace(form, rate=None)
     numbers = tuple(GIVEN if _is_tensor(p) else p for p in parameters)
     neuron = Neuron(form, fire, numbers, wants_last)
-    way = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    spikes, *last = way(neuron, training, sequences, *filter(_is_tensor, parameters))
+    tensorflow = functools.partial(_tensorflow, bool(training))
+    way = {"tensorflow": tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    spikes, *last = way(neuron, sequences, *filter(_is_tensor, parameters))
     return spikes, last[0] if wants_last else None
 
 
@@ -251,14 +252,14 @@ def _looped(step, follow, carry, *xs, reverse=False):
 UNROLL_LIMIT = 4
 
 
-def _jax(neuron, training, sequences, *tensors):
+def _jax(neuron, sequences, *tensors):
     # What is not used of its results, XLA does not compute.
     if sequences.shape[1] <= UNROLL_LIMIT:
         return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     return _custom_gradient(neuron, _looped, _xla, True, sequences, *tensors)
 
 
-def _tensorflow(neuron, training, sequences, *tensors):
+def _tensorflow(training, neuron, sequences, *tensors):
     import tensorflow as tf
 
     timesteps = sequences.shape[1]
@@ -266,7 +267,7 @@ def _tensorflow(neuron, training, sequences, *tensors):
         return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
     source = None if training else _before_scaling(sequences)
-    return _custom_gradient(neuron, recur, _xla, bool(training), sequences, *tensors, source=source)
+    return _custom_gradient(neuron, recur, _xla, training, sequences, *tensors, source=source)
 
 
 # What batch normalisation does in inference, by the names of TensorFlow's operations.
@@ -346,7 +347,7 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
 _partial = functools.lru_cache(KEPT)(functools.partial)
 
 
-def _torch(neuron, training, sequences, *tensors):
+def _torch(neuron, sequences, *tensors):
     from keras_snn.layers import fused_torch
 
     return fused_torch.function().apply(neuron, sequences, *tensors)

@@ -89,8 +89,8 @@ class InPlace:
             count = x[rows].shape[0]
             before, after = v[rows], potential[:count] if last is None else last[rows]
             hs = h[rows].unbind(1) if keep else [charged[:count]] * x.shape[1]
-            for step, parts in enumerate(zip(x[rows].unbind(1), hs, spikes[rows].unbind(1)), 1):
-                xt, ht, st = parts
+            steps = zip(x[rows].unbind(1), hs, spikes[rows].unbind(1))
+            for step, (xt, ht, st) in enumerate(steps, start=1):
                 charge(before, xt, out=ht)
                 compare(ht, threshold, out=st)
                 if neuron.wants_last or step < x.shape[1]:
