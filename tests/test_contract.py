@@ -74,8 +74,8 @@ def test_example_of_the_documentation(family):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-# Compiling takes up to a minute each: PyTorch runs all small ones, the others one of each kind of
-# layer; with `ALL_MODELS=1` every backend runs every one.
+# Compiling takes up to a minute each: PyTorch runs all small ones, the others two; with
+# `ALL_MODELS=1` every backend runs every one.
 FEW = SMALL if keras.backend.backend() == "torch" else ("SEWResNet8", "SResNet")
 FITTED = FEW
 if "ALL_MODELS" in os.environ:

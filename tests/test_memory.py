@@ -13,7 +13,10 @@ torch_only = pytest.mark.skipif(BACKEND != "torch", reason="needs the PyTorch ba
 
 @pytest.mark.skipif(BACKEND == "torch", reason="the PyTorch backend packs")
 def test_other_backends_say_so():
-    with pytest.raises(RuntimeError, match=f"{BACKEND}.*Remat"), memory.packed_spikes():
+    with (
+        pytest.raises(RuntimeError, match=rf"{BACKEND}.*keras_snn\.memory\.Remat"),
+        memory.packed_spikes(),
+    ):
         pass
 
 
