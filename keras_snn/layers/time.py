@@ -6,6 +6,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn.layers.arguments import check_integer
+from keras_snn.layers.fused_convolution import convolve
 from keras_snn.layers.fused_normalization import normalize
 
 __all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
@@ -131,6 +132,8 @@ class FoldTime(keras.layers.Wrapper):
         outputs = None
         if type(self.layer) is keras.layers.BatchNormalization and mask is None:
             outputs = normalize(self.layer, folded, training)
+        elif type(self.layer) is keras.layers.Conv2D:
+            outputs = convolve(self.layer, folded)
         if outputs is None:
             outputs = self.layer(folded, **kwargs)
         return unfold(outputs, inputs)

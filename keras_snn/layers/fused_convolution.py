@@ -1,0 +1,110 @@
+"""Convolutions as products of matrices, where a CPU's own convolutions cost more.
+
+TensorFlow and PyTorch arrange a kernel's weights anew at every call, which on maps of a few pixels
+takes longer than the convolution; XLA, on JAX, has no fast convolutions on CPUs at all. A product
+takes the weights as they are. Outputs and gradients are Keras's but for rounding.
+"""
+
+import functools
+import math
+
+import keras
+from keras import ops
+
+__all__ = ["convolve"]
+
+# Pixels of the output up to which TensorFlow and PyTorch take the product.
+SMALL = 4
+
+
+def convolve(layer, x):
+    """What a Keras `Conv2D` gives for `x`.
+
+    Args:
+        layer: The layer, of a subclass of none.
+        x: `(batch, height, width, channels)`.
+
+    Returns:
+        `(batch, height, width, filters)`, or `None` where the layer has to do it itself.
+    """
+    if not (_usual(layer, x) and _pays(layer, x)):
+        return None
+    function = _compiled() if keras.backend.backend() == "jax" else _product
+    outputs = function(x, ops.convert_to_tensor(layer.kernel), layer.strides, layer.padding)
+    if layer.use_bias:
+        outputs = outputs + ops.convert_to_tensor(layer.bias)
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def _usual(layer, x):
+    float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
+    dense = layer.groups == 1 and set(layer.dilation_rate) == {1}
+    last = layer.data_format == "channels_last"
+    return float32 and dense and last and None not in x.shape[1:] and not layer.activity_regularizer
+
+
+def _pays(layer, x):
+    """Whether the product is the faster way, on the device that computes `x`."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    rows, columns = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
+    if rows.outputs * columns.outputs > SMALL:
+        return False
+    if keras.backend.backend() == "torch":
+        return x.device.type == "cpu"
+    import tensorflow as tf
+
+    return not (tf.executing_eagerly() or tf.config.list_logical_devices("GPU"))
+
+
+@functools.cache
+def _compiled():
+    """The product under JAX; the backward pass takes the patches anew instead of keeping them."""
+    import jax
+
+    return jax.jit(jax.checkpoint(_product, static_argnums=(2, 3)), static_argnums=(2, 3))
+
+
+def _product(x, kernel, strides, padding):
+    """Each window of `x` as a row of a matrix, times the kernel."""
+    rows, columns = _axes(x.shape, kernel.shape[:2], strides, padding)
+    x = ops.pad(x, [(0, 0), rows.pad, columns.pad, (0, 0)])
+    taps = [x[:, i, j] for i in rows.slices for j in columns.slices]
+    patches = ops.concatenate(taps, axis=-1)
+    features = patches.shape[-1]
+    kernel = ops.reshape(kernel[rows.used, columns.used], (features, kernel.shape[-1]))
+    outputs = ops.matmul(ops.reshape(patches, (-1, features)), kernel)
+    return ops.reshape(outputs, (-1, rows.outputs, columns.outputs, kernel.shape[-1]))
+
+
+def _axes(shape, kernel_size, strides, padding):
+    return [_Axis(*sizes, padding) for sizes in zip(shape[1:3], kernel_size, strides)]
+
+
+@functools.lru_cache(256)
+class _Axis:
+    """How the windows of one axis of a map lie.
+
+    Attributes:
+        outputs: Number of windows.
+        used: Slice of the kernel's positions that meet the map in any window.
+        pad: Zeros before and after the map that windows reach with these positions.
+        slices: For each of these positions, the slice of the padded map that it meets.
+    """
+
+    def __init__(self, size, kernel, stride, padding):
+        before = 0
+        if padding == "same":
+            self.outputs = math.ceil(size / stride)
+            before = max((self.outputs - 1) * stride + kernel - size, 0) // 2
+        else:
+            self.outputs = (size - kernel) // stride + 1
+        last = (self.outputs - 1) * stride  # where the last window starts
+        used = [i for i in range(kernel) if i + last >= before and i < before + size]
+        first, end = used[0], used[-1] + 1
+        self.used = slice(first, end)
+        self.pad = (before - first, max(last + end - before - size, 0))
+        starts = range(end - first)
+        self.slices = [slice(i, i + last + 1, stride) for i in starts]
