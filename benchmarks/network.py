@@ -14,7 +14,7 @@ and to SpikingJelly. Networks: `event`, three convolutions with normalisation an
 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with
 normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of
 16 where not said. "Frozen" is TensorFlow told, by a variable of its environment, that weights don't
-change, so that convolutions keep them in the order that oneDNN wants.
+change, so that convolutions keep them in the order that oneDNN wants; "XLA" is `jit_compile=True`.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from common import FLAGS, answer, clock, measure, peak, save, table
 flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "mixed_bfloat16"], "Dtype policy.")
+flags.DEFINE_bool("xla", False, "Whether XLA compiles networks on TensorFlow too.")
 flags.DEFINE_integer("size", None, "Height and width of images, where not the network's own.")
 flags.DEFINE_integer("batch", None, "Batch size, where not the network's own.", lower_bound=1)
 
@@ -82,7 +83,7 @@ def ours(name, batch, relu):
     model.compile(
         keras.optimizers.SGD(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile="auto",
+        jit_compile=FLAGS.xla or "auto",
     )
     frames = batch * (sizes(name)[1] if relu else 1)
     x = np.random.default_rng(0).normal(size=(frames, *model.input_shape[1:])).astype("float32")
@@ -187,17 +188,22 @@ def passed():
     return [f"--dtype={FLAGS.dtype}", *([f"--size={FLAGS.size}"] if FLAGS.size else [])]
 
 
-# Labels of backends with more variables of the environment, for inference.
-FROZEN = {"tensorflow": ("tensorflow frozen", {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"})}
+# Other ways of inference on a backend: label, flags, variables of the environment.
+WAYS = {
+    "tensorflow": [
+        ("tensorflow frozen", (), {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
+        ("tensorflow XLA", ("--xla",), {}),
+    ]
+}
 
 
-def side_by_side(name, batch, what, backend, label, variables):
+def side_by_side(name, batch, what, backend, label, more, variables):
     """Ours and the network with ReLUs: times from one process, memory from one each."""
     kinds = ("keras_snn", "ReLU")
 
     def run(kinds, *arguments):
         only = f"{'+'.join(kinds)}/{name}/{batch}/{what}"
-        return measure(__file__, only, backend, *arguments, *passed(), **variables)
+        return measure(__file__, only, backend, *arguments, *more, *passed(), **variables)
 
     both = run(kinds)
     for kind, result in zip(kinds, both) if isinstance(both, list) else ():
@@ -221,8 +227,8 @@ def main(argv):
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
-                ways = [(backend, {})]
-                ways += [FROZEN[backend]] if what == "infer" and backend in FROZEN else []
+                ways = [(backend, (), {})]
+                ways += WAYS.get(backend, []) if what == "infer" else []
                 for way in ways:
                     found |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):

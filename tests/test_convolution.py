@@ -123,10 +123,14 @@ def test_what_is_left_to_keras(options, taken):
     assert bool(layer.losses) == ("activity_regularizer" in options)
 
 
-def test_the_size_of_maps_decides(taken):
-    wanted = BACKEND == "jax"  # whose own convolutions are slow on larger maps too
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_size_of_maps_and_xla_decide(jit, taken):
+    if BACKEND == "torch" and jit:
+        pytest.skip("no XLA")
     inputs = keras.Input((2, 6, 6, 2))
     model = keras.Model(inputs, FoldTime(layers.Conv2D(2, 3))(inputs))
-    model.predict(normal(2, 2, 6, 6, 2), verbose=0)
-    assert taken
-    assert set(taken) == {wanted}
+    model.compile(jit_compile=jit)
+    x = normal(2, 2, 6, 6, 2)
+    found = model.predict(x, verbose=0)
+    assert set(taken) == {BACKEND == "jax" or jit}
+    np.testing.assert_allclose(found, to_numpy(model(x)), rtol=1e-5, atol=1e-5)

@@ -1,8 +1,9 @@
 """Convolutions as products of matrices, where a CPU's own convolutions cost more.
 
 TensorFlow and PyTorch arrange a kernel's weights anew at every call, which on maps of a few pixels
-takes longer than the convolution; XLA, on JAX, has no fast convolutions on CPUs at all. A product
-takes the weights as they are. Outputs and gradients are Keras's but for rounding.
+takes longer than the convolution; XLA (JAX, and TensorFlow with `jit_compile=True`) has no fast
+convolutions on CPUs at all. A product takes the weights as they are. Outputs and gradients are
+Keras's but for rounding.
 """
 
 import functools
@@ -13,7 +14,7 @@ from keras import ops
 
 __all__ = ["convolve"]
 
-# Pixels of the output up to which TensorFlow and PyTorch take the product.
+# Pixels of the output up to which TensorFlow and PyTorch take the product, without XLA.
 SMALL = 4
 
 
@@ -45,18 +46,21 @@ def _usual(layer, x):
 
 def _pays(layer, x):
     """Whether the product is the faster way, on the device that computes `x`."""
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         import jax
 
         return jax.default_backend() == "cpu"
     rows, columns = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
-    if rows.outputs * columns.outputs > SMALL:
-        return False
-    if keras.backend.backend() == "torch":
-        return x.device.type == "cpu"
+    small = rows.outputs * columns.outputs <= SMALL
+    if backend == "torch":
+        return small and x.device.type == "cpu"
     import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-    return not (tf.executing_eagerly() or tf.config.list_logical_devices("GPU"))
+    if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
+        return False
+    return small or GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 @functools.cache
