@@ -22,7 +22,7 @@ def convolve(layer, x):
     """What a Keras `Conv2D` gives for `x`.
 
     Args:
-        layer: The layer, of a subclass of none.
+        layer: The layer, no subclass.
         x: `(batch, height, width, channels)`.
 
     Returns:
