@@ -5,16 +5,18 @@
     python benchmarks/network.py --networks=sew18,sew50 --backends=torch,jax --size=224 \
         --batch=32 --dtype=mixed_bfloat16  # on a GPU
 
-A training step (forward, backward, SGD) and inference, in milliseconds; megabytes of the process
-(of the GPU, where there is one) above what it held before the network, once all imports and a
-training step of two tiny layers were done (XLA takes 80 MB at its start; ours and ReLUs, training:
-medians of three processes, which differ by a tenth and more); ratios to the backend's own network
-with ReLUs on as many frames (the price of its convolutions alone; both take turns in one process)
-and to SpikingJelly. Networks: `event`, three convolutions with normalisation and LIF on
-34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4; `vgg11`, Spiking VGG-11 with
-normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one 224x224 image, T = 4. Batches of
-16 where not said. "Frozen" is TensorFlow told, by a variable of its environment, that weights don't
-change, so that convolutions keep them in the order that oneDNN wants; "XLA" is `jit_compile=True`.
+A training step (forward, backward, SGD) and inference, in milliseconds, with its ratio to the
+backend's own network with ReLUs on as many frames (the price of its convolutions alone; both take
+turns in one process); then the same alone in its process, as SpikingJelly's are, with the ratios to
+these. Megabytes of the process (of the GPU, where there is one) above what it held before the
+network, once all imports and a training step of two tiny layers were done (XLA takes 80 MB at its
+start): while a step runs, what compilers have freed given back, and at most, with the compilers
+(ours and ReLUs, training: medians of three processes). Networks: `event`, three convolutions with
+normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4;
+`vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
+224x224 image, T = 4. Batches of 16 where not said. "Frozen" is TensorFlow told, by a variable of
+its environment, that weights don't change, so that convolutions keep them in the order that oneDNN
+wants; "XLA" is `jit_compile=True`.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ import types
 
 import numpy as np
 from absl import app, flags
-from common import FLAGS, answer, clock, measure, peak, save, table
+from common import FLAGS, answer, clock, held, measure, peak, save, table
 
 flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
@@ -174,13 +176,15 @@ def one(kinds, name, batch, what):
     begin()
     if any("Jelly" in kind for kind in kinds):
         peer()
-    base, calls = peak(), []
+    most, base, calls = peak(), held(), []
     for kind in kinds:
         make = functools.partial(spikingjelly, compiled=kind == "SpikingJelly, compiled")
         if "Jelly" not in kind:
             make = functools.partial(ours, relu=kind == "ReLU")
         calls.append(make(name, batch)[what == "infer"])
-    return [{"ms": 1e3 * s, "first s": f, "MB": peak() - base} for f, s in clock(*calls)]
+    times, most = clock(*calls), peak() - most
+    memory = {"MB": held(lambda: [call() for call in calls]) - base, "most MB": most}
+    return [{"ms": 1e3 * s, "first s": f} | memory for f, s in times]
 
 
 def passed():
@@ -201,16 +205,16 @@ def side_by_side(name, batch, what, backend, label, more, variables):
     """Ours and the network with ReLUs: times from one process, memory from one each."""
     kinds = ("keras_snn", "ReLU")
 
-    def run(kinds, *arguments):
+    def run(kinds):
         only = f"{'+'.join(kinds)}/{name}/{batch}/{what}"
-        return measure(__file__, only, backend, *arguments, *more, *passed(), **variables)
+        return measure(__file__, only, backend, *more, *passed(), **variables)
 
     both = run(kinds)
     for kind, result in zip(kinds, both) if isinstance(both, list) else ():
-        alone = [run([kind], "--repeats=2") for _ in range(3 if what == "train" else 1)]
-        result["MB"] = statistics.median(
-            [a[0]["MB"] for a in alone if isinstance(a, list)] or [None]
-        )
+        found = [run([kind]) for _ in range(3 if what == "train" else 1)]
+        found = [alone[0] for alone in found if isinstance(alone, list)]
+        for column, of in {"alone": "ms", "MB": "MB", "most MB": "most MB"}.items():
+            result[column] = statistics.median([f[of] for f in found] or [None])
     both = both if isinstance(both, list) else [both] * 2
     return {f"{kind}, {label}": result for kind, result in zip(kinds, both)}
 
@@ -233,12 +237,16 @@ def main(argv):
                     found |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
                 result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
-                found[kind] = result[0] if isinstance(result, list) else result
+                alone = result[0] if isinstance(result, list) else result
+                found[kind] = alone | {"alone": alone["ms"]} if isinstance(alone, dict) else alone
             results[f"{name} {what} {batch}"] = found
             rows = [_row(label, result, found) for label, result in found.items()]
-            columns = ["", "ms", "/ own ReLU", "/ eager", "/ compiled", "MB", "first s", "note"]
-            table(f"{name}, {what}, batch {batch}", columns, rows)
+            table(f"{name}, {what}, batch {batch}", COLUMNS, rows)
     save(results)
+
+
+COLUMNS = ["", "ms", "/ own ReLU", "alone", "/ eager", "/ compiled", "MB", "most MB", "first s"]
+COLUMNS += ["note"]
 
 
 def _row(label, result, found):
@@ -246,13 +254,14 @@ def _row(label, result, found):
         return {"": label, "note": result}
     row = {"": label} | result
     others = {
-        "/ own ReLU": label.replace("keras_snn", "ReLU"),
-        "/ eager": "SpikingJelly, eager",
-        "/ compiled": "SpikingJelly, compiled",
+        "/ own ReLU": ("ms", label.replace("keras_snn", "ReLU")),
+        "/ eager": ("alone", "SpikingJelly, eager"),
+        "/ compiled": ("alone", "SpikingJelly, compiled"),
     }
-    for column, other in others.items():
-        if other != label and isinstance(found.get(other), dict):
-            row[column] = result["ms"] / found[other]["ms"]
+    for column, (time, other) in others.items():
+        known = other != label and isinstance(found.get(other), dict)
+        if known and None not in (result[time], found[other][time]):
+            row[column] = result[time] / found[other][time]
     return row
 
 
