@@ -43,7 +43,8 @@ def test_products_are_keras_convolutions(data):
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"use_bias": False, "activation": "tanh"}])
-def test_gradients_are_keras(size, strides, options):
+def test_gradients_are_keras(size, strides, options, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
     arguments = (4, 3, strides, "same")
     layer, own = layers.Conv2D(*arguments, **options), OwnConv2D(*arguments, **options)
     shape = (2, 3, size, size, 5)
@@ -85,7 +86,9 @@ def taken(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_small_maps_train_as_products(size, taken):
+def test_small_maps_train_as_products(size, taken, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+
     def train(kind):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((3, size, size, 4))

@@ -14,8 +14,9 @@ from keras import ops
 
 __all__ = ["convolve"]
 
-# Pixels of the output up to which TensorFlow and PyTorch take the product, without XLA.
-SMALL = 4
+# TensorFlow and PyTorch, without XLA, take the product for maps of one pixel, and for maps of up to
+# `SMALL` pixels whose kernel has `LARGE` weights or more.
+SMALL, LARGE = 4, 2**18
 
 
 def convolve(layer, x):
@@ -52,7 +53,8 @@ def _pays(layer, x):
 
         return jax.default_backend() == "cpu"
     rows, columns = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
-    small = rows.outputs * columns.outputs <= SMALL
+    pixels = rows.outputs * columns.outputs
+    small = pixels == 1 or (pixels <= SMALL and math.prod(layer.kernel.shape) >= LARGE)
     if backend == "torch":
         return small and x.device.type == "cpu"
     import tensorflow as tf
