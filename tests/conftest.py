@@ -7,8 +7,9 @@ import sys
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Three backends in three processes share the machine's cores.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Three processes share the machine's cores: more threads would mostly wait for each other, busily.
+for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC"):  # the last is XLA's
+    os.environ.setdefault(variable, "1")
 
 import keras
 import pytest

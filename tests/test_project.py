@@ -106,16 +106,32 @@ def test_conversion_programs(tmp_path):
 
 @pytest.mark.once
 def test_training_program_refuses(tmp_path):
-    for flags in (
+    code = """
+import json, sys; sys.path.insert(0, "applications")
+import train
+from absl.testing import flagsaver
+answers = []
+for given in json.loads(sys.argv[1]):
+    with flagsaver.flagsaver():
+        try:
+            train.main(train.FLAGS(["train", *given]))
+        except Exception as error:
+            answers.append(str(error))
+print(json.dumps(answers))
+"""
+    refused = (
         ["--model=ResNet"],
         ["--neuron=foo"],
         ["--timesteps=0"],
         ["--dataset=no_such_set"],
         ["--connect=and", "--model=SpikingResNet18"],
-    ):
-        found = run("applications/train.py", *flags, f"--output_dir={tmp_path}")
-        assert found.returncode != 0
-        assert flags[-1].split("=")[1] in found.stdout + found.stderr
+    )
+    found = run("-c", code, json.dumps([[*r, f"--output_dir={tmp_path}"] for r in refused]))
+    answers = json.loads(found.stdout.splitlines()[-1])
+    assert len(answers) == len(refused), found.stderr[-2000:]
+    for flags, answer in zip(refused, answers):
+        assert flags[-1].split("=")[1] in answer
+    assert run("applications/train.py", *refused[0]).returncode == 1
 
 
 @pytest.mark.once
