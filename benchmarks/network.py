@@ -16,10 +16,10 @@ normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32
 `vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
 224x224 image, T = 4. Batches of 16 where not said. "Frozen" is TensorFlow told, by a variable of
 its environment, that weights don't change, so that convolutions keep them in the order that oneDNN
-wants; "XLA" is `jit_compile=True`.
+wants; "XLA" is `jit_compile=True`. On a GPU SpikingJelly takes its CUDA kernels, else Triton's,
+else PyTorch's operations, by what is installed.
 """
 
-import contextlib
 import functools
 import statistics
 import sys
@@ -130,9 +130,6 @@ def spikingjelly(name, batch, compiled):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = torch.autocast(device, torch.bfloat16, enabled=FLAGS.dtype != "float32")
     functional.set_step_mode(net, "m")
-    if device == "cuda":
-        with contextlib.suppress(ImportError):
-            functional.set_backend(net, "triton")
     net.to(device)
     call = torch.compile(net) if compiled else net
     rng = np.random.default_rng(0)

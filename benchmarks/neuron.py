@@ -6,10 +6,10 @@
 LIF with tau 2, threshold 1, hard reset, ATan(2), reset detached; float32. As many elements for each
 number of steps. Milliseconds of the forward pass without gradients, and of spikes and gradients;
 seconds of the first call, with compilation; megabytes of the process (of the GPU, where there is
-one) above what it held with the input.
+one) above what it held with the input. On a GPU SpikingJelly takes its CUDA kernels, else Triton's,
+else PyTorch's operations, by what is installed.
 """
 
-import contextlib
 import functools
 
 import numpy as np
@@ -101,9 +101,6 @@ def spikingjelly(x, g, compiled=False):
     node = neuron.LIFNode(
         2.0, detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
     )
-    if x.is_cuda:
-        with contextlib.suppress(ImportError):
-            functional.set_backend(node, "triton")
     call = torch.compile(node) if compiled else node
 
     def run(x):

@@ -35,7 +35,7 @@ def convolve(layer, x):
     outputs = function(x, ops.convert_to_tensor(layer.kernel), layer.strides, layer.padding)
     if layer.use_bias:
         outputs = outputs + ops.convert_to_tensor(layer.bias)
-    return outputs if layer.activation is None else layer.activation(outputs)
+    return layer.activation(outputs)
 
 
 def _usual(layer, x):
