@@ -29,12 +29,15 @@ def _seconds(code):
 def main(argv):
     """The table, or one backend's figures."""
     if FLAGS.only:
-        keras_only, both = _seconds("import keras"), _seconds("import keras, keras_snn")
-        build = _seconds(
-            "import keras_snn; start = time.perf_counter(); keras_snn.applications.SEWResNet152()"
-        )
+        first = "import {}; start = time.perf_counter(); "
         answer(
-            {"keras": keras_only, "keras_snn above it": both - keras_only, "SEWResNet152": build}
+            {
+                "keras": _seconds("import keras"),
+                "keras_snn above it": _seconds(first.format("keras") + "import keras_snn"),
+                "SEWResNet152": _seconds(
+                    first.format("keras_snn") + "keras_snn.applications.SEWResNet152()"
+                ),
+            }
         )
         return
     found = {backend: measure(__file__, "all", backend) for backend in BACKENDS}
