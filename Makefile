@@ -6,8 +6,8 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Pinned, and installed before what asks for torch: newer builds bring gigabytes of CUDA.
 TORCH = torch==2.13.0
-BACKENDS = tensorflow jax torch
-WORKERS = $(foreach b,$(BACKENDS),--tx popen//env:KERAS_BACKEND=$(b))
+# JAX, which compiles most, has two processes, each of half the modules.
+WORKERS = $(foreach w,tensorflow torch jax//env:HALF=0 jax//env:HALF=1,--tx popen//env:KERAS_BACKEND=$(w))
 
 .PHONY: demo gallery test lint clean
 
