@@ -10,7 +10,7 @@ import sys
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Three processes share the machine's cores: more threads would mostly wait for each other, busily.
+# Four processes share the machine's cores: more threads would mostly wait for each other, busily.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("NPROC", "1")  # XLA's
@@ -25,15 +25,20 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """What does not depend on the backend is left to the quickest process."""
+    keep = items
     if "HALF" in os.environ:
-        modules = list(dict.fromkeys(item.path for item in items))[int(os.environ["HALF"]) :: 2]
-        config.hook.pytest_deselected(items=[item for item in items if item.path not in modules])
-        items[:] = [item for item in items if item.path in modules]
-    if keras.backend.backend() == "torch" or "ALL_BACKENDS" in os.environ:
-        return
-    for item in items:
-        if item.get_closest_marker("once"):
-            item.add_marker(pytest.mark.skip(reason="the process of PyTorch runs it for all"))
+        half = list(dict.fromkeys(item.path for item in items))[int(os.environ["HALF"]) :: 2]
+        keep = [item for item in keep if item.path in half]
+    if keras.backend.backend() != "torch" and "ALL_BACKENDS" not in os.environ:
+        keep = [item for item in keep if not is_run_once(item)]
+    config.hook.pytest_deselected(items=list(set(items) - set(keep)))
+    items[:] = keep
+
+
+def is_run_once(item):
+    """Whether a test is marked so, or builds a whole network for its documentation."""
+    example = isinstance(item, pytest.DoctestItem) and "applications" in item.path.parts
+    return example or item.get_closest_marker("once")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +51,7 @@ def _same_seed():
 
 @pytest.fixture(autouse=True, scope="module")
 def _memory_of_a_module():
-    """Three processes share the machine's memory: compiled functions of a module go."""
+    """Four processes share the machine's memory: compiled functions of a module go."""
     gc.freeze()  # what imports made stays, and need not be searched
     yield
     keras.backend.clear_session()

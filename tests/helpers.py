@@ -2,7 +2,13 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
+
+
+def first_everywhere(first, *others):
+    """Cases of which each backend runs the first, and one backend all: see `once`."""
+    return [first, *(pytest.param(case, marks=pytest.mark.once) for case in others)]
 
 
 def to_numpy(tensors):

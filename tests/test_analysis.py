@@ -96,6 +96,7 @@ def test_masked_steps_count_nowhere():
     assert found["fold"].synops == 3 * 2 * 3
 
 
+@pytest.mark.once
 def test_streams_over_batches():
     model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3, timesteps=3)
     data = np.random.default_rng(0).random((12, 16, 16, 1)).astype("float32")
@@ -165,6 +166,7 @@ def count(torch, counter, net, x):
     return synop.get_total(), mac.get_total()
 
 
+@pytest.mark.once
 def test_counts_of_a_convolutional_net_equal_spikingjellys():
     torch, counter = op_counter()
     net = torch.nn.Sequential(
@@ -185,6 +187,7 @@ def test_counts_of_a_convolutional_net_equal_spikingjellys():
     assert found.macs * 3 == pytest.approx(macs, rel=1e-6)
 
 
+@pytest.mark.once
 def test_counts_of_sew_resnet_18_equal_spikingjellys(zoo, large_models):
     torch, counter = op_counter()
     torch.manual_seed(0)
@@ -286,6 +289,7 @@ def test_pictures(pyplot, tmp_path):
     assert not (tmp_path / "bad.gif").exists()
 
 
+@pytest.mark.once
 def test_sparsity_settles():
     model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3, timesteps=6)
     x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, to_numpy
+from helpers import first_everywhere, gradients, to_numpy
 from keras import layers, ops
 
 from keras_snn.analysis import firing_rates, gradient_norms, is_spiking
@@ -20,6 +20,7 @@ def trainable(model):
     return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 
 
+@pytest.mark.once
 def test_layer_names():
     names = [layer.name for layer in SEWResNet50(classes=2).layers]
     for name in ("stem_conv", "stack1_block1_shortcut_neuron", "stack3_block6_conv3"):
@@ -72,7 +73,7 @@ def test_e4_2_gradient_of_identity_blocks():
     np.testing.assert_allclose(grad, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("connect", ["add", "and", "iand", "or", "xor"])
+@pytest.mark.parametrize("connect", first_everywhere("add", "and", "iand", "or", "xor"))
 def test_e4_3_domains_of_block_outputs(connect):
     model = SEWResNet18(
         input_shape=(32, 32, 3), classes=2, connect=connect, timesteps=3, small_images=True
@@ -134,19 +135,6 @@ def test_neuron_argument(neuron):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
-
-
-def test_weights_file_round_trip(tmp_path):
-    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
-    model = small()
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(x, np.zeros(2), verbose=0)
-    path = tmp_path / "model.weights.h5"
-    model.save_weights(path)
-    np.testing.assert_array_equal(to_numpy(small(weights=path)(x)), to_numpy(model(x)))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(to_numpy(loaded(x)), to_numpy(model(x)))
 
 
 def test_channels_first_has_the_same_weights():

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import first_everywhere, to_numpy
 from keras import layers, ops
 
 from keras_snn import callbacks, surrogates
@@ -41,7 +41,7 @@ def network(timesteps=2, threshold=1.0, alpha=2.0, trainable=False, optimizer="s
 VALUES = {"timesteps": [2, 6], "threshold": [1.0, 0.4], "alpha": [2.0, 0.25]}
 
 
-@pytest.mark.parametrize("what", VALUES)
+@pytest.mark.parametrize("what", first_everywhere(*VALUES))
 def test_each_epoch_is_that_of_a_network_built_with_the_value(what, tmp_path):
     first, second = VALUES[what]
     model = network(**{what: first})

@@ -1,6 +1,5 @@
 """The contract of `keras.applications`, for every family."""
 
-import doctest
 import inspect
 import os
 
@@ -47,6 +46,7 @@ def examples(model, count=2, seed=0):
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype("float32")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("family", "name"), EVERY)
 def test_signature_and_documentation(family, name):
     function = getattr(applications, name)
@@ -63,15 +63,8 @@ def test_signature_and_documentation(family, name):
         assert f"\n    {argument}: " in function.__doc__, argument
     assert function.__module__ == FAMILIES[family].__name__
     assert "\nSource: " in function.__doc__
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_example_of_the_documentation(family):
-    name = FAMILIES[family].__all__[0]
-    (test,) = doctest.DocTestFinder().find(getattr(applications, name), name)
-    assert test.examples
-    test.globs = vars(applications).copy()
-    assert doctest.DocTestRunner().run(test).failed == 0
+    if name == FAMILIES[family].__all__[0]:
+        assert "\n    >>> " in function.__doc__  # which pytest runs
 
 
 # Compiling takes up to a minute each: PyTorch runs all small ones, the others two; with
@@ -104,6 +97,7 @@ def test_fit_save_load(name, tmp_path):
     np.testing.assert_array_equal(to_numpy(again(x)), expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FEW)
 def test_a_still_clip_is_an_image(name):
     if name == "SEW7BNet":
@@ -140,6 +134,7 @@ def test_without_the_top(name):
         np.testing.assert_allclose(to_numpy(model(x)), expected, atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FEW)
 def test_the_ann_of_the_same_layout(name):
     if name == "ConversionVGG5":  # its normalisation here keeps a scale for each step
@@ -160,6 +155,7 @@ def test_the_ann_of_the_same_layout(name):
     assert np.isfinite(to_numpy(ann(examples(ann)))).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["SEWResNet8", "SpikingResNet18", "SResNet"])
 def test_partial_loading(name, tmp_path):
     source = build(name)

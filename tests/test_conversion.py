@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, to_numpy
+from helpers import first_everywhere, gradients, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -91,7 +91,9 @@ def nested_network():
     )
 
 
-NETWORKS = [residual_network, branched_network, preactivation_network, nested_network]
+NETWORKS = first_everywhere(
+    residual_network, branched_network, preactivation_network, nested_network
+)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -105,6 +107,7 @@ def test_converges_to_the_ann(network):
     assert error < 0.06 and error < np.abs(predict(rough, x) - wanted).max() / np.abs(wanted).max()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_layer_is_reported(network):
     ann = network()
@@ -226,6 +229,7 @@ def test_trained_network_keeps_its_answers(trained, method):
 
 
 # E1.5
+@pytest.mark.once
 def test_spike_norm_thresholds(trained):
     ann, train, _, _ = trained
     spiking, report = convert(ann, train[:64], "spike_norm", 100, check_examples=0)
@@ -423,6 +427,7 @@ def test_several_inputs_and_outputs():
         assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
 
 
+@pytest.mark.once
 def test_calibration_data_of_all_kinds():
     ann = keras.Sequential([layers.Input((4,)), layers.Dense(3, activation="relu")])
     x = np.random.default_rng(0).random((10, 4)).astype("float32")
@@ -538,6 +543,7 @@ def test_tandem_counts_and_gradient():
     np.testing.assert_allclose(dx, np.where(x > 0, 1 / 16, 0), atol=1e-6)
 
 
+@pytest.mark.once
 def test_progressive_schedule_freezes():
     x, y = digits()
     x = x.reshape(-1, 64)[:400]
@@ -635,11 +641,8 @@ def test_parity_with_spikingjelly():
         assert difference.max() < 0.02 * np.abs(logits).max()
 
 
-# The quickest backend takes the deep ones.
-DEEP = ["ResNet50", "VGG16", "MobileNet"] if keras.backend.backend() == "torch" else ["MobileNet"]
-
-
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "MobileNet"])
 def test_keras_applications_layer_by_layer(name, large_models):
     """Each neuron layer, driven by the ANN's own activations, meets the bound of E1.2."""
     options = {"weights": None, "input_shape": (64, 64, 3), "classes": 10}
@@ -780,7 +783,7 @@ def test_time_constant_dropout_after_conversion():
 
 
 # Accuracy over time.
-@pytest.mark.parametrize("chunk", [1, 5, 16])
+@pytest.mark.parametrize("chunk", first_everywhere(5, 1, 16))
 def test_rollout_equals_the_whole_run(chunk):
     ann, x = branched_network(), images(6)
     y = np.arange(6) % 5
@@ -797,6 +800,7 @@ def test_rollout_equals_the_whole_run(chunk):
     assert set(found.firing_rates) == set(rates)
 
 
+@pytest.mark.once
 def test_rollout_of_zoo_models_on_images_and_sequences():
     from keras_snn import applications
 

@@ -1,6 +1,8 @@
 """Exported files compute what their models do; what can't be exported is refused."""
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -23,16 +25,16 @@ with_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="the work i
 STEPS = 4
 
 
-def sequence_net(neuron, norm=None, readout=layers.MeanOverTime):
-    """A neuron behind a convolution, another one behind a residual addition."""
+def sequence_net(neuron, norm=None, readout=layers.MeanOverTime, other=None):
+    """A neuron behind a convolution, another one before a residual addition."""
     inputs = keras.Input((STEPS, 6, 6, 2))
     x = layers.FoldTime(keras.layers.Conv2D(4, 3, padding="same", name="conv1"))(inputs)
-    x = norm(x) if norm else layers.FoldTime(keras.layers.BatchNormalization())(x)
+    x = norm()(x) if norm else layers.FoldTime(keras.layers.BatchNormalization())(x)
     x = neuron("first")(x)
     strong = keras.initializers.RandomNormal(0.1, 0.5, seed=2)  # so that the second one fires too
     conv = keras.layers.Conv2D(4, 3, padding="same", kernel_initializer=strong, name="conv2")
     y = layers.FoldTime(conv)(x)
-    x = layers.SpikeConnection("add")([neuron("second")(y), x])
+    x = layers.SpikeConnection("add")([(other or neuron)("second")(y), x])
     x = layers.FoldTime(keras.layers.GlobalAveragePooling2D())(x)
     x = readout()(keras.layers.Dense(3)(x))
     return randomized(keras.Model(inputs, x))
@@ -151,7 +153,7 @@ def test_other_layers(name, mode, tmp_path):
 def test_mixed_precision_turns_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = NETS["LIF"]()
+        model = sequence_net(NEURONS["LIF"])
     finally:
         keras.config.set_dtype_policy("float32")
     report = export.to_tflite(model, tmp_path / "model.tflite", verify_data=clips(model))
@@ -159,12 +161,16 @@ def test_mixed_precision_turns_float32(tmp_path):
     assert {row["type"] for row in report.inputs + report.outputs} == {"float32"}
 
 
-NETS = (
-    {name: (lambda n=n: sequence_net(n)) for name, n in NEURONS.items()}
-    | {name: (lambda n=n: sequence_net(NEURONS["LIF"], n())) for name, n in NORMS.items()}
-    | {name: (lambda r=r: sequence_net(NEURONS["LIF"], readout=r)) for name, r in READOUTS.items()}
-    | {"image": image_net, "nested": nested_net}
-)
+def mixed_nets():
+    """Every neuron, normalisation and readout, in networks of two neurons each."""
+    names = list(NEURONS)
+    others = itertools.cycle([*NORMS, "batch"]), itertools.cycle(READOUTS)
+    for first, second, norm, readout in zip(names[::2], [*names[1::2], names[0]], *others):
+        parts = NEURONS[first], NORMS.get(norm), READOUTS[readout], NEURONS[second]
+        yield f"{first}; {second}; {norm}; {readout}", functools.partial(sequence_net, *parts)
+
+
+NETS = dict(mixed_nets()) | {"image": image_net, "nested": nested_net}
 
 
 @with_tensorflow
@@ -203,7 +209,7 @@ def test_one_convolution_for_all_steps(tmp_path):
 
 @with_tensorflow
 def test_states_inside_the_file(tmp_path):
-    model = NETS["LIF, rest"]()
+    model = sequence_net(NEURONS["LIF, rest"])
     path, data = tmp_path / "model.tflite", clips(model)
     export.to_tflite(model, path, mode="step", state="internal", verify_data=data)
     stream = export.StreamingInterpreter(path)
@@ -216,7 +222,7 @@ def test_states_inside_the_file(tmp_path):
 @pytest.mark.parametrize("quantize", ["dynamic", "float16", "int8", "int16x8"])
 @pytest.mark.parametrize("mode", ["sequence", "step"])
 def test_quantized(quantize, mode, tmp_path):
-    model = NETS["LIF"]()
+    model = sequence_net(NEURONS["LIF"])
     data, path = clips(model, 32), tmp_path / "model.tflite"
     report = export.to_tflite(model, path, mode, quantize, representative_data=data)
     assert all(layer["agreement"] > 0.97 for layer in report.layers)
@@ -232,7 +238,7 @@ def test_quantized(quantize, mode, tmp_path):
 @with_tensorflow
 def test_microcontroller(tmp_path):
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    model = NETS["LIF"]()
+    model = sequence_net(NEURONS["LIF"])
     data, path = clips(model, 32), tmp_path / "net-1.tflite"
     report = export.to_tflite(model, path, "step", "int8", data, target="tflm")
     assert 1000 < report.arena_bytes < 100_000
@@ -322,7 +328,7 @@ def test_what_is_refused(layer, message, tmp_path):
 
 
 def test_invalid_arguments(tmp_path):
-    model, path = NETS["IF"](), tmp_path / "model.tflite"
+    model, path = sequence_net(NEURONS["IF"]), tmp_path / "model.tflite"
     wrong = [
         ({"mode": "clip"}, "mode"),
         ({"quantize": "int4"}, "quantize"),
@@ -361,7 +367,7 @@ def test_subclassed_models_are_refused(tmp_path):
 
 @with_tensorflow
 def test_report(tmp_path):
-    model = NETS["LIF"]()
+    model = sequence_net(NEURONS["LIF"])
     report = export.to_tflite(model, tmp_path / "m.tflite", "step", timesteps=STEPS)
     assert export.ExportReport.from_json(report.to_json()) == report
     assert json.loads(report.to_json())["state_bytes"] == report.state_bytes == 2 * 144 * 4 + 12
@@ -384,7 +390,7 @@ report = export.to_tflite(model, sys.argv[2], quantize="dynamic", verify_data=np
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="compares the others with TensorFlow")
 def test_same_bytes_from_every_backend(tmp_path):
-    model = image_net()
+    model = sequence_net(NEURONS["LIF"])
     data = clips(model)
     report = export.to_tflite(model, tmp_path / "own.tflite", quantize="dynamic", verify_data=data)
     assert report.layers

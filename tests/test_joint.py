@@ -226,6 +226,7 @@ def test_sequences_biases_and_stages():
     np.testing.assert_array_equal(bias, snn.get_layer("block1_conv").get_weights()[1])
 
 
+@pytest.mark.once
 def test_another_family():
     def build(**options):
         return applications.SResNet(
