@@ -144,27 +144,36 @@ def test_who_takes_the_kernels(monkeypatch):
 
 
 COMPILE = """
+import itertools
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from keras_snn.layers import fused_triton
 
-tensors = "x", "v", "spikes", "last", "h"
-numbers = "rate", "threshold", "v_reset", "v_rest"
-options = {
-    "leaky": True, "divides_input": True, "learned_rate": False, "learned_threshold": False,
-    "reset": "hard", "strict": False, "keep": True, "block": fused_triton.BLOCK,
-}
-kinds = dict.fromkeys(tensors, "*fp32") | dict.fromkeys(numbers, "fp32")
-kinds |= dict.fromkeys(options, "constexpr")
-kernel = fused_triton._forward
-source = ASTSource(kernel, {n: kinds.get(n, "i32") for n in kernel.arg_names}, options)
-found = compile(source, GPUTarget("cuda", 80, 32), {"enable_fp_fusion": False})
-print(found.asm["ptx"])
+TENSORS = "x", "v", "spikes", "last", "h", "gs", "slopes", "gv", "dx"
+NUMBERS = "rate", "threshold", "v_reset", "v_rest", "p", "q"
+
+
+def ptx(kernel, **options):
+    options |= {"divides_input": True, "strict": False, "block": fused_triton.BLOCK}
+    kinds = dict.fromkeys(TENSORS, "*fp32") | dict.fromkeys(NUMBERS, "fp32")
+    for name in ("rate", "threshold"):
+        if options[f"learned_{name}"]:
+            kinds[name] = "*fp32"
+    kinds |= dict.fromkeys(options, "constexpr")
+    source = ASTSource(kernel, {n: kinds.get(n, "i32") for n in kernel.arg_names}, options)
+    return compile(source, GPUTarget("cuda", 80, 32), {"enable_fp_fusion": False}).asm["ptx"]
+
+
+for leaky, learned, reset in itertools.product((True, False), (True, False), ("hard", "soft")):
+    same = {"leaky": leaky, "learned_rate": learned, "learned_threshold": learned, "reset": reset}
+    print(ptx(fused_triton._forward, keep=True, **same))
+    for inline in (None, *(function for function, _ in fused_triton.SLOPES.values())):
+        ptx(fused_triton._backward, inline=inline, detach=learned, **same)
 """
 
 
-def test_compiled_operations_round_as_the_loop_does():
+def test_kernels_compile_and_round_as_the_loop_does():
     """What the interpreter can't show: exact division, nothing joined into a multiply-add."""
     program = subprocess.run(
         [sys.executable, "-c", COMPILE],
