@@ -80,9 +80,18 @@ def _product(x, kernel, strides, padding):
     taps = [x[:, i, j] for i in rows.slices for j in columns.slices]
     patches = ops.concatenate(taps, axis=-1)
     features = patches.shape[-1]
-    kernel = ops.reshape(kernel[rows.used, columns.used], (features, kernel.shape[-1]))
-    outputs = ops.matmul(ops.reshape(patches, (-1, features)), kernel)
+    weights = ops.reshape(_met(kernel, rows.used, columns.used), (features, kernel.shape[-1]))
+    outputs = ops.matmul(ops.reshape(patches, (-1, features)), weights)
     return ops.reshape(outputs, (-1, rows.outputs, columns.outputs, kernel.shape[-1]))
+
+
+def _met(kernel, rows, columns):
+    """`kernel[rows, columns]`, of which TensorFlow copies nothing where it is one piece."""
+    width = kernel.shape[1]
+    start, end = rows.start * width + columns.start, (rows.stop - 1) * width + columns.stop
+    if end - start > (rows.stop - rows.start) * (columns.stop - columns.start):
+        return kernel[rows, columns]
+    return ops.reshape(kernel, (-1, *kernel.shape[2:]))[start:end]
 
 
 def _axes(shape, kernel_size, strides, padding):
