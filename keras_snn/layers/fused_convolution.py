@@ -1,9 +1,9 @@
 """Convolutions as products of matrices, where a CPU's own convolutions cost more.
 
 TensorFlow and PyTorch arrange a kernel's weights anew at every call, which on maps of a few pixels
-takes longer than the convolution; XLA (JAX, and TensorFlow with `jit_compile=True`) has no fast
-convolutions on CPUs at all. A product takes the weights as they are. Outputs and gradients are
-Keras's but for rounding.
+takes longer than the convolution. XLA (JAX, and TensorFlow with `jit_compile=True`) has no fast way
+on CPUs where a kernel is larger than the map of its outputs (a tenth of its usual speed), nor for
+the gradients of strided and 1x1 convolutions. Outputs and gradients are Keras's but for rounding.
 """
 
 import functools
@@ -48,12 +48,16 @@ def _usual(layer, x):
 def _pays(layer, x):
     """Whether the product is the faster way, on the device that computes `x`."""
     backend = keras.backend.backend()
+    axes = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
+    outputs = [axis.outputs for axis in axes]
+    pointwise, strided = max(layer.kernel_size) == 1, max(layer.strides) > 1
+    larger = any(k > n for k, n in zip(layer.kernel_size, outputs))
+    slow_under_xla = pointwise or strided or larger
     if backend == "jax":
         import jax
 
-        return jax.default_backend() == "cpu"
-    rows, columns = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
-    pixels = rows.outputs * columns.outputs
+        return slow_under_xla and jax.default_backend() == "cpu"
+    pixels = math.prod(outputs)
     small = pixels == 1 or (pixels <= SMALL and math.prod(layer.kernel.shape) >= LARGE)
     if backend == "torch":
         return small and x.device.type == "cpu"
@@ -62,7 +66,8 @@ def _pays(layer, x):
 
     if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
         return False
-    return small or GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    under_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return slow_under_xla if under_xla else small
 
 
 @functools.cache
