@@ -36,7 +36,7 @@ def start(folder, function, *arguments):
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{folder}/{name}", os.O_CREAT | os.O_WRONLY), stream)
     os.chdir(ROOT)
-    sys.path[0] = "applications"
+    sys.path.insert(0, "applications")
     function(*arguments)
 
 
