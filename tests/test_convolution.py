@@ -1,5 +1,7 @@
 """Convolutions over time as products of matrices: the same as Keras's own."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -124,6 +126,14 @@ def test_what_is_left_to_keras(options, taken):
     wanted = to_numpy(layer(x.reshape(6, 2, 2, 4))).reshape(y.shape)
     np.testing.assert_allclose(to_numpy(y), wanted, rtol=1e-2, atol=1e-3)
     assert bool(layer.losses) == ("activity_regularizer" in options)
+
+
+def test_maps_too_small_for_the_kernel_are_left_to_keras(taken):
+    layer = layers.Conv2D(2, 3)
+    layer.build((None, 6, 6, 4))
+    with contextlib.suppress(Exception):  # not every backend raises one
+        FoldTime(layer)(normal(2, 3, 1, 1, 4))
+    assert taken == [False]
 
 
 @pytest.mark.parametrize("jit", [False] if BACKEND == "torch" else [False, True])  # no XLA there

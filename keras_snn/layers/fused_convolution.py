@@ -42,7 +42,11 @@ def _usual(layer, x):
     float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
     dense = layer.groups == 1 and set(layer.dilation_rate) == {1}
     last = layer.data_format == "channels_last"
-    return float32 and dense and last and None not in x.shape[1:] and not layer.activity_regularizer
+    if None in x.shape[1:] or layer.activity_regularizer or not (float32 and dense and last):
+        return False
+    # Of a map that is too small for the kernel Keras has to speak.
+    fits = all(size >= kernel for size, kernel in zip(x.shape[1:3], layer.kernel_size))
+    return fits or layer.padding == "same"
 
 
 def _pays(layer, x):
