@@ -52,26 +52,36 @@ def _usual(layer, x):
 def _pays(layer, x):
     """Whether the product is the faster way, on the device that computes `x`."""
     backend = keras.backend.backend()
-    axes = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
-    outputs = [axis.outputs for axis in axes]
-    pointwise, strided = max(layer.kernel_size) == 1, max(layer.strides) > 1
-    larger = any(k > n for k, n in zip(layer.kernel_size, outputs))
-    slow_under_xla = pointwise or strided or larger
     if backend == "jax":
         import jax
 
-        return slow_under_xla and jax.default_backend() == "cpu"
-    pixels = math.prod(outputs)
-    small = pixels == 1 or (pixels <= SMALL and math.prod(layer.kernel.shape) >= LARGE)
+        return jax.default_backend() == "cpu" and _slow_under_xla(layer, x)
     if backend == "torch":
-        return small and x.device.type == "cpu"
+        return x.device.type == "cpu" and _small(layer, x)
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
         return False
     under_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    return slow_under_xla if under_xla else small
+    return _slow_under_xla(layer, x) if under_xla else _small(layer, x)
+
+
+def _slow_under_xla(layer, x):
+    pointwise, strided = max(layer.kernel_size) == 1, max(layer.strides) > 1
+    larger = any(k > n for k, n in zip(layer.kernel_size, _outputs(layer, x)))
+    return pointwise or strided or larger
+
+
+def _small(layer, x):
+    pixels = math.prod(_outputs(layer, x))
+    return pixels == 1 or (pixels <= SMALL and math.prod(layer.kernel.shape) >= LARGE)
+
+
+def _outputs(layer, x):
+    """Height and width of the map that the layer gives for `x`."""
+    axes = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
+    return [axis.outputs for axis in axes]
 
 
 @functools.cache
