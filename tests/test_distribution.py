@@ -99,7 +99,7 @@ def alone():
 
 def of_case(results, case):
     if case not in results["cases"]:
-        pytest.skip(f"{case} is trained by the other kind of replicas, or another backend")
+        pytest.skip(f"{case} is trained by the other kind of replicas")
     return {k.split("/")[1]: v for k, v in results.items() if k.startswith(f"{case}/")}
 
 

@@ -613,7 +613,8 @@ def test_mixed_precision_as_global_policy(policy):
         assert all(np.all(np.isfinite(to_numpy(ops.cast(o, "float32")))) for o in [output, *states])
 
 
-@pytest.mark.parametrize("policy, jit_compile", zip(MIXED, [True, False]), indirect=["policy"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("policy", MIXED, indirect=True)
 def test_mixed_precision_trains(policy, jit_compile):
     if jit_compile and BACKEND == "torch" and not shutil.which(os.environ.get("CXX", "g++")):
         pytest.skip("torch.compile needs a C++ compiler")
