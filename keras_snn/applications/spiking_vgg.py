@@ -7,8 +7,10 @@ normalisation, with average pooling and dropout, so that an ANN of the same layo
 (`timesteps=None`, `neuron=keras.layers.ReLU`) converts without loss.
 """
 
+import itertools
+import math
+
 import keras
-import numpy as np
 from keras import initializers, ops
 
 from keras_snn import layers as snn
@@ -96,11 +98,9 @@ class _GridPooling2D(keras.layers.Layer):
 
     def _means(self, length):
         """The matrix of the means over cells of a side."""
-        matrix = np.zeros((self.size, length), "float32")
-        for i, row in enumerate(matrix):
-            start, stop = i * length // self.size, -((i + 1) * length // -self.size)
-            row[start:stop] = 1 / (stop - start)
-        return matrix
+        sides = [i * length / self.size for i in range(self.size + 1)]
+        cells = [(math.floor(a), math.ceil(b)) for a, b in itertools.pairwise(sides)]
+        return [[(a <= i < b) / (b - a) for i in range(length)] for a, b in cells]
 
     def call(self, inputs):
         sizes = inputs.shape[2:] if self.form.startswith("bc") else inputs.shape[1:3]

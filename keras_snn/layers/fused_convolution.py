@@ -8,6 +8,7 @@ the gradients of strided and 1x1 convolutions. Outputs and gradients are Keras's
 
 import functools
 import math
+import typing
 
 import keras
 from keras import ops
@@ -80,8 +81,8 @@ def _small(layer, x):
 
 def _outputs(layer, x):
     """Height and width of the map that the layer gives for `x`."""
-    axes = _axes(x.shape, layer.kernel_size, layer.strides, layer.padding)
-    return [axis.outputs for axis in axes]
+    sizes = zip(x.shape[1:3], layer.kernel_size, layer.strides)
+    return [_windows(*size, layer.padding) for size in sizes]
 
 
 @functools.cache
@@ -94,7 +95,8 @@ def _compiled():
 
 def _product(x, kernel, strides, padding):
     """Each window of `x` as a row of a matrix, times the kernel."""
-    rows, columns = _axes(x.shape, kernel.shape[:2], strides, padding)
+    sizes = zip(x.shape[1:3], kernel.shape, strides)
+    rows, columns = (_axis(*size, padding) for size in sizes)
     x = ops.pad(x, [(0, 0), rows.pad, columns.pad, (0, 0)])
     taps = [x[:, i, j] for i in rows.slices for j in columns.slices]
     patches = ops.concatenate(taps, axis=-1)
@@ -113,12 +115,12 @@ def _met(kernel, rows, columns):
     return ops.reshape(kernel, (-1, *kernel.shape[2:]))[start:end]
 
 
-def _axes(shape, kernel_size, strides, padding):
-    return [_Axis(*sizes, padding) for sizes in zip(shape[1:3], kernel_size, strides)]
+def _windows(size, kernel, stride, padding):
+    """Number of windows along an axis of a map."""
+    return math.ceil(size / stride) if padding == "same" else (size - kernel) // stride + 1
 
 
-@functools.lru_cache(256)
-class _Axis:
+class _Axis(typing.NamedTuple):
     """How the windows of one axis of a map lie.
 
     Attributes:
@@ -128,17 +130,18 @@ class _Axis:
         slices: For each of these positions, the slice of the padded map that it meets.
     """
 
-    def __init__(self, size, kernel, stride, padding):
-        before = 0
-        if padding == "same":
-            self.outputs = math.ceil(size / stride)
-            before = max((self.outputs - 1) * stride + kernel - size, 0) // 2
-        else:
-            self.outputs = (size - kernel) // stride + 1
-        last = (self.outputs - 1) * stride  # where the last window starts
-        used = [i for i in range(kernel) if i + last >= before and i < before + size]
-        first, end = used[0], used[-1] + 1
-        self.used = slice(first, end)
-        self.pad = (before - first, max(last + end - before - size, 0))
-        starts = range(end - first)
-        self.slices = [slice(i, i + last + 1, stride) for i in starts]
+    outputs: int
+    used: slice
+    pad: tuple
+    slices: list
+
+
+def _axis(size, kernel, stride, padding):
+    outputs = _windows(size, kernel, stride, padding)
+    last = (outputs - 1) * stride  # where the last window starts
+    before = max(last + kernel - size, 0) // 2 if padding == "same" else 0
+    used = [i for i in range(kernel) if i + last >= before and i < before + size]
+    first, end = used[0], used[-1] + 1
+    pad = (before - first, max(last + end - before - size, 0))
+    slices = [slice(i, i + last + 1, stride) for i in range(end - first)]
+    return _Axis(outputs, slice(first, end), pad, slices)

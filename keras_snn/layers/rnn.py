@@ -12,6 +12,7 @@ from keras import KerasTensor, ops, tree
 from keras_snn.layers import fused
 from keras_snn.layers.arguments import argument_docs, arguments, describe, sections
 from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.layers.torch_compile import compiler_takes
 
 __all__ = ["Neuron", "SpikingRNN"]
 
@@ -315,7 +316,7 @@ class SpikingRNN(keras.layers.RNN):
         """What the fused loop needs, if the cell and the arguments allow it."""
         timesteps = sequences.shape[1]
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
-        if not fits or self.go_backwards or timesteps is None:
+        if not fits or self.go_backwards or timesteps is None or compiler_takes(timesteps):
             return None
         return self.cell.fused()
 

@@ -1,0 +1,90 @@
+"""Networks are one graph for `torch.compile`, with the spikes and gradients that they have without.
+
+What it captures runs here by PyTorch's own operations: its compiler takes too long.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_snn import applications, layers
+from keras_snn.applications.spiking_vgg import _GridPooling2D
+from keras_snn.layers import FoldTime
+
+if keras.backend.backend() != "torch":
+    pytest.skip("other backends have compilers of their own", allow_module_level=True)
+import torch
+from helpers import to_numpy
+from test_neurons import NEURONS, neuron
+
+LAYERS = {
+    **{name: neuron(name) for name in NEURONS},
+    "states": layers.LIF(return_state=True),
+    "last step": layers.LIF(return_sequences=False),
+    "backwards": layers.LIF(go_backwards=True),
+    "stateful": layers.ParametricLIF(stateful=True),
+    "threshold": layers.LIF(trainable_threshold=True, detach_reset=False, reset="soft"),
+    "stack": layers.SpikingRNN([layers.LIFCell(), layers.LeakyIntegratorCell()]),
+    "Recurrent": layers.Recurrent(layers.IFCell(), keras.layers.Dense(4)),
+    "PSN": layers.PSN(),
+    "MaskedPSN": layers.MaskedPSN(order=2),
+    "SlidingPSN": layers.SlidingPSN(order=2),
+    "convolution": FoldTime(keras.layers.Conv2D(4, 3, padding="same")),
+    "product": FoldTime(keras.layers.Conv2D(4, 3, 2, padding="same")),
+    "BatchNormalization": FoldTime(keras.layers.BatchNormalization()),
+    "statistics of Keras": keras.layers.BatchNormalization(),
+    "tdBN": layers.ThresholdDependentBatchNormalization(),
+    "BNTT": layers.BatchNormalizationThroughTime(3),
+    "TEBN": layers.TemporalEffectiveBatchNormalization(3),
+    "padding": FoldTime(keras.layers.ZeroPadding2D(1)),
+    "pooling": FoldTime(keras.layers.MaxPooling2D(2)),
+    "pooling to a grid": FoldTime(_GridPooling2D(3)),
+    "MeanOverTime": layers.MeanOverTime(),
+    "LastOverTime": layers.LastOverTime(),
+    "SumOverTime": layers.SumOverTime(),
+    "RepeatTime": layers.RepeatTime(2),
+}
+
+
+def run(call, layer, x, training):
+    """Outputs, gradients to input and weights, and the weights afterwards."""
+    x = torch.tensor(x, requires_grad=True)
+    outputs = keras.tree.flatten(call(x, training=training))
+    values = [x, *(v.value for v in layer.trainable_variables)]
+    total = sum((y * torch.arange(y.numel()).reshape(y.shape)).sum() for y in outputs)
+    slopes = torch.autograd.grad(total, values, allow_unused=True, materialize_grads=True)
+    return to_numpy([*outputs, *slopes, *(v.value for v in layer.variables)])
+
+
+@pytest.mark.parametrize(
+    "name, training",
+    [*((name, True) for name in LAYERS), ("LIF", False), ("BatchNormalization", False)],
+)
+def test_a_layer_is_one_graph_and_the_same(name, training):
+    layer = LAYERS[name]
+    x = np.random.default_rng(0).normal(0.7, 0.9, (2, 3, 2, 2, 4)).astype("float32")
+    layer(x)
+    torch.compiler.reset()
+    start = [v.numpy() for v in layer.variables]
+    found = run(torch.compile(layer, fullgraph=True, backend="eager"), layer, x, training)
+    for variable, value in zip(layer.variables, start):
+        variable.assign(value)
+    assert_close(found, run(layer, layer, x, training))
+
+
+def assert_close(found, wanted):
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+def test_a_network_is_one_graph():
+    """One on images, so that padding, convolution and normalisation have no time too."""
+    model = applications.SEWResNet8(input_shape=(8, 8, 1), classes=3, timesteps=2)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    torch.compiler.reset()
+    call = torch.compile(model, fullgraph=True, backend="eager")
+    start = model.get_weights()
+    found = run(call, model, x, True)
+    model.set_weights(start)
+    assert_close(found, run(model, model, x, True))
