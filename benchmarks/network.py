@@ -16,8 +16,8 @@ normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32
 `vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
 224x224 image, T = 4. Batches of 16 where not said. "Frozen" is TensorFlow told, by a variable of
 its environment, that weights don't change, so that convolutions keep them in the order that oneDNN
-wants; "XLA" is `jit_compile=True`. On a GPU SpikingJelly takes its CUDA kernels, else Triton's,
-else PyTorch's operations, by what is installed.
+wants; "XLA" and "compiled" are `jit_compile=True`. On a GPU SpikingJelly takes its CUDA kernels,
+else Triton's, else PyTorch's operations, by what is installed.
 """
 
 import functools
@@ -32,7 +32,7 @@ from common import FLAGS, answer, clock, held, measure, peak, save, table
 flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "mixed_bfloat16"], "Dtype policy.")
-flags.DEFINE_bool("xla", False, "Whether XLA compiles networks on TensorFlow too.")
+flags.DEFINE_bool("jit", False, "Whether networks are compiled on TensorFlow and PyTorch too.")
 flags.DEFINE_integer("size", None, "Height and width of images, where not the network's own.")
 flags.DEFINE_integer("batch", None, "Batch size, where not the network's own.", lower_bound=1)
 
@@ -85,7 +85,7 @@ def ours(name, batch, relu):
     model.compile(
         keras.optimizers.SGD(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=FLAGS.xla or "auto",
+        jit_compile=FLAGS.jit or "auto",
     )
     frames = batch * (sizes(name)[1] if relu else 1)
     x = np.random.default_rng(0).normal(size=(frames, *model.input_shape[1:])).astype("float32")
@@ -189,12 +189,14 @@ def passed():
     return [f"--dtype={FLAGS.dtype}", *([f"--size={FLAGS.size}"] if FLAGS.size else [])]
 
 
-# Other ways of inference on a backend: label, flags, variables of the environment.
+# Other ways on a backend: what for, label, flags, variables of the environment.
+FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 WAYS = {
     "tensorflow": [
-        ("tensorflow frozen", (), {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
-        ("tensorflow XLA", ("--xla",), {}),
-    ]
+        (("infer",), "tensorflow frozen", (), FROZEN),
+        (("infer",), "tensorflow XLA", ("--jit",), {}),
+    ],
+    "torch": [(("train", "infer"), "torch compiled", ("--jit",), {})],
 }
 
 
@@ -218,6 +220,7 @@ def side_by_side(name, batch, what, backend, label, more, variables):
 
 def main(argv):
     """All tables, or one measurement."""
+    FLAGS.set_default("limit", 600)  # PyTorch's compiler takes minutes, until its files are there
     if FLAGS.only:
         kinds, name, batch, what = FLAGS.only.split("/")
         answer(one(kinds.split("+"), name, int(batch), what))
@@ -228,10 +231,10 @@ def main(argv):
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
-                ways = [(backend, (), {})]
-                ways += WAYS.get(backend, []) if what == "infer" else []
-                for way in ways:
-                    found |= side_by_side(name, batch, what, backend, *way)
+                ways = [((what,), backend, (), {}), *WAYS.get(backend, [])]
+                for purposes, *way in ways:
+                    if what in purposes:
+                        found |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
                 result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
                 alone = result[0] if isinstance(result, list) else result

@@ -23,7 +23,7 @@ BATCH = 16
 
 
 def keras_snn(x, g, compiled=False):
-    """Our layer in the backend's usual way, a graph, jit, eager; or its plain loop compiled."""
+    """Our layer in the backend's usual way, a graph, jit, eager; or under `torch.compile`."""
     import keras
     from keras import ops
 
@@ -49,7 +49,6 @@ def keras_snn(x, g, compiled=False):
     if compiled:
         import torch
 
-        layer.use_fused = False  # what is compiled needs no backward pass by hand
         layer = torch.compile(layer)
     return _torch_calls(layer, x, g)
 

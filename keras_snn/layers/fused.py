@@ -21,6 +21,7 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics
+from keras_snn.layers.torch_compile import outside_compiler
 from keras_snn.surrogates import heaviside
 
 __all__ = ["Decay", "Fire", "Leak", "run"]
@@ -347,6 +348,7 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
 _partial = functools.lru_cache(KEPT)(functools.partial)
 
 
+@outside_compiler
 def _torch(neuron, sequences, *tensors):
     from keras_snn.layers import fused_torch
 

@@ -8,19 +8,24 @@ break graphs; here are forms that do not. Nothing but that compiler takes them.
 import keras
 from keras.src import backend
 
-__all__ = ["compiler_takes"]
+if keras.backend.backend() == "torch":
+    import torch
 
-# Longer loops take it minutes.
+__all__ = ["compiler_takes", "outside_compiler"]
+
+# Longer loops take it minutes; their neurons stay outside, and break the graph.
 UNROLL_LIMIT = 32
 
 
 def compiler_takes(timesteps):
     """Whether PyTorch's compiler is at work, which fuses a plain loop of so many steps itself."""
-    if keras.backend.backend() != "torch":
-        return False
-    import torch
+    on_torch = keras.backend.backend() == "torch"
+    return on_torch and torch.compiler.is_compiling() and timesteps <= UNROLL_LIMIT
 
-    return torch.compiler.is_compiling() and timesteps <= UNROLL_LIMIT
+
+def outside_compiler(function):
+    """A function that PyTorch's compiler leaves as it is."""
+    return torch.compiler.disable(function) if keras.backend.backend() == "torch" else function
 
 
 def pad(x, pad_width, mode="constant", constant_values=None):
@@ -35,7 +40,5 @@ def moments(x, axes, keepdims=False, synchronized=False):
 
 
 if keras.backend.backend() == "torch":
-    import torch
-
     for form in (pad, moments):
         torch.compiler.substitute_in_graph(getattr(keras.ops, form.__name__))(form)
