@@ -189,8 +189,8 @@ def passed():
     return [f"--dtype={FLAGS.dtype}", *([f"--size={FLAGS.size}"] if FLAGS.size else [])]
 
 
-# Other ways on a backend: what for, label, flags, variables of the environment.
 FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
+# Other ways on a backend: what for, label, flags, variables of the environment.
 WAYS = {
     "tensorflow": [
         (("infer",), "tensorflow frozen", (), FROZEN),
@@ -231,10 +231,9 @@ def main(argv):
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
             found = {}
             for backend in FLAGS.backends:
-                ways = [((what,), backend, (), {}), *WAYS.get(backend, [])]
-                for purposes, *way in ways:
-                    if what in purposes:
-                        found |= side_by_side(name, batch, what, backend, *way)
+                others = [way for use, *way in WAYS.get(backend, []) if what in use]
+                for way in [(backend, (), {}), *others]:
+                    found |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
                 result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
                 alone = result[0] if isinstance(result, list) else result

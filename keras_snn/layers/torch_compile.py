@@ -8,7 +8,8 @@ break graphs; here are forms that do not. Nothing but that compiler takes them.
 import keras
 from keras.src import backend
 
-if keras.backend.backend() == "torch":
+ON_TORCH = keras.backend.backend() == "torch"
+if ON_TORCH:
     import torch
 
 __all__ = ["compiler_takes", "outside_compiler"]
@@ -19,13 +20,12 @@ UNROLL_LIMIT = 32
 
 def compiler_takes(timesteps):
     """Whether PyTorch's compiler is at work, which fuses a plain loop of so many steps itself."""
-    on_torch = keras.backend.backend() == "torch"
-    return on_torch and torch.compiler.is_compiling() and timesteps <= UNROLL_LIMIT
+    return ON_TORCH and torch.compiler.is_compiling() and timesteps <= UNROLL_LIMIT
 
 
 def outside_compiler(function):
     """A function that PyTorch's compiler leaves as it is."""
-    return torch.compiler.disable(function) if keras.backend.backend() == "torch" else function
+    return torch.compiler.disable(function) if ON_TORCH else function
 
 
 def pad(x, pad_width, mode="constant", constant_values=None):
@@ -39,6 +39,6 @@ def moments(x, axes, keepdims=False, synchronized=False):
     return backend.nn.moments(x, axes, keepdims, synchronized)
 
 
-if keras.backend.backend() == "torch":
+if ON_TORCH:
     for form in (pad, moments):
         torch.compiler.substitute_in_graph(getattr(keras.ops, form.__name__))(form)
