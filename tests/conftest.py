@@ -14,6 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("NPROC", "1")  # XLA's
+# TensorFlow's default on newer processors only; without, it has no `channels_first`.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest
@@ -49,9 +51,22 @@ def _same_seed():
         sys.modules["torch"].manual_seed(0)
 
 
+# Modules of whole networks, which XLA takes longer to optimise than to run.
+NETWORKS = [
+    *("analysis", "applications", "callbacks", "claims", "contract", "conversion", "datasets"),
+    *("export", "metrics", "small", "weights", "zoo"),
+]
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _memory_of_a_module():
-    """Four processes share the machine's memory: compiled functions of a module go."""
+def _compilation(request):
+    """JAX leaves whole networks as they are: other modules test what its compiler makes of layers.
+
+    Four processes share the machine's memory: compiled functions of a module go.
+    """
+    if keras.backend.backend() == "jax":
+        plain = request.path.stem.removeprefix("test_") in NETWORKS
+        sys.modules["jax"].config.update("jax_disable_most_optimizations", plain)
     gc.freeze()  # what imports made stays, and need not be searched
     yield
     keras.backend.clear_session()

@@ -43,6 +43,18 @@ LAYERS = {
     "LastOverTime": layers.LastOverTime(),
     "SumOverTime": layers.SumOverTime(),
     "RepeatTime": layers.RepeatTime(2),
+    "MaxOverTime": layers.MaxOverTime(),
+    "TimeConstantDropout": layers.TimeConstantDropout(0.4),
+    "Dropout": keras.layers.Dropout(0.4, seed=1),
+}
+
+LONG = {
+    "IF": layers.IF(),
+    "LIF": layers.LIF(),
+    "ParametricLIF": layers.ParametricLIF(parameter_shape="channel"),
+    "threshold": layers.LIF(trainable_threshold=True, detach_reset=False, reset="soft"),
+    "stateful": layers.ParametricLIF(stateful=True),
+    "states": layers.DecayLIF(return_state=True),
 }
 
 
@@ -57,10 +69,20 @@ def run(call, layer, x, training):
 
 
 def assert_one_graph(layer, x, training):
-    """Captures a layer whole, and compares what `run` finds with and without."""
+    """Captures a layer whole, and compares what `run` finds with and without.
+
+    Returns:
+        What the graph calls.
+    """
     torch.compiler.reset()
+    called = []
+
+    def keep(graph, _):
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
     start = [np.copy(v.numpy()) for v in layer.variables]
-    found = run(torch.compile(layer, fullgraph=True, backend="eager"), layer, x, training)
+    found = run(torch.compile(layer, fullgraph=True, backend=keep), layer, x, training)
     found = [np.copy(a) for a in found]
     for variable, value in zip(layer.variables, start):
         variable.assign(value)
@@ -68,6 +90,7 @@ def assert_one_graph(layer, x, training):
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1, np.abs(b).max()))
+    return called
 
 
 @pytest.mark.parametrize(
@@ -78,6 +101,15 @@ def test_a_layer_is_one_graph_and_the_same(name, training):
     x = np.random.default_rng(0).normal(0.7, 0.9, (2, 3, 2, 2, 4)).astype("float32")
     LAYERS[name](x)
     assert_one_graph(LAYERS[name], x, training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_sequence_is_one_operation(name, training):
+    x = np.random.default_rng(0).normal(0.7, 0.9, (2, 33, 2, 4)).astype("float32")
+    LONG[name](x)
+    called = assert_one_graph(LONG[name], x, training)
+    assert sum("keras_snn" in target for target in called) == 1 and len(called) < 40
 
 
 def test_a_network_is_one_graph():

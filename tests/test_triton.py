@@ -35,7 +35,7 @@ def tensor(*shape, mean=0.6, seed=0):
 
 def run(way, layer, x, gs, gv, v, monkeypatch):
     """Spikes, last potential, and gradients to currents, first potential and weights."""
-    monkeypatch.setattr(fused_torch, "_way", lambda x: way)
+    monkeypatch.setattr(fused_torch, "way", lambda x: way)
     layer.return_state = True
     x, v = x.detach().requires_grad_(), v.detach().requires_grad_()
     spikes, last = layer(x, initial_state=[v])
@@ -127,7 +127,7 @@ def test_who_takes_the_kernels(monkeypatch):
 
     def way(dtype, is_cuda=True):
         x = types.SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device=torch.device(DEVICE))
-        return fused_torch._way(x)
+        return fused_torch.way(x)
 
     assert way(torch.float32) is fused_triton
     assert way(torch.float16) is fused_torch.InPlace
@@ -215,7 +215,7 @@ def test_from_the_resting_potential(monkeypatch):
     x = 2 * tensor(3, 6, 50)
     found = []
     for way in (fused_triton, fused_torch.InPlace):
-        monkeypatch.setattr(fused_torch, "_way", lambda x, way=way: way)
+        monkeypatch.setattr(fused_torch, "way", lambda x, way=way: way)
         x = x.detach().requires_grad_()
         spikes = layers.LIF(v_reset=-0.25)(x)
         found.append([spikes, *torch.autograd.grad(spikes.sum(), [x])])

@@ -9,7 +9,7 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics, surrogates
-from keras_snn.layers import fused
+from keras_snn.layers import fused, fused_compiled
 from keras_snn.layers.arguments import (
     argument_docs,
     arguments,
@@ -190,6 +190,7 @@ class SpikingCell(NeuronCell):
         self.trainable_threshold = bool(trainable_threshold)
         self.parameter_shape = check_choice("parameter_shape", parameter_shape, SHARING)
         self.threshold_weight = None
+        self.number = fused_compiled.numbered(self)
 
     def build(self, input_shape):
         super().build(input_shape)

@@ -21,7 +21,6 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics
-from keras_snn.layers.torch_compile import outside_compiler
 from keras_snn.surrogates import heaviside
 
 __all__ = ["Decay", "Fire", "Leak", "run"]
@@ -116,15 +115,20 @@ def run(form, fire, sequences, v, threshold, wants_last=True, training=False):
     Returns:
         `(spikes, v)`; `v` is `None` unless `wants_last`.
     """
+    neuron, tensors = split(form, fire, v, threshold, wants_last)
+    tensorflow = functools.partial(_tensorflow, bool(training))
+    way = {"tensorflow": tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    spikes, *last = way(neuron, sequences, *tensors)
+    return spikes, last[0] if wants_last else None
+
+
+def split(form, fire, v, threshold, wants_last):
+    """What `run` is given but for the currents: a `Neuron`, and the tensors among it."""
     parameters = (v, form.rate, threshold)
     if form.rate is not None:
         form = dataclasses.replace(form, rate=None)
     numbers = tuple(GIVEN if _is_tensor(p) else p for p in parameters)
-    neuron = Neuron(form, fire, numbers, wants_last)
-    tensorflow = functools.partial(_tensorflow, bool(training))
-    way = {"tensorflow": tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    spikes, *last = way(neuron, sequences, *filter(_is_tensor, parameters))
-    return spikes, last[0] if wants_last else None
+    return Neuron(form, fire, numbers, wants_last), list(filter(_is_tensor, parameters))
 
 
 GIVEN = "given"
@@ -348,7 +352,6 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
 _partial = functools.lru_cache(KEPT)(functools.partial)
 
 
-@outside_compiler
 def _torch(neuron, sequences, *tensors):
     from keras_snn.layers import fused_torch
 

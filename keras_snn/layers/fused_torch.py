@@ -28,8 +28,8 @@ def function():
         def forward(ctx, neuron, x, *tensors):
             keep = any(ctx.needs_input_grad)
             ctx.set_materialize_grads(False)
-            ctx.neuron, ctx.way = neuron, _way(x)
-            spikes, last, h = ctx.way.forward(neuron, x, tensors, keep)
+            ctx.neuron = neuron
+            spikes, last, h = way(x).forward(neuron, x, tensors, keep)
             if keep:
                 ctx.save_for_backward(h, *tensors)
             return spikes, last
@@ -41,15 +41,19 @@ def function():
             nothing = h.new_zeros(())
             gs = nothing.expand_as(h) if gs is None else gs
             gv = nothing.expand_as(h[:, 0]) if gv is None else gv
-            dx = ctx.way.backward(ctx.neuron, h, gs, gv, tensors)
-            if not any(ctx.needs_input_grad[2:]):
-                return None, dx, *(None for _ in tensors)
-            return None, dx, *ctx.neuron.gradients(h, dx, gs, gv, tensors)
+            return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
 
     return Sequence
 
 
-def _way(x):
+def gradients(neuron, h, gs, gv, tensors, wanted=True):
+    """Gradients to the currents and to the tensors, `None` if these are not wanted."""
+    dx = way(h).backward(neuron, h, gs, gv, tensors)
+    return [dx, *(neuron.gradients(h, dx, gs, gv, tensors) if wanted else [None] * len(tensors))]
+
+
+def way(x):
+    """What does the steps on the device of `x`."""
     if x.is_cuda:
         from keras_snn.layers import fused_triton
 

@@ -9,10 +9,9 @@ import inspect
 import keras
 from keras import KerasTensor, ops, tree
 
-from keras_snn.layers import fused
+from keras_snn.layers import fused, fused_compiled, torch_compile
 from keras_snn.layers.arguments import argument_docs, arguments, describe, sections
 from keras_snn.layers.base import NeuronCell, SpikingCell
-from keras_snn.layers.torch_compile import compiler_takes
 
 __all__ = ["Neuron", "SpikingRNN"]
 
@@ -309,16 +308,21 @@ class SpikingRNN(keras.layers.RNN):
         fresh = initial_state is None and not self.stateful
         v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
         wants_last = self.stateful or self.return_state
-        spikes, v = fused.run(form, fire, sequences, v, threshold, wants_last, training)
+        if torch_compile.compiling():
+            spikes, v = fused_compiled.run(
+                self.cell, sequences, v, form.rate, threshold, wants_last
+            )
+        else:
+            spikes, v = fused.run(form, fire, sequences, v, threshold, wants_last, training)
         return spikes[:, -1], spikes, [v]
 
     def _fused_parts(self, sequences, mask):
         """What the fused loop needs, if the cell and the arguments allow it."""
         timesteps = sequences.shape[1]
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
-        if not fits or self.go_backwards or timesteps is None or compiler_takes(timesteps):
+        if not fits or self.go_backwards or timesteps is None:
             return None
-        return self.cell.fused()
+        return None if fused_compiled.takes_loop(timesteps) else self.cell.fused()
 
     def _masked(self, step):
         """A step that does nothing where its mask is false, and holds the last output."""

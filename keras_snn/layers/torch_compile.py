@@ -1,31 +1,27 @@
 """What `torch.compile` wants, which `model.compile(jit_compile=True)` means on PyTorch.
 
 A network should be one graph for it. Where it can't trace something, every layer becomes a graph of
-its own, for maps of any size: slow, and more than its compiler can do. Two of Keras's operations
+its own, for maps of any size: slow, and more than its compiler can do. Some of Keras's operations
 break graphs; here are forms that do not. Nothing but that compiler takes them.
+
+Neurons of short sequences are plain loops there, which it fuses; for longer ones, which take it
+minutes, see `fused_compiled.py`.
 """
 
 import keras
 from keras.src import backend
+from keras.src.random.seed_generator import draw_seed
 
 ON_TORCH = keras.backend.backend() == "torch"
 if ON_TORCH:
     import torch
 
-__all__ = ["compiler_takes", "outside_compiler"]
-
-# Longer loops take it minutes; their neurons stay outside, and break the graph.
-UNROLL_LIMIT = 32
+__all__ = ["compiling"]
 
 
-def compiler_takes(timesteps):
-    """Whether PyTorch's compiler is at work, which fuses a plain loop of so many steps itself."""
-    return ON_TORCH and torch.compiler.is_compiling() and timesteps <= UNROLL_LIMIT
-
-
-def outside_compiler(function):
-    """A function that PyTorch's compiler leaves as it is."""
-    return torch.compiler.disable(function) if ON_TORCH else function
+def compiling():
+    """Whether PyTorch's compiler is at work."""
+    return ON_TORCH and torch.compiler.is_compiling()
 
 
 def pad(x, pad_width, mode="constant", constant_values=None):
@@ -39,6 +35,50 @@ def moments(x, axes, keepdims=False, synchronized=False):
     return backend.nn.moments(x, axes, keepdims, synchronized)
 
 
+def max(x, axis=None, keepdims=False, initial=None):
+    """`keras.ops.max` without its look at the type of what PyTorch gives."""
+    largest = torch.amax(x, () if axis is None else axis, keepdims)
+    return largest if initial is None else torch.clamp(largest, initial)
+
+
+def dropout(inputs, rate, noise_shape=None, seed=None):
+    """`keras.random.dropout` with the mask that it would draw, by one operation."""
+    if rate in (0, 1):
+        return inputs if rate == 0 else torch.zeros_like(inputs)
+    seeded = getattr(seed, "_initial_seed", seed) is not None
+    if noise_shape is None and not seeded:
+        return torch.nn.functional.dropout(inputs, rate)
+    shape = [size or full for size, full in zip(noise_shape or inputs.shape, inputs.shape)]
+    kept = mask(_next(seed), shape, 1 - rate)
+    return torch.where(kept, inputs / (1 - rate), torch.zeros_like(inputs))
+
+
+def _next(seed):
+    """The next seed of a generator, which Keras asks numpy to count."""
+    if not isinstance(seed, keras.random.SeedGenerator):
+        return draw_seed(seed)
+    drawn = seed.state.value.clone()
+    seed.state.assign(drawn + torch.arange(2, dtype=drawn.dtype, device=drawn.device))
+    return drawn
+
+
 if ON_TORCH:
-    for form in (pad, moments):
-        torch.compiler.substitute_in_graph(getattr(keras.ops, form.__name__))(form)
+
+    @torch.library.custom_op("keras_snn::mask", mutates_args=())
+    def mask(seed: torch.Tensor, shape: list[int], share: float) -> torch.Tensor:
+        """Of each element whether it is kept; its probability is `share`."""
+        generator = torch.Generator(seed.device).manual_seed(int(seed.sum()) & 0xFFFFFFFF)
+        return torch.full(shape, share, device=seed.device).bernoulli(generator=generator).bool()
+
+    @mask.register_fake
+    def _(seed, shape, share):
+        return seed.new_empty(shape, dtype=torch.bool)
+
+    FORMS = {
+        keras.ops.pad: pad,
+        keras.ops.moments: moments,
+        keras.ops.max: max,
+        backend.random.dropout: dropout,
+    }
+    for function, form in FORMS.items():
+        torch.compiler.substitute_in_graph(function)(form)
