@@ -51,21 +51,18 @@ def _same_seed():
         sys.modules["torch"].manual_seed(0)
 
 
-# Modules of whole networks, which XLA takes longer to optimise than to run.
-NETWORKS = [
-    *("analysis", "applications", "callbacks", "claims", "contract", "conversion", "datasets"),
-    *("export", "metrics", "small", "weights", "zoo"),
-]
+# Modules that test what XLA makes of our arithmetic. It takes longer to optimise other tests.
+OPTIMIZED = ["convolution", "fused", "memory", "peers"]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _compilation(request):
-    """JAX leaves whole networks as they are: other modules test what its compiler makes of layers.
+    """JAX's compiler optimises only what it must.
 
     Four processes share the machine's memory: compiled functions of a module go.
     """
     if keras.backend.backend() == "jax":
-        plain = request.path.stem.removeprefix("test_") in NETWORKS
+        plain = request.path.stem.removeprefix("test_") not in OPTIMIZED
         sys.modules["jax"].config.update("jax_disable_most_optimizations", plain)
     gc.freeze()  # what imports made stays, and need not be searched
     yield

@@ -1,11 +1,7 @@
-"""What test_distribution.py starts, once for each process that trains: writes what came of it.
-
-python tests/distributed_program.py FILE.npz CASE ...
-"""
+"""What test_distribution.py starts, once for each process that trains: writes what came of it."""
 
 import contextlib
 import os
-import sys
 
 import keras
 import numpy as np
@@ -134,7 +130,3 @@ def main(path, *cases):
     with distribution.data_parallel() as together:
         found["who"] = [together.replicas, together.processes, together.process]
     np.savez(path, **found)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,9 +1,15 @@
 """What tests of all backends need: arrays in, arrays and gradients out."""
 
+import multiprocessing
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
+
+# Keras takes seconds to import: a process that has done so starts those that follow.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["keras_snn"])
 
 
 def first_everywhere(first, *others):

@@ -252,13 +252,6 @@ def scaled():
 
 # An optimizer, other callbacks, the policy.
 COMBINATIONS = {
-    "averaged weights": (
-        lambda: adam(use_ema=True, ema_momentum=0.5),
-        lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
-        None,
-    ),
-    "accumulation over epochs": (lambda: adam(gradient_accumulation_steps=2), list, None),
-    "float16": (scaled, list, "mixed_float16"),
     "schedules": (
         adam,
         lambda: [
@@ -268,10 +261,17 @@ COMBINATIONS = {
         ],
         None,
     ),
+    "averaged weights": (
+        lambda: adam(use_ema=True, ema_momentum=0.5),
+        lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+        None,
+    ),
+    "accumulation over epochs": (lambda: adam(gradient_accumulation_steps=2), list, None),
+    "float16": (scaled, list, "mixed_float16"),
 }
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", first_everywhere(*COMBINATIONS))
 def test_killed_training_ends_as_unbroken(name, tmp_path):
     optimizer, others, dtype = COMBINATIONS[name]
 

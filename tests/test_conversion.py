@@ -855,10 +855,11 @@ def test_accuracy_plot():
     assert found.timesteps == 2.0 and found.to_dict()["examples"] == 4
 
 
-@pytest.mark.once
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="others export by a process of TensorFlow"
+)
 @pytest.mark.parametrize("mode", ["sequence", "step"])
 def test_export_of_a_converted_network(mode, tmp_path):
-    pytest.importorskip("tensorflow")
     pytest.importorskip("ai_edge_litert")
     from keras_snn import export
 

@@ -4,21 +4,18 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import distributed_program as program
 import keras
 import numpy as np
 import pytest
+from helpers import SERVER
 
 from keras_snn import distribution
 from keras_snn.datasets import ArrayBatches
 
 BACKEND = keras.backend.backend()
-PROGRAM = pathlib.Path(program.__file__)
 LOOPBACK = "127.0.0.1"
 
 
@@ -31,28 +28,31 @@ def free_ports(count):
         return [free.getsockname()[1] for free in sockets]
 
 
+def start(environment, path, cases):
+    """What a new process does."""
+    os.environ.update(environment)
+    os.dup2(os.open(f"{path}.txt", os.O_CREAT | os.O_WRONLY), 2)
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)
+    program.main(f"{path}.npz", *cases)
+
+
 def run(folder, cases, *environments):
     """What processes with these environments write; all are ended, at the latest by a timeout."""
-    common = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "OMP_NUM_THREADS": "1",
-        "KERAS_BACKEND": BACKEND,
-    }
+    common = {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
         processes = []
         for i, environment in enumerate(environments):
-            process = subprocess.Popen(
-                [sys.executable, PROGRAM, folder / f"{i}.npz", *cases],
-                env=os.environ | common | {"PROCESS": str(i)} | environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            environment = common | {"PROCESS": str(i)} | environment
+            process = SERVER.Process(target=start, args=(environment, folder / f"{i}", cases))
+            process.start()
             stack.callback(process.kill)
             processes.append(process)
-        for process in processes:
-            errors = process.communicate(timeout=300)[1]
-            assert process.returncode == 0, errors[-3000:]
+        for i, process in enumerate(processes):
+            process.join(timeout=300)
+            assert process.exitcode == 0, (folder / f"{i}.txt").read_text()[-3000:]
     paths = [folder / f"{i}.npz" for i in range(len(environments))]
     return [{"path": path, "cases": cases, **np.load(path)} for path in paths]
 

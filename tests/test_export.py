@@ -390,7 +390,7 @@ report = export.to_tflite(model, sys.argv[2], quantize="dynamic", verify_data=np
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="compares the others with TensorFlow")
 def test_same_bytes_from_every_backend(tmp_path):
-    model = image_net()
+    model = sequence_net(lambda name: layers.LIF(name=name))
     data = clips(model)
     report = export.to_tflite(model, tmp_path / "own.tflite", quantize="dynamic", verify_data=data)
     assert report.layers

@@ -190,7 +190,7 @@ def test_spikingjelly_primitive(name):
 )
 def test_spikingjelly_if_lif_plif(kind, decay_input, reset, v_reset, detach):
     x, upstream = data()
-    for surrogate in ("ATan", "Sigmoid", "PiecewiseQuadratic"):
+    for surrogate in ("ATan", "Sigmoid"):  # on PyTorch the first has a form of its own
         common = {"v_reset": v_reset, "detach_reset": detach}
         config = reset | {"detach_reset": detach, "surrogate": surrogate}
         if kind == "IF":

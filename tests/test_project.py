@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import multiprocessing
 import os
 import pathlib
 import re
@@ -14,6 +13,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+from helpers import SERVER
 
 import keras_snn
 
@@ -25,11 +25,6 @@ def run(*command):
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
-
-
-# Keras takes seconds to import: a process that has done so starts those that follow.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["keras_snn"])
 
 
 def start(folder, function, *arguments):
