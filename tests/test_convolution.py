@@ -25,7 +25,7 @@ def normal(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12 if keras.backend.backend() == "jax" else 25, deadline=None)
 @given(st.data())
 def test_products_are_keras_convolutions(data):
     size, kernel, strides = (

@@ -9,7 +9,7 @@ import pytest
 
 from keras_snn import applications, layers
 from keras_snn.applications.spiking_vgg import _GridPooling2D
-from keras_snn.layers import FoldTime
+from keras_snn.layers import FoldTime, fused_compiled, torch_compile
 
 if keras.backend.backend() != "torch":
     pytest.skip("other backends have compilers of their own", allow_module_level=True)
@@ -110,6 +110,24 @@ def test_a_long_sequence_is_one_operation(name, training):
     LONG[name](x)
     called = assert_one_graph(LONG[name], x, training)
     assert sum("keras_snn" in target for target in called) == 1 and len(called) < 40
+
+
+@pytest.mark.parametrize("wants_last", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_operations_are_what_pytorch_is_told(wants_last, trainable):
+    """Shapes, gradients, nothing written over, with sizes known or not."""
+    layer = layers.ParametricLIF(trainable_threshold=trainable, parameter_shape="channel")
+    layer(np.zeros((1, 5, 3), "float32"))
+    given = [torch.rand(2, 3), torch.rand(3), torch.rand(3) if trainable else None]
+    x, *given = (t if t is None else t.requires_grad_() for t in (torch.rand(2, 5, 3), *given))
+    arguments = layer.cell.number, wants_last, True, x, *given
+    torch.library.opcheck(fused_compiled.sequence, arguments)
+    x, *given = (t if t is None else t.detach() for t in (x, *given))
+    gv = torch.rand(2, 3) if wants_last else None
+    torch.library.opcheck(
+        fused_compiled.sequence_backward, (layer.cell.number, x, torch.rand(2, 5, 3), gv, *given)
+    )
+    torch.library.opcheck(torch_compile.mask, (torch.tensor([3, 1]), [2, 3], 0.5))
 
 
 def test_a_network_is_one_graph():

@@ -37,7 +37,7 @@ def moments(x, axes, keepdims=False, synchronized=False):
 
 def max(x, axis=None, keepdims=False, initial=None):
     """`keras.ops.max` without its look at the type of what PyTorch gives."""
-    largest = torch.amax(x, () if axis is None else axis, keepdims)
+    largest = torch.amax(backend.convert_to_tensor(x), () if axis is None else axis, keepdims)
     return largest if initial is None else torch.clamp(largest, initial)
 
 
