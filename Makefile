@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Of most packages few files are ever imported, and compiled then.
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Pinned, and installed before what asks for torch: newer builds bring gigabytes of CUDA.
 TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of half the modules.

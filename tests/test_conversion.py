@@ -731,6 +731,7 @@ def test_stdb_learns_leak_and_threshold():
     np.testing.assert_array_equal(to_numpy(layer(x)), plain)
 
 
+@pytest.mark.once
 def test_delay_of_each_layer(trained):
     """E3.1: with H hidden layers the outputs are zero for the first H steps."""
     ann, train, test, _ = trained

@@ -85,6 +85,7 @@ def test_a_fresh_layer_has_a_kernel_of_its_initializer():
     np.testing.assert_allclose(to_numpy(layer.kernel_of("ann")), 1.0, atol=1e-6)
 
 
+@pytest.mark.once
 def test_both_networks_start_from_those_given():
     ann, snn = network(None), network(2)
     for layer in snn.layers:  # weights of its own

@@ -339,6 +339,7 @@ def test_tdbn_keeps_the_function_of_plain_normalisation():
     np.testing.assert_allclose(to_numpy(tdbn(images(2, 32, 32, 3))), expected, atol=1e-3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
 def test_keras_anns_keep_their_function(name):
     """With ReLUs instead of neurons, our networks are those of `keras.applications`."""
@@ -354,6 +355,7 @@ def test_keras_anns_keep_their_function(name):
     np.testing.assert_allclose(to_numpy(ours(x)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.once
 def test_keras_weights_go_into_spiking_networks():
     ann = lively(keras.applications.ResNet50(weights=None, **SMALL))
     snn = build("SpikingResNet50")
@@ -370,6 +372,7 @@ def test_keras_weights_go_into_spiking_networks():
     unchanged(snn, lambda: load_keras_weights(snn, other), "conv1.kernel fits nothing")
 
 
+@pytest.mark.once
 def test_own_anns():
     ann = lively(build("ConversionVGG5", **RELU))
     snn = build("ConversionVGG5", timesteps=2)
