@@ -41,11 +41,10 @@ def start(environment, path, cases):
 
 def run(folder, cases, *environments):
     """What processes with these environments write; all are ended, at the latest by a timeout."""
-    common = {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
         processes = []
         for i, environment in enumerate(environments):
-            environment = common | {"PROCESS": str(i)} | environment
+            environment = environment | {"PROCESS": str(i), "CUDA_VISIBLE_DEVICES": "-1"}
             process = SERVER.Process(target=start, args=(environment, folder / f"{i}", cases))
             process.start()
             stack.callback(process.kill)

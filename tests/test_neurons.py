@@ -620,7 +620,7 @@ def test_mixed_precision_trains(policy, jit_compile):
         if not shutil.which(os.environ.get("CXX", "g++")):
             pytest.skip("torch.compile needs a C++ compiler")
         if policy == "mixed_float16":
-            pytest.skip("torch.compile takes minutes for the scaled loss")
+            pytest.skip("torch.compile takes one to three minutes for a scaled loss")
     model = keras.Sequential(
         [
             keras.Input((2, 3)),
