@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Of most packages few files are ever imported, and compiled then.
+# Of most packages few files are ever imported: these are compiled then, and kept, whatever the
+# environment says.
+export PYTHONDONTWRITEBYTECODE =
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Pinned, and installed before what asks for torch: newer builds bring gigabytes of CUDA.
 TORCH = torch==2.13.0
