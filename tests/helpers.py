@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-# Keras takes seconds to import: a process that has done so starts those that follow.
+# Imports take seconds: a process that has done so starts those that follow.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["keras_snn"])
+SERVER.set_forkserver_preload(["keras_snn", "tensorflow"])
 
 
 def first_everywhere(first, *others):

@@ -418,6 +418,7 @@ def trained_weights(data, callback_list):
     return model.get_weights()
 
 
+@pytest.mark.once
 def test_killed_training_ends_as_unbroken(tmp_path):
     pytest.importorskip("sklearn")
     from keras_snn import datasets

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import first_everywhere, gradients, to_numpy
+from helpers import gradients, to_numpy
 from keras import ops
 
 from keras_snn import layers
@@ -12,7 +12,7 @@ from keras_snn.applications.common import Builder
 from keras_snn.applications.residual import basic, bottleneck
 from keras_snn.layers import FoldTime, ThresholdDependentBatchNormalization
 
-pytestmark = pytest.mark.usefixtures("large_models")
+pytestmark = [pytest.mark.usefixtures("large_models"), pytest.mark.once]
 
 
 def inner(layer):
@@ -53,7 +53,7 @@ def is_binary(x):
 
 
 DA = {"input_shape": (32, 32, 3), "classes": 3, "small_images": True, "timesteps": 3}
-VARIANTS = first_everywhere(*danet.ORDERS)
+VARIANTS = danet.ORDERS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -119,7 +119,6 @@ def test_e6_3_domains(variant):
     assert all(is_binary(v) and v.any() for v in branches.values())
 
 
-@pytest.mark.once
 def test_da_spans():
     stage = danet.DANet18(span="stage", variant="A-A", **DA)
     x = images(2, 32, 32, 3)
@@ -144,7 +143,6 @@ def test_da_spans():
     assert strides == [4, 4, 4, 2, 2]
 
 
-@pytest.mark.once
 def test_ms_resnet_convolutions_see_spikes_and_shortcuts_real_numbers():
     model = lively(
         ms_resnet.MSResNet18(input_shape=(64, 64, 3), classes=3, zero_init_residual=False)
@@ -167,7 +165,6 @@ def test_ms_resnet_starts_as_the_identity():
     np.testing.assert_array_equal(first, last)
 
 
-@pytest.mark.once
 def test_ms_resnet_104_shortcuts_average():
     model = ms_resnet.MSResNet104(input_shape=(64, 64, 3), classes=3)
     pool = inner(model.get_layer("stack2_block1_shortcut_pool"))
@@ -183,9 +180,7 @@ def test_ms_resnet_104_shortcuts_average():
 SR = {"depth": 14, "width": 8, "input_shape": (16, 16, 3), "classes": 3, "timesteps": 4}
 
 
-@pytest.mark.parametrize(
-    "block", first_everywhere("stack1_block2", "stack2_block2", "stack3_block1")
-)
+@pytest.mark.parametrize("block", ["stack1_block2", "stack2_block2", "stack3_block1"])
 def test_e5_3_spike_addition(block):
     model, x = s_resnet.SResNet(norm="bn", **SR), images(2, 16, 16, 3)
     output, spikes, skip = [

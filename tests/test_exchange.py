@@ -31,6 +31,7 @@ def body():
     return keras.Model(inputs, layers.IF(threshold=0.5, name="if3")(x))
 
 
+@pytest.mark.once
 def test_nir_and_back(tmp_path):
     pytest.importorskip("nir", reason="needs the extra `nir`")
     model = body()

@@ -248,6 +248,7 @@ def test_another_family():
     np.testing.assert_allclose(spiking, logits[:, -1, 1], atol=1e-5)
 
 
+@pytest.mark.once
 def test_refused():
     ann, snn = network(None), network(2)
     with pytest.raises(ValueError, match="'stack1_block1_add'"):
@@ -297,6 +298,7 @@ def distillation(teacher, student, labels, temperature):
     return crossentropy, temperature**2 * (np.exp(p) * (p - q)).sum(-1).mean()
 
 
+@pytest.mark.once
 def test_keras_distills_into_a_spiking_network(tmp_path):
     images, labels = digits(64)
     teacher, student = network(None), network(2)

@@ -34,8 +34,8 @@ LAYERS = {
     "BatchNormalization": FoldTime(keras.layers.BatchNormalization()),
     "statistics of Keras": keras.layers.BatchNormalization(),
     "tdBN": layers.ThresholdDependentBatchNormalization(),
-    "BNTT": layers.BatchNormalizationThroughTime(3),
-    "TEBN": layers.TemporalEffectiveBatchNormalization(3),
+    "BNTT": layers.BatchNormalizationThroughTime(2),
+    "TEBN": layers.TemporalEffectiveBatchNormalization(2),
     "padding": FoldTime(keras.layers.ZeroPadding2D(1)),
     "pooling": FoldTime(keras.layers.MaxPooling2D(2)),
     "pooling to a grid": FoldTime(_GridPooling2D(3)),
@@ -98,7 +98,7 @@ def assert_one_graph(layer, x, training):
     [*((name, True) for name in LAYERS), ("LIF", False), ("BatchNormalization", False)],
 )
 def test_a_layer_is_one_graph_and_the_same(name, training):
-    x = np.random.default_rng(0).normal(0.7, 0.9, (2, 3, 2, 2, 4)).astype("float32")
+    x = np.random.default_rng(0).normal(0.7, 0.9, (2, 2, 2, 2, 4)).astype("float32")
     LAYERS[name](x)
     assert_one_graph(LAYERS[name], x, training)
 

@@ -13,7 +13,7 @@ from keras_snn import applications
 from keras_snn.applications import load_keras_weights, load_torch_weights
 from keras_snn.layers import FoldTime, SpikingRNN
 
-pytestmark = pytest.mark.usefixtures("large_models")
+pytestmark = [pytest.mark.usefixtures("large_models"), pytest.mark.once]
 
 SMALL = {"input_shape": (32, 32, 3), "classes": 3, "classifier_activation": None}
 RELU = {"timesteps": None, "neuron": klayers.ReLU}
@@ -190,7 +190,6 @@ def build(title, **kwargs):
     return getattr(applications, title)(**(SMALL | kwargs))
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("form", FORMATS)
 def test_torch_names(form):
     title, arguments, outside, block = FORMATS[form]
@@ -224,7 +223,6 @@ def unchanged(model, load, message):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("title", "arguments", "message"),
     [
@@ -339,7 +337,6 @@ def test_tdbn_keeps_the_function_of_plain_normalisation():
     np.testing.assert_allclose(to_numpy(tdbn(images(2, 32, 32, 3))), expected, atol=1e-3)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
 def test_keras_anns_keep_their_function(name):
     """With ReLUs instead of neurons, our networks are those of `keras.applications`."""
@@ -355,7 +352,6 @@ def test_keras_anns_keep_their_function(name):
     np.testing.assert_allclose(to_numpy(ours(x)), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.once
 def test_keras_weights_go_into_spiking_networks():
     ann = lively(keras.applications.ResNet50(weights=None, **SMALL))
     snn = build("SpikingResNet50")
@@ -372,7 +368,6 @@ def test_keras_weights_go_into_spiking_networks():
     unchanged(snn, lambda: load_keras_weights(snn, other), "conv1.kernel fits nothing")
 
 
-@pytest.mark.once
 def test_own_anns():
     ann = lively(build("ConversionVGG5", **RELU))
     snn = build("ConversionVGG5", timesteps=2)
