@@ -28,6 +28,7 @@ def test_layer_names():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.once
 def test_e4_7_the_stem_of_an_image_runs_once_and_equals_running_it_each_step():
     image = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
     still = small(timesteps=3)

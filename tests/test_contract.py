@@ -186,6 +186,7 @@ def inner(model, name):
     return layer.layer if isinstance(layer, layers.FoldTime) else layer
 
 
+@pytest.mark.once
 def test_frozen_layers_stay():
     model = build("SEWResNet8")
     model.get_layer("stack1_block1_conv1").trainable = False

@@ -79,6 +79,7 @@ def test_shift_is_a_padded_crop_of_each_image():
     assert {abs(s) for pair in shifts for s in pair} >= {0, 1, 2, 3}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["shift", "flip", "erase", "mix_up", "cut_mix"])
 def test_clips_are_varied_as_a_whole(name):
     x = np.repeat(pictures(12, 32, 2)[:, None], 3, axis=1).astype("float32")
@@ -234,6 +235,7 @@ def numpy_batches(data):
     return [[np.asarray(part) for part in batch] for batch in data]
 
 
+@pytest.mark.once
 def test_tfds_pipeline(mocked):
     def epochs(count, first=0):
         data = datasets.load(

@@ -74,7 +74,7 @@ def environments(kind):
 
 # What each process of a kind trains. Two TensorFlow processes take long to talk to each other.
 TRAINED = {
-    ("tensorflow", "devices"): ("short", "long", "synchronized", "normalization"),
+    ("tensorflow", "devices"): ("long", "synchronized", "normalization"),
     ("tensorflow", "processes"): ("short", "normalization"),
     ("jax", "devices"): ("short", "long", "normalization"),
     ("jax", "processes"): ("short", "normalization"),

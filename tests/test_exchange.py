@@ -113,8 +113,9 @@ def test_what_is_not_read():
 
 
 @with_tensorflow
-@pytest.mark.parametrize("mode", ["sequence", "step"])
-@pytest.mark.parametrize("name", ["LIF, rest", "image"])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("LIF, rest", "sequence"), ("LIF, rest", "step"), ("image", "step")]
+)
 def test_onnx(name, mode, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
     rest = lambda name: layers.LIF(tau=3.0, v_reset=-0.2, name=name)  # noqa: E731

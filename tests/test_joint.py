@@ -323,6 +323,7 @@ def test_keras_distills_into_a_spiking_network(tmp_path):
     np.testing.assert_allclose(again.predict(images, verbose=0), wanted, atol=1e-5)
 
 
+@pytest.mark.once
 def test_keras_distills_features():
     # Without batch normalisation: Keras 3.15 runs the student for features as in training, always.
     images, labels = digits(64)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, to_numpy
+from helpers import first_everywhere, gradients, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -254,7 +254,7 @@ def test_rolled_loop_equals_unrolled(name, masked, backwards, monkeypatch):
     assert_same(neuron(name, return_sequences=False, go_backwards=backwards)(x, mask=mask), last)
 
 
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("backwards", first_everywhere(False, True))
 def test_unknown_time_and_batch(backwards):
     """In compiled functional models, below and above the limit of unrolling."""
     model = everything(4, mask=True, go_backwards=backwards)
@@ -613,7 +613,8 @@ def test_mixed_precision_as_global_policy(policy):
         assert all(np.all(np.isfinite(to_numpy(ops.cast(o, "float32")))) for o in [output, *states])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+# Without it JAX compiles every operation by itself, which takes long.
+@pytest.mark.parametrize("jit_compile", [True] if BACKEND == "jax" else [False, True])
 @pytest.mark.parametrize("policy", MIXED, indirect=True)
 def test_mixed_precision_trains(policy, jit_compile):
     if jit_compile and BACKEND == "torch":
@@ -684,6 +685,7 @@ model.save(sys.argv[1] + "/model.keras")
 """
 
 
+@pytest.mark.once
 def test_files_of_another_backend_load(tmp_path):
     other = "torch" if BACKEND == "jax" else "jax"
     pytest.importorskip(other)

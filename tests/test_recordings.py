@@ -426,6 +426,7 @@ def test_by_name_from_the_package(tmp_path):
     np.testing.assert_array_equal(found[0], wanted)
 
 
+@pytest.mark.once
 def test_clips_are_varied_and_labels_mixed(tmp_path):
     held = nmnist(tmp_path)
     data = load("nmnist", tmp_path, variation=["shift", "mix_up"], one_hot=True)
