@@ -53,10 +53,9 @@ def is_binary(x):
 
 
 DA = {"input_shape": (32, 32, 3), "classes": 3, "small_images": True, "timesteps": 3}
-VARIANTS = danet.ORDERS
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", danet.ORDERS)
 def test_e6_1_a_stage_is_the_sum_of_its_units(variant):
     model = lively(danet.DANet34(variant=variant, **DA))
     last = {"A": "neuron2", "PA": {"A": "bn2", "B": "conv2"}[variant[-1]]}[variant[:-2]]
@@ -73,7 +72,7 @@ def test_e6_1_a_stage_is_the_sum_of_its_units(variant):
         np.testing.assert_allclose(np.squeeze(end), np.squeeze(total), atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", danet.ORDERS)
 def test_e6_2_units_without_a_branch_are_the_identity(variant):
     neuron = layers.LIF(tau=2.0, threshold=0.7)
     model = danet.DANet34(variant=variant, zero_init_residual=True, neuron=neuron, **DA)
@@ -84,7 +83,7 @@ def test_e6_2_units_without_a_branch_are_the_identity(variant):
         np.testing.assert_array_equal(other, first)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", danet.ORDERS)
 def test_e6_2_their_gradient_is_one(variant):
     x = ops.convert_to_tensor(images(2, 3, 8, 8, 4) > 0, dtype="float32")
     inputs = keras.Input((3, 8, 8, 4))
@@ -101,7 +100,7 @@ def test_e6_2_their_gradient_is_one(variant):
     np.testing.assert_allclose(grad, to_numpy(upstream), rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", danet.ORDERS)
 def test_e6_3_domains(variant):
     model, x = lively(danet.DANet18(variant=variant, **DA)), images(2, 32, 32, 3)
     units = [f"stack{s}_block{b}_add" for s in (1, 2, 3, 4) for b in (1, 2)]
