@@ -6,7 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import first_everywhere, to_numpy
 
 from keras_snn import applications, layers
 from keras_snn.analysis import is_spiking
@@ -17,10 +17,10 @@ FAMILIES = {family.__name__.rpartition(".")[2]: family for family in application
 EVERY = [(family, name) for family, module in FAMILIES.items() for name in module.__all__]
 # Of each family the smallest, and each variant that has layers of its own.
 SMALL = {
+    "SEWResNet8": {"connect": "iand"},
     "ConversionVGG5": {"input_shape": (16, 16, 3), "norm": "tebn"},
     "SpikingResNet18": {"small_images": True},
     "ConversionResNet12": {},
-    "SEWResNet8": {"connect": "iand"},
     "SEW7BNet": {"input_shape": (2, 128, 128, 2)},
     "TDBNResNet19": {"spiking_readout": True, "input_shape": (16, 16, 3)},
     "SResNet": {"depth": 8, "width": 8, "boosting": True},
@@ -66,11 +66,8 @@ def test_signature_and_documentation(family, name):
     assert "\n>>> " in function.__doc__  # which pytest runs
 
 
-# Compiling takes up to a minute each: PyTorch runs all small ones, the others one;
-# with `ALL_MODELS=1` every backend runs every one.
-FEW = FITTED = SMALL
-if keras.backend.backend() != "torch":
-    FEW = FITTED = ("SEWResNet8",)
+# Compiling takes up to a minute each; with `ALL_MODELS=1` every backend runs every one.
+FEW = FITTED = first_everywhere(*SMALL)
 if "ALL_MODELS" in os.environ:
     FEW, FITTED = SMALL, EACH
 

@@ -410,7 +410,7 @@ def test_same_bytes_from_every_backend(tmp_path):
     assert own.hexdigest() == other.hexdigest()
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="one in whose process TensorFlow exports nothing")
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX stands for both that export by another process")
 def test_errors_from_another_process(tmp_path):
     inputs = keras.Input((STEPS, 3, 5))
     model = keras.Model(inputs, keras.layers.Flatten(name="flat")(layers.IF()(inputs)))
