@@ -7,9 +7,10 @@ cell takes this way if it has a `form`; the spikes are those of the plain loop, 
 of operations, and the gradients too but for rounding.
 
 On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
-else a loop. In TensorFlow's graphs batch normalisation in inference right before the neuron is
-compiled with it, and its multiplication and addition are rounded once, not twice. On PyTorch it is
-an `autograd.Function`, see `fused_torch.py`.
+else a loop. In TensorFlow's graphs the backward pass of a short sequence computes `h` again, from
+the currents, which saves the forward pass writing it. There too, batch normalisation in inference
+right before the neuron is compiled with it, and its multiplication and addition are rounded once,
+not twice. On PyTorch it is an `autograd.Function`, see `fused_torch.py`.
 """
 
 import dataclasses
@@ -110,7 +111,7 @@ def run(form, fire, sequences, v, threshold, wants_last=True, training=False):
         threshold: A number, or a tensor to learn.
         wants_last: Whether the last potential is used.
         training: Whether a backward pass is expected. Without, one is right too, but TensorFlow
-            saves the currents for it, and computes the charged potentials anew.
+            saves the currents of a long sequence for it, and charges the potentials again.
 
     Returns:
         `(spikes, v)`; `v` is `None` unless `wants_last`.
@@ -222,6 +223,12 @@ def _backward(neuron, recur, h, upstream, tensors):
     return (dx, *neuron.gradients(h, dx, gs, gv, tensors))
 
 
+def _backward_again(neuron, recur, scaling, currents, upstream, tensors):
+    """The same, from what `_forward` was given for the currents."""
+    h = _forward(neuron, recur, True, scaling, *currents, *tensors)[-1]
+    return _backward(neuron, recur, h, upstream, tensors)
+
+
 def _unrolled(step, follow, carry, *xs, reverse=False):
     """Outputs `y[t] = step(carry, x[t], ...)`, where `follow(y[t])` is carried to the next step."""
     outputs = []
@@ -272,7 +279,9 @@ def _tensorflow(training, neuron, sequences, *tensors):
         return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
     source = None if training else _before_scaling(sequences)
-    return _custom_gradient(neuron, recur, _xla, training, sequences, *tensors, source=source)
+    # To charge few steps again costs less than to write and read the potentials.
+    keep = training and recur is _looped
+    return _custom_gradient(neuron, recur, _xla, keep, sequences, *tensors, source=source)
 
 
 # What batch normalisation does in inference, by the names of TensorFlow's operations.
@@ -325,10 +334,9 @@ def _xla(function):
 def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
     """Spikes and the last potential of currents `x`; `source`: see `_before_scaling`."""
     scaling = source[0] if source else ()
-    forward, charged = (
-        compiled(_partial(_forward, neuron, recur, k, scaling)) for k in (keep, True)
-    )
-    backward = compiled(_partial(_backward, neuron, recur))
+    forward = compiled(_partial(_forward, neuron, recur, keep, scaling))
+    again = _partial(_backward_again, neuron, recur, scaling)
+    backward = compiled(_partial(_backward, neuron, recur) if keep else again)
 
     @ops.custom_gradient
     def sequence(x, *tensors):
@@ -340,8 +348,7 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
 
         def grad(*upstream):
             upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
-            h = kept if keep else charged(*inputs)[-1]
-            return backward(h, tuple(upstream), inputs[2:])
+            return backward(kept if keep else inputs[:2], tuple(upstream), inputs[2:])
 
         return outputs, grad
 

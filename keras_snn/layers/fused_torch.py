@@ -38,9 +38,8 @@ def function():
         @torch.autograd.function.once_differentiable
         def backward(ctx, gs, gv):
             h, *tensors = ctx.saved_tensors
-            nothing = h.new_zeros(())
-            gs = nothing.expand_as(h) if gs is None else gs
-            gv = nothing.expand_as(h[:, 0]) if gv is None else gv
+            gs = h.new_zeros(()).expand_as(h) if gs is None else gs
+            gv = 0.0 if gv is None else gv
             return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
 
     return Sequence
@@ -110,7 +109,7 @@ class InPlace:
             neuron: A `fused.Neuron`.
             h: Charged potentials, `(batch, time, ...)`.
             gs: Gradients to the spikes.
-            gv: Gradient to the last potential, `(batch, ...)`.
+            gv: Gradient to the last potential, `(batch, ...)`, or 0 if there is none.
             tensors: Those of first potential, rate and threshold that are given.
 
         Returns:
@@ -121,22 +120,26 @@ class InPlace:
         fire, last = neuron.fire, h.shape[1] - 1
         _, rate, threshold = neuron.parameters(tensors)
         (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
-        dx = torch.empty_like(h)
-        for rows in _tiles(h):
-            carried = gv[rows] * (gain if gains is None else gains)
+        dx, tiles = torch.empty_like(h), _tiles(h)
+        count = max(1, TILE // max(1, h[tiles[0], 0].numel()))
+        # Made once, to stay in the cache.
+        buffers = [torch.empty_like(h[tiles[0], :count]) for _ in range(2)]
+        for rows in tiles:
+            carried = gv[rows] * (gain if gains is None else gains) if torch.is_tensor(gv) else None
             factor = 1.0  # what follows the last step has not decayed
-            count = max(1, TILE // max(1, carried.numel()))
             for start in reversed(range(0, last + 1, count)):
                 part = rows, slice(start, start + count)
                 hs, ds = h[part], dx[part]
-                slope = _through(fire.surrogate, hs - threshold, gs[part], gain, ds)
-                kept = _kept(fire, hs, threshold, slope)
+                u, kept = (buffer[: hs.shape[0], : hs.shape[1]] for buffer in buffers)
+                torch.sub(hs, threshold, out=u)
+                slope = _through(fire.surrogate, u, gs[part], gain, ds)
+                _kept(fire, hs, threshold, slope, out=kept)
                 if gains is not None:
                     ds.mul_(gains)
                 if decays is not None:
                     kept[:, : last - start].mul_(decays)
                 for d, k in zip(ds.unbind(1)[::-1], kept.unbind(1)[::-1]):
-                    carried = d.addcmul_(k, carried, value=factor)
+                    carried = d if carried is None else d.addcmul_(k, carried, value=factor)
                     factor = decay
         return dx
 
@@ -235,16 +238,16 @@ def _through(surrogate, u, upstream, gain, out):
     return lambda: slope
 
 
-def _kept(fire, h, threshold, slope):
-    """Slopes of the potentials after the steps to the charged ones, a new tensor.
+def _kept(fire, h, threshold, slope, out):
+    """Writes the slopes of the potentials after the steps to the charged ones.
 
     `slope()` is the surrogate's.
     """
     import torch
 
     if fire.reset != "hard":
-        kept = torch.ones_like(h)
+        kept = out.fill_(1)
         return kept if fire.detach or fire.reset == "none" else kept.sub_(slope() * threshold)
     compare = torch.lt if not fire.strict else torch.le
-    kept = compare(h, threshold, out=torch.empty_like(h))
+    kept = compare(h, threshold, out=out)
     return kept if fire.detach else kept.addcmul_(slope(), fire.v_reset - h)

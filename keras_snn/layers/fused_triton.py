@@ -93,7 +93,7 @@ def backward(neuron, h, gs, gv, tensors):
         slopes = ops.cast(surrogate.derivative(h - threshold), h.dtype).expand(h.shape)
     else:
         slopes = h
-    dx, gv = flat.empty(*h.shape[:2]), flat(gv, 1)
+    dx, gv = flat.empty(*h.shape[:2]), flat(fused_torch.like_step(gv, h), 1)
     h, gs, slopes, out = (flat(tensor, 2) for tensor in (h, gs, slopes, dx))
     with torch.cuda.device_of(h):
         _backward[_grid(gv)](
