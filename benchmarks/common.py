@@ -42,6 +42,18 @@ def clock(*calls):
     return [(f, statistics.median(times)) for f, times in zip(first, zip(*rounds))]
 
 
+def faults(call):
+    """Page faults of a call, in thousands: pages of 4 kB that the system hands out and clears."""
+
+    def count():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    before = count()
+    for _ in range(FLAGS.repeats):
+        call()
+    return (count() - before) / FLAGS.repeats / 1000
+
+
 def peak():
     """Most memory held so far, in MB: the GPU's where the backend has one, else the process's."""
     gpu = _gpu_peak()

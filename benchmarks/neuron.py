@@ -6,15 +6,16 @@
 LIF with tau 2, threshold 1, hard reset, ATan(2), reset detached; float32. As many elements for each
 number of steps. Milliseconds of the forward pass without gradients, and of spikes and gradients;
 seconds of the first call, with compilation; megabytes of the process (of the GPU, where there is
-one) above what it held with the input. On a GPU SpikingJelly takes its CUDA kernels, else Triton's,
-else PyTorch's operations, by what is installed.
+one) above what it held with the input; page faults of a call with gradients, in thousands, where
+memory given back to the system is taken again. On a GPU SpikingJelly takes its CUDA kernels, else
+Triton's, else PyTorch's operations, by what is installed.
 """
 
 import functools
 
 import numpy as np
 from absl import app, flags
-from common import FLAGS, answer, clock, measure, peak, save, table
+from common import FLAGS, answer, clock, faults, measure, peak, save, table
 
 flags.DEFINE_list("timesteps", ["4", "16", "64", "256"], "Numbers of steps.")
 flags.DEFINE_integer("elements", 2**22, "Elements of a sequence, all steps together.")
@@ -202,6 +203,7 @@ def one(name, timesteps):
         "train ms": 1e3 * both,
         "first s": first,
         "MB": peak() - base,
+        "faults": faults(train),
     }
 
 
@@ -229,7 +231,7 @@ def main(argv):
                         row[f"/ {reference}"] = result["train ms"] / other["train ms"]
             rows.append(row)
         columns = ["LIF", "infer ms", "train ms", *(f"/ {r}" for r in REFERENCES)]
-        table(f"T = {steps}", [*columns, "first s", "MB", "note"], rows)
+        table(f"T = {steps}", [*columns, "first s", "MB", "faults", "note"], rows)
     save(results)
 
 

@@ -19,12 +19,18 @@ import operator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_snn import dynamics
 from keras_snn.surrogates import heaviside
 
 __all__ = ["Decay", "Fire", "Leak", "run"]
+
+# Linux's malloc gives the top of the heap back to the system as soon as twice the largest block
+# that was freed so far, of up to 32 MB, is free there. With one of that size a layer alone does not
+# take the same pages from the system in each step, which can cost it more than its arithmetic.
+np.empty(2**25 - 2**16, "uint8")
 
 
 @dataclasses.dataclass(frozen=True)
