@@ -350,11 +350,11 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
         # Or TensorFlow looks for a gradient of the compiled function too.
         inputs = tree.map_structure(ops.stop_gradient, inputs)
         found = forward(*inputs)
-        outputs, kept = (found[:-1], found[-1]) if keep else (found, None)
+        outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[:2])
 
         def grad(*upstream):
             upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
-            return backward(kept if keep else inputs[:2], tuple(upstream), inputs[2:])
+            return backward(saved, tuple(upstream), inputs[2:])
 
         return outputs, grad
 

@@ -102,7 +102,7 @@ if ON_TORCH:
     ) -> list[Tensor]:
         """Gradients to currents and to those of the other tensors that are given."""
         neuron, tensors = _neuron(number, gv is not None, v, rate, threshold)
-        return fused_torch.gradients(neuron, h, gs, 0.0 if gv is None else gv, tensors)
+        return fused_torch.gradients(neuron, h, gs, gv, tensors)
 
     @sequence_backward.register_fake
     def _(number, h, gs, gv, *parameters):

@@ -39,14 +39,17 @@ def function():
         def backward(ctx, gs, gv):
             h, *tensors = ctx.saved_tensors
             gs = h.new_zeros(()).expand_as(h) if gs is None else gs
-            gv = 0.0 if gv is None else gv
             return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
 
     return Sequence
 
 
 def gradients(neuron, h, gs, gv, tensors, wanted=True):
-    """Gradients to the currents and to the tensors, `None` if these are not wanted."""
+    """Gradients to the currents and to the tensors, `None` if these are not wanted.
+
+    `gv` is `None` if nothing is given for the last potential.
+    """
+    gv = 0.0 if gv is None else gv
     dx = way(h).backward(neuron, h, gs, gv, tensors)
     return [dx, *(neuron.gradients(h, dx, gs, gv, tensors) if wanted else [None] * len(tensors))]
 
@@ -245,9 +248,12 @@ def _kept(fire, h, threshold, slope, out):
     """
     import torch
 
-    if fire.reset != "hard":
-        kept = out.fill_(1)
-        return kept if fire.detach or fire.reset == "none" else kept.sub_(slope() * threshold)
-    compare = torch.lt if not fire.strict else torch.le
-    kept = compare(h, threshold, out=out)
-    return kept if fire.detach else kept.addcmul_(slope(), fire.v_reset - h)
+    if fire.reset == "hard":
+        compare = torch.le if fire.strict else torch.lt
+        compare(h, threshold, out=out)
+        if not fire.detach:
+            out.addcmul_(slope(), fire.v_reset - h)
+    else:
+        out.fill_(1)
+        if fire.reset == "soft" and not fire.detach:
+            out.sub_(slope() * threshold)
