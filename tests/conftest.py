@@ -1,6 +1,6 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`.
 
-With `HALF=0` or `HALF=1` it runs every other module.
+JAX has two: with `HALF=0` one runs the modules of `OPTIMIZED`, with `HALF=1` one runs the others.
 """
 
 import gc
@@ -16,9 +16,15 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("NPROC", "1")  # XLA's
 # TensorFlow's default on newer processors only; without, it has no `channels_first`.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if os.environ.get("HALF") == "1":
+    # XLA compiles in two thirds of the time without these, which make quicker code.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import keras
 import pytest
+
+# Modules that test what XLA makes of our arithmetic. It takes longer to optimise other tests.
+OPTIMIZED = ["convolution", "fused", "memory"]
 
 
 def pytest_configure(config):
@@ -29,12 +35,15 @@ def pytest_collection_modifyitems(config, items):
     """What does not depend on the backend is left to the quickest process."""
     keep = items
     if "HALF" in os.environ:
-        half = list(dict.fromkeys(item.path for item in items))[int(os.environ["HALF"]) :: 2]
-        keep = [item for item in keep if item.path in half]
+        keep = [item for item in keep if is_optimized(item.path) == (os.environ["HALF"] == "0")]
     if keras.backend.backend() != "torch" and "ALL_BACKENDS" not in os.environ:
         keep = [item for item in keep if not is_run_once(item)]
     config.hook.pytest_deselected(items=list(set(items) - set(keep)))
     items[:] = keep
+
+
+def is_optimized(path):
+    return path.stem.removeprefix("test_") in OPTIMIZED
 
 
 def is_run_once(item):
@@ -51,10 +60,6 @@ def _same_seed():
         sys.modules["torch"].manual_seed(0)
 
 
-# Modules that test what XLA makes of our arithmetic. It takes longer to optimise other tests.
-OPTIMIZED = ["convolution", "fused", "memory"]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _compilation(request):
     """JAX's compiler optimises only what it must.
@@ -62,7 +67,7 @@ def _compilation(request):
     Four processes share the machine's memory: compiled functions of a module go.
     """
     if keras.backend.backend() == "jax":
-        plain = request.path.stem.removeprefix("test_") not in OPTIMIZED
+        plain = not is_optimized(request.path)
         sys.modules["jax"].config.update("jax_disable_most_optimizations", plain)
     keras.utils.set_random_seed(0)  # imports TensorFlow
     gc.freeze()  # what imports made stays, and need not be searched

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
-from test_export import STEPS, clips, image_net, sequence_net, with_tensorflow
+from test_export import STEPS, clips, convolutions, sequence_net, with_tensorflow
 
 from keras_snn import export, layers
 
@@ -119,13 +119,15 @@ def test_what_is_not_read():
 def test_onnx(name, mode, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
     rest = lambda name: layers.LIF(tau=3.0, v_reset=-0.2, name=name)  # noqa: E731
-    model = image_net() if name == "image" else sequence_net(rest)
+    model = sequence_net(rest)
+    if name == "image":
+        inputs = keras.Input(model.input_shape[2:])
+        model = keras.Model(inputs, model(layers.RepeatTime(STEPS)(inputs)))
     data, path = clips(model), tmp_path / "model.onnx"
     report = export.to_onnx(model, path, mode, verify_data=data)
     assert report.flipped == 0 and report.top1 == 1 and report.logits < 1e-4
     assert all(0.005 < layer["rate"] < 0.995 for layer in report.layers)
-    convolutions = [w for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
-    assert report.operations["Conv"] == len(convolutions)
+    assert report.operations["Conv"] == convolutions(model)
     runner = export.OnnxRunner(path, report.initial_states)
     for clip, wanted in zip(data, model.predict(data, verbose=0)):
         if mode == "sequence":

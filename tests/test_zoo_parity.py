@@ -110,7 +110,7 @@ def compare(ours, x, seen, leak, threshold):
     """Our logits, and how many layers have other numbers of spikes than the peer's."""
     outputs = [ours.get_layer(name).output for name in seen]
     counts = [ops.sum(spikes, tuple(range(1, len(spikes.shape)))) for spikes in outputs]
-    found, *counts = to_numpy(keras.Model(ours.inputs, [ours.output, *counts])([x]))
+    found, *counts = keras.Model(ours.inputs, [ours.output, *counts]).predict_on_batch([x])
     different = sum(
         count[0] != spikes.sum() for count, (_, spikes) in zip(counts, seen.values(), strict=True)
     )
