@@ -241,7 +241,7 @@ def main(argv):
             results[f"{name} {what} {batch}"] = found
             rows = [_row(label, result, found) for label, result in found.items()]
             table(f"{name}, {what}, batch {batch}", COLUMNS, rows)
-    save(results)
+            save(results)
 
 
 COLUMNS = ["", "ms", "/ own ReLU", "alone", "/ eager", "/ compiled", "MB", "most MB", "first s"]

@@ -232,7 +232,7 @@ def main(argv):
             rows.append(row)
         columns = ["LIF", "infer ms", "train ms", *(f"/ {r}" for r in REFERENCES)]
         table(f"T = {steps}", [*columns, "first s", "MB", "faults", "note"], rows)
-    save(results)
+        save(results)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main(argv):
             results[f"{backend}, {what}"] = rows
             columns = [what, "ms", f"ms / {what}", "first s", "MB", "note"]
             table(f"{backend}, training step against {what}", columns, rows)
-    save(results)
+            save(results)
 
 
 if __name__ == "__main__":
