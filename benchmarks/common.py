@@ -109,6 +109,8 @@ def machine():
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": _gpus(),
+        # How memory is kept changes figures on CPUs.
+        "malloc": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")},
         "versions": versions,
     }
 
