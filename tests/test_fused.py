@@ -188,6 +188,23 @@ def test_tiles(name, elements, monkeypatch):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the PyTorch backend's own")
+def test_shapes_alone_take_no_steps(monkeypatch):
+    import torch
+
+    from keras_snn.layers import fused_torch
+
+    for name in ("forward", "backward"):
+        monkeypatch.delattr(fused_torch.InPlace, name)
+    layer = layers.LIF(return_state=True)
+    x = torch.empty((2, 300, 3), device="meta", requires_grad=True)
+    with keras.device("meta"):
+        spikes, v = layer(x)
+        (spikes.sum() + v.sum()).backward()
+    assert (spikes.shape, v.shape, x.grad.shape) == ((2, 300, 3), (2, 3), (2, 300, 3))
+    assert {t.device.type for t in (spikes, v, x.grad)} == {"meta"}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the PyTorch backend's own")
 def test_what_is_saved_and_what_has_no_gradient():
     import torch
 

@@ -56,12 +56,29 @@ def gradients(neuron, h, gs, gv, tensors, wanted=True):
 
 def way(x):
     """What does the steps on the device of `x`."""
+    if x.is_meta:
+        return Shapes
     if x.is_cuda:
         from keras_snn.layers import fused_triton
 
         if fused_triton.usable(x.dtype, x.device):
             return fused_triton
     return InPlace
+
+
+class Shapes:
+    """Nothing but empty tensors, for who asks for shapes only (Keras does, before a first step)."""
+
+    @staticmethod
+    def forward(neuron, x, tensors, keep):
+        """As that of `InPlace`."""
+        last = x[:, 0].clone() if neuron.wants_last else None
+        return x.clone(), last, x.clone() if keep else None
+
+    @staticmethod
+    def backward(neuron, h, gs, gv, tensors):
+        """As that of `InPlace`."""
+        return h.clone()
 
 
 class InPlace:
