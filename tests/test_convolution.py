@@ -1,4 +1,4 @@
-"""Convolutions over time as products of matrices: the same as Keras's own."""
+"""Convolutions over time, as products of matrices or without copies: the same as Keras's own."""
 
 import contextlib
 
@@ -10,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
+from keras_snn import applications
 from keras_snn.layers import FoldTime
 from keras_snn.layers import fused_convolution as convolution
 
 BACKEND = keras.backend.backend()
+PRODUCT = convolution._compiled() if BACKEND == "jax" else convolution._product
+# What the layer's own way gives way to where no product pays.
+OTHERWISE = convolution._uncopied if BACKEND == "torch" else None
+WAYS = [way for way in (PRODUCT, OTHERWISE) if way]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -27,7 +32,7 @@ def normal(*shape):
 
 @settings(max_examples=12 if keras.backend.backend() == "jax" else 25, deadline=None)
 @given(st.data())
-def test_products_are_keras_convolutions(data):
+def test_outputs_are_keras(data):
     size, kernel, strides = (
         data.draw(st.tuples(st.integers(1, most), st.integers(1, most))) for most in (6, 5, 3)
     )
@@ -37,17 +42,18 @@ def test_products_are_keras_convolutions(data):
     layer = layers.Conv2D(3, kernel, strides, padding)
     x = normal(2, *size, 2)
     wanted = to_numpy(layer(x))
-    arguments = ops.convert_to_tensor(x), ops.convert_to_tensor(layer.kernel)
-    product = convolution._compiled() if BACKEND == "jax" else convolution._product
-    found = to_numpy(product(*arguments, strides, padding))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    arguments = ops.convert_to_tensor(x), ops.convert_to_tensor(layer.kernel), strides, padding
+    for way in WAYS:
+        found = to_numpy(way(*arguments))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"use_bias": False, "activation": "tanh"}])
-def test_gradients_are_keras(size, strides, options, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_are_keras(size, strides, options, way, monkeypatch):
+    monkeypatch.setattr(convolution, "_way", lambda layer, x: way)
     arguments = (4, 3, strides, "same")
     layer, own = layers.Conv2D(*arguments, **options), OwnConv2D(*arguments, **options)
     shape = (2, 3, size, size, 5)
@@ -60,29 +66,25 @@ def test_gradients_are_keras(size, strides, options, monkeypatch):
     for each in (layer, own):
         fold = FoldTime(each)
         upstream = ops.array(normal(*fold.compute_output_shape(shape)))
-        function = _graph(lambda x, fold=fold, upstream=upstream: ops.sum(fold(x) * upstream))
-        results.append(gradients(function, each.trainable_variables, normal(*shape)))
+        results.append(
+            gradients(
+                lambda x, fold=fold, upstream=upstream: ops.sum(fold(x) * upstream),
+                each.trainable_variables,
+                normal(*shape),
+            )
+        )
     for found, wanted in zip(*map(keras.tree.flatten, results)):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def _graph(function):
-    """TensorFlow takes the product in graphs only."""
-    if BACKEND != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function)
-
-
 @pytest.fixture
 def taken(monkeypatch):
-    """Whether each convolution was a product, in order."""
+    """The way that each convolution took, in order; `None` is the layer's own."""
     taken = []
 
     def spy(layer, x):
-        taken.append((found := convolution.convolve(layer, x)) is not None)
-        return found
+        taken.append(convolution._way(layer, x))
+        return convolution.convolve(layer, x)
 
     monkeypatch.setattr("keras_snn.layers.time.convolve", spy)
     return taken
@@ -103,8 +105,7 @@ def test_small_maps_train_as_products(size, taken, monkeypatch):
         return loss.history["loss"], model.get_weights(), model.predict(x, verbose=0)
 
     found = train(layers.Conv2D)
-    assert taken
-    assert all(taken[-2:])
+    assert taken[-2:] == [PRODUCT] * 2
     wanted = train(OwnConv2D)
     for a, b in zip(*map(keras.tree.flatten, (found, wanted))):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -123,7 +124,7 @@ def test_what_is_left_to_keras(options, taken):
     x = normal(2, 3, 2, 2, 4)
     layer = layers.Conv2D(4, 3, padding="same", **options)
     y = FoldTime(layer)(x)
-    assert taken == [False]
+    assert taken == [None]
     wanted = to_numpy(layer(x.reshape(6, 2, 2, 4))).reshape(y.shape)
     np.testing.assert_allclose(to_numpy(y), wanted, rtol=1e-2, atol=1e-3)
     assert bool(layer.losses) == ("activity_regularizer" in options)
@@ -134,7 +135,7 @@ def test_maps_too_small_for_the_kernel_are_left_to_keras(taken):
     layer.build((None, 6, 6, 4))
     with contextlib.suppress(Exception):  # not every backend raises one
         FoldTime(layer)(normal(2, 3, 1, 1, 4))
-    assert taken == [False]
+    assert taken == [None]
 
 
 @pytest.mark.parametrize("jit", [False] if BACKEND == "torch" else [False, True])  # no XLA there
@@ -147,5 +148,79 @@ def test_the_size_of_maps_and_xla_decide(kernel, strides, slow_under_xla, jit, t
     model.compile(jit_compile=jit)
     x = normal(2, 2, 6, 6, 2)
     found = model.predict(x, verbose=0)
-    assert set(taken) == {slow_under_xla and (BACKEND == "jax" or jit)}
+    product = slow_under_xla and (BACKEND == "jax" or jit)
+    assert set(taken) == {PRODUCT if product else OTHERWISE}
     np.testing.assert_allclose(found, to_numpy(model(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_other_precisions(dtype, taken):
+    fold = FoldTime(layers.Conv2D(4, 3, padding="same", strides=2, dtype=dtype), dtype=dtype)
+    x = ops.cast(normal(2, 3, 6, 6, 4), dtype)
+    y = fold(x)
+    assert taken == [OTHERWISE]
+    assert keras.backend.standardize_dtype(y.dtype) == dtype
+    wanted = ops.cast(fold.layer(ops.reshape(x, (6, 6, 6, 4))), "float32")
+    found = to_numpy(ops.cast(y, "float32")).reshape(wanted.shape)
+    np.testing.assert_allclose(found, to_numpy(wanted), rtol=1e-2, atol=1e-2)
+
+
+def test_nothing_is_moved_around_convolutions():
+    """No copies to other layouts or types of any frames, neither forward nor backward."""
+    model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=3, timesteps=3)
+    x = normal(5, *model.input_shape[1:])
+    moved = {"tensorflow": _moved_in_graph, "jax": _moved_in_jaxpr, "torch": _moved_by_torch}
+    assert moved[BACKEND](model, x) == []
+
+
+def _moved_in_graph(model, x):
+    import tensorflow as tf
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = ops.sum(model(x, training=True) ** 2)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    operations = tf.function(step).get_concrete_function(x).graph.get_operations()
+    assert "Conv2DBackpropInput" in {op.type for op in operations}
+    moves = [op for op in operations if op.type in ("Transpose", "Cast")]
+    return [op for op in moves if op.outputs[0].shape.rank not in range(4)]
+
+
+def _moved_in_jaxpr(model, x):
+    import jax
+
+    def loss(trained, x):
+        others = [v.value for v in model.non_trainable_variables]
+        return ops.sum(model.stateless_call(trained, others, x, training=True)[0] ** 2)
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                yield from walk(inner)
+
+    trained = [v.value for v in model.trainable_variables]
+    found = list(walk(jax.make_jaxpr(jax.grad(loss))(trained, x).jaxpr))
+    assert "conv_general_dilated" in {equation.primitive.name for equation in found}
+    moves = [e for e in found if e.primitive.name in ("transpose", "convert_element_type")]
+    frames = [e for e in moves if e.invars[0].aval.ndim >= 4]
+    return [e for e in frames if e.invars[0].aval.dtype != bool]  # spikes become floats
+
+
+def _moved_by_torch(model, x):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    called = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            outputs = function(*args, **(kwargs or {}))
+            called.append((function.overloadpacket.__name__, outputs))
+            return outputs
+
+    with Spy():
+        ops.sum(model(x, training=True) ** 2).backward()
+    assert "convolution_backward" in {name for name, _ in called}
+    moves = [tuple(y.shape) for name, y in called if name in ("clone", "_to_copy", "copy_")]
+    return [shape for shape in moves if shape[:2] == (5, 3) or (shape[0], len(shape)) == (15, 4)]

@@ -1,9 +1,11 @@
-"""Convolutions as products of matrices, where a CPU's own convolutions cost more.
+"""Convolutions without what backends waste: as products of matrices, and without copies.
 
 TensorFlow and PyTorch arrange a kernel's weights anew at every call, which on maps of a few pixels
 takes longer than the convolution. XLA (JAX, and TensorFlow with `jit_compile=True`) has no fast way
 on CPUs where a kernel is larger than the map of its outputs (a tenth of its usual speed), nor for
-the gradients of strided and 1x1 convolutions. Outputs and gradients are Keras's but for rounding.
+the gradients of strided and 1x1 convolutions. There a product of matrices is quicker. For PyTorch,
+Keras copies each map to channels first and back to channels last; PyTorch takes it as it lies.
+Outputs and gradients are Keras's but for rounding.
 """
 
 import functools
@@ -30,20 +32,30 @@ def convolve(layer, x):
     Returns:
         `(batch, height, width, filters)`, or `None` where the layer has to do it itself.
     """
-    if not (_usual(layer, x) and _pays(layer, x)):
+    way = _way(layer, x)
+    if way is None:
         return None
-    function = _compiled() if keras.backend.backend() == "jax" else _product
-    outputs = function(x, ops.convert_to_tensor(layer.kernel), layer.strides, layer.padding)
+    outputs = way(x, ops.convert_to_tensor(layer.kernel, x.dtype), layer.strides, layer.padding)
     if layer.use_bias:
-        outputs = outputs + ops.convert_to_tensor(layer.bias)
+        outputs = outputs + ops.convert_to_tensor(layer.bias, x.dtype)
     return layer.activation(outputs)
 
 
+def _way(layer, x):
+    """The quickest way on the device that computes `x`, or `None` if it is the layer's own."""
+    if not _usual(layer, x):
+        return None
+    backend = keras.backend.backend()
+    if layer.compute_dtype == "float32" and _pays(layer, x):
+        return _compiled() if backend == "jax" else _product
+    return _uncopied if backend == "torch" else None
+
+
 def _usual(layer, x):
-    float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
+    uncast = keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype
     dense = layer.groups == 1 and set(layer.dilation_rate) == {1}
     last = layer.data_format == "channels_last"
-    if None in x.shape[1:] or layer.activity_regularizer or not (float32 and dense and last):
+    if None in x.shape[1:] or layer.activity_regularizer or not (uncast and dense and last):
         return False
     # Of a map that is too small for the kernel Keras has to speak.
     fits = all(size >= kernel for size, kernel in zip(x.shape[1:3], layer.kernel_size))
@@ -51,7 +63,7 @@ def _usual(layer, x):
 
 
 def _pays(layer, x):
-    """Whether the product is the faster way, on the device that computes `x`."""
+    """Whether the product is quicker than the convolution."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -115,6 +127,27 @@ def _met(kernel, rows, columns):
     return ops.reshape(kernel, (-1, *kernel.shape[2:]))[start:end]
 
 
+def _uncopied(x, kernel, strides, padding):
+    """PyTorch's convolution of `x` as it lies in memory."""
+    import torch
+
+    sizes = zip(x.shape[1:3], kernel.shape, strides)
+    rows, columns = (_padding(*size, padding) for size in sizes)
+    x = x.permute(0, 3, 1, 2)
+    pad = rows[0], columns[0]
+    if pad != (rows[1], columns[1]):
+        x, pad = torch.nn.functional.pad(x, columns + rows), 0
+    outputs = torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), None, strides, pad)
+    return outputs.permute(0, 2, 3, 1)
+
+
+def _padding(size, kernel, stride, padding):
+    """Zeros before and after the map that windows reach along an axis."""
+    last = (_windows(size, kernel, stride, padding) - 1) * stride
+    total = max(last + kernel - size, 0) if padding == "same" else 0
+    return total // 2, total - total // 2
+
+
 def _windows(size, kernel, stride, padding):
     """Number of windows along an axis of a map."""
     return math.ceil(size / stride) if padding == "same" else (size - kernel) // stride + 1
@@ -139,7 +172,7 @@ class _Axis(typing.NamedTuple):
 def _axis(size, kernel, stride, padding):
     outputs = _windows(size, kernel, stride, padding)
     last = (outputs - 1) * stride  # where the last window starts
-    before = max(last + kernel - size, 0) // 2 if padding == "same" else 0
+    before = _padding(size, kernel, stride, padding)[0]
     used = [i for i in range(kernel) if i + last >= before and i < before + size]
     first, end = used[0], used[-1] + 1
     pad = (before - first, max(last + end - before - size, 0))

@@ -71,8 +71,9 @@ class FoldTime(keras.layers.Wrapper):
 
     One reshape before and one after, both free. `BatchNormalization` inside sees batch and time
     together, as the papers' networks do. `Conv2D` is a product of matrices where a CPU is quicker
-    so, the same but for rounding. Do not use `keras.layers.TimeDistributed` for this: it runs its
-    layer once per step, and normalises each step by itself.
+    so, and on PyTorch takes its input without copies: the same but for rounding. Do not use
+    `keras.layers.TimeDistributed` for this: it runs its layer once per step, and normalises each
+    step by itself.
 
     Args:
         layer: A Keras layer on `(batch, ...)`.
