@@ -107,7 +107,9 @@ def finish(model):
     trained = keras.Model(model.inputs[0], spiking[-1].output)
 
     def replace(layer):
-        kind = layers.Conv2D if isinstance(layer, JointConv2D) else type(layer)
+        kind = type(layer)
+        if kind is JointConv2D:
+            kind = snn_layers.PaddedConv2D if layer.padding == "symmetric" else layers.Conv2D
         return kind.from_config(layer.get_config() | {"name": _plain(layer)})
 
     def call(layer, *args, network=None, **kwargs):
@@ -126,7 +128,7 @@ def finish(model):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class JointConv2D(layers.Conv2D):
+class JointConv2D(snn_layers.PaddedConv2D):
     """A convolution that an ANN and an SNN share, but for scales and biases.
 
     The kernel of a network, `(height, width, inputs, filters)`, is `v * s @ transpose(u)` at each
@@ -135,7 +137,7 @@ class JointConv2D(layers.Conv2D):
     and `filters`.
 
     Args:
-        **kwargs: Those of `keras.layers.Conv2D`, without regularizer and constraint of the kernel.
+        **kwargs: Those of `PaddedConv2D`, without regularizer and constraint of the kernel.
 
     Call arguments:
         inputs: Images, or sequences of them, `(batch, time, ...)`, which are seen as one batch.
@@ -340,7 +342,7 @@ def _input_like(model):
 def _convolution(layer):
     """The plain convolution that a layer is, at every step or not, or `None`."""
     layer = layer.layer if isinstance(layer, snn_layers.FoldTime) else layer
-    return layer if type(layer) is layers.Conv2D else None
+    return layer if type(layer) in (layers.Conv2D, snn_layers.PaddedConv2D) else None
 
 
 def _add_network(model, network, inputs, shared):

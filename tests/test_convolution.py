@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_snn import applications
-from keras_snn.layers import FoldTime
+from keras_snn.layers import FoldTime, PaddedConv2D
 from keras_snn.layers import fused_convolution as convolution
 
 BACKEND = keras.backend.backend()
@@ -19,6 +19,7 @@ PRODUCT = convolution._compiled() if BACKEND == "jax" else convolution._product
 # What the layer's own way gives way to where no product pays.
 OTHERWISE = convolution._uncopied if BACKEND == "torch" else None
 WAYS = [way for way in (PRODUCT, OTHERWISE) if way]
+SYMMETRIC = convolution._symmetric if BACKEND == "tensorflow" else OTHERWISE
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -224,3 +225,70 @@ def _moved_by_torch(model, x):
     assert "convolution_backward" in {name for name, _ in called}
     moves = [tuple(y.shape) for name, y in called if name in ("clone", "_to_copy", "copy_")]
     return [shape for shape in moves if shape[:2] == (5, 3) or (shape[0], len(shape)) == (15, 4)]
+
+
+def padded(strides=2, kernel=3, **kwargs):
+    return PaddedConv2D(4, kernel, strides, "symmetric", **kwargs)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (2, 1), (16, 9)])
+@pytest.mark.parametrize("kernel, strides", [(3, 2), (7, 2), ((5, 3), 3), (1, 2), (3, 1)])
+@pytest.mark.parametrize("way", [None, *WAYS, *([SYMMETRIC] if BACKEND == "tensorflow" else [])])
+def test_symmetric_padding_is_zeros_in_front(size, kernel, strides, way, monkeypatch):
+    layer, own = padded(strides, kernel), layers.Conv2D(4, kernel, strides)
+    monkeypatch.setattr(convolution, "_way", lambda asked, x: way if asked is layer else None)
+    x = normal(2, 3, *size, 5)
+    shape = FoldTime(layer).compute_output_shape(x.shape)
+    zeros = [k // 2 for k in layer.kernel_size]
+    for each in (layer, own):
+        each.build((None, 99, 99, 5))
+    own.set_weights([normal(*weight.shape) for weight in own.weights])
+    layer.set_weights(own.get_weights())
+    assert layer.compute_output_shape((None, None, size[1], 5))[1:3] == (None, shape[3])
+
+    def plain(x):
+        return FoldTime(own)(FoldTime(layers.ZeroPadding2D(zeros))(x))
+
+    assert tuple(plain(x).shape) == shape
+    upstream = ops.array(normal(*shape))
+    results = [
+        gradients(lambda x, f=f: ops.sum(f(x) * upstream), each.trainable_variables, x)
+        for f, each in ((FoldTime(layer), layer), (plain, own))
+    ]
+    for found, wanted in zip(*map(keras.tree.flatten, results)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_symmetric_padding_of_dilated_and_channels_first_maps():
+    layer = padded(1, (3, 5), dilation_rate=2)
+    x = normal(2, 9, 9, 3)
+    same = layers.Conv2D(4, (3, 5), padding="same", dilation_rate=2)
+    same.build(x.shape)
+    layer.build(x.shape)
+    layer.set_weights(same.get_weights())
+    np.testing.assert_allclose(to_numpy(layer(x)), to_numpy(same(x)), rtol=1e-4, atol=1e-5)
+    first = padded(data_format="channels_first")
+    assert first.compute_output_shape((2, 3, 9, 4)) == (2, 4, 5, 2)
+    last = padded()
+    last.build(x.shape)
+    first.build((2, 3, 9, 9))
+    first.set_weights(last.get_weights())
+    found = np.moveaxis(to_numpy(first(np.moveaxis(x, -1, 1))), 1, -1)
+    np.testing.assert_allclose(found, to_numpy(last(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_padded_convolutions_are_saved(tmp_path):
+    inputs = keras.Input((2, 6, 6, 3))
+    x = FoldTime(padded())(inputs)
+    model = keras.Model(inputs, FoldTime(PaddedConv2D(2, 2, padding="same"))(x))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.layer.padding for layer in loaded.layers[1:]] == ["symmetric", "same"]
+    x = normal(2, 2, 6, 6, 3)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("arguments", [(3, (3, 2), 2, "symmetric"), (3, 3, 2, "full")])
+def test_what_padding_refuses(arguments):
+    with pytest.raises(ValueError, match="odd sizes|padding"):
+        PaddedConv2D(*arguments)

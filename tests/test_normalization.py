@@ -199,14 +199,19 @@ def test_training_and_saving(layer, dtype, tmp_path):
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 6, 5), (2, 3, 6, 6, 5), (2, 3, 2, 3, 4, 5)])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_fused_normalization_is_keras(shape, affine, training):
+@pytest.mark.parametrize(
+    "dtype, rtol, atol",
+    [("float32", 1e-4, 1e-5), ("mixed_float16", 2e-3, 2e-3), ("mixed_bfloat16", 2e-2, 2e-2)],
+)
+def test_fused_normalization_is_keras(shape, affine, training, dtype, rtol, atol):
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 2.0, shape).astype("float32")
     upstream = ops.array(rng.normal(size=shape).astype("float32"))
     arguments = {"center": affine, "scale": affine, "epsilon": 1e-5, "momentum": 0.9}
+    arguments["dtype"] = dtype
     inner, own = (layers.BatchNormalization(**arguments) for _ in range(2))
     folded = (shape[0] * shape[1], *shape[2:])
-    layer = FoldTime(inner)
+    layer = FoldTime(inner, dtype=dtype)
     layer.build(shape)
     own.build(folded)
     for weights in zip(inner.variables, own.variables):
@@ -214,22 +219,26 @@ def test_fused_normalization_is_keras(shape, affine, training):
         for weight in weights:
             weight.assign(values)
     found = gradients(
-        lambda x: ops.sum(layer(x, training=training) * upstream), layer.trainable_variables, x
+        lambda x: ops.sum(ops.cast(layer(x, training=training), "float32") * upstream),
+        layer.trainable_variables,
+        x,
     )
 
     def plain(x):
         y = own(ops.reshape(x, folded), training=training)
-        return ops.sum(ops.reshape(y, shape) * upstream)
+        assert y.dtype == layer(x).dtype
+        return ops.sum(ops.reshape(ops.cast(y, "float32"), shape) * upstream)
 
     wanted = gradients(plain, own.trainable_variables, x)
     for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(wanted)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
     for a, b in zip(inner.non_trainable_variables, own.non_trainable_variables):
         np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-5, atol=1e-6)
     layer.trainable = False
-    np.testing.assert_allclose(
-        to_numpy(layer(x, training=True)), to_numpy(layer(x)), rtol=1e-6, atol=1e-6
+    frozen, inferred = (
+        to_numpy(ops.cast(y, "float32")) for y in (layer(x, training=True), layer(x))
     )
+    np.testing.assert_allclose(frozen, inferred, rtol=1e-6, atol=1e-6)
 
 
 def test_normalization_of_one_value():

@@ -459,6 +459,8 @@ def _reached(size, outputs, taps, stride, dilation, padding):
     before = 0
     if padding == "same":
         before = max((outputs - 1) * stride + (taps - 1) * dilation + 1 - size, 0) // 2
+    elif padding == "symmetric":
+        before = (taps - 1) * dilation // 2
     elif padding == "causal":
         before = (taps - 1) * dilation
     places = np.add.outer(np.arange(outputs) * stride, np.arange(taps) * dilation) - before

@@ -97,12 +97,11 @@ class Builder:
 
     def conv(self, x, filters, size, strides, name, use_bias=False, kernel_initializer=None):
         """A convolution, padded symmetrically by `size // 2`."""
-        padding = "same"
-        if strides > 1:  # where Keras's "same" is not symmetric
-            x = self.pad(x, size // 2, name + "_pad") if size > 1 else x
-            padding = "valid"
+        # Without strides Keras's "same" is symmetric.
+        padding = "symmetric" if strides > 1 and size > 1 else "same"
+        kind = snn.PaddedConv2D if padding == "symmetric" else layers.Conv2D
         initializer = kernel_initializer or self._initializer.clone()
-        layer = layers.Conv2D(
+        layer = kind(
             filters,
             size,
             strides,
@@ -117,10 +116,6 @@ class Builder:
         """A convolution over time of `(batch, time, features)`, of the present and the past."""
         layer = layers.Conv1D(filters, size, padding="causal", use_bias=False, name=name)
         return layer(x)
-
-    def pad(self, x, size, name):
-        """Zeros on all four sides."""
-        return self.apply(layers.ZeroPadding2D(size, name=name), x)
 
     def norm(self, x, name, gamma="ones", beta="zeros", branches=1):
         """The network's normalisation; `branches` is the number of tensors that will be summed."""

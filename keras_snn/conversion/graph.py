@@ -112,6 +112,7 @@ LINEAR = (
 WEIGHTED = {
     LAYERS.Dense: -1,
     **{getattr(LAYERS, f"Conv{n}D"): -1 for n in (1, 2, 3)},
+    snn.PaddedConv2D: -1,
     **{getattr(LAYERS, f"Conv{n}DTranspose"): -2 for n in (1, 2, 3)},
     **{getattr(LAYERS, f"DepthwiseConv{n}D"): None for n in (1, 2)},
     **{getattr(LAYERS, f"SeparableConv{n}D"): -1 for n in (1, 2)},

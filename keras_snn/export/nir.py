@@ -175,12 +175,13 @@ class _Writer:
         if layer.data_format != "channels_last" or layer.activation is not keras.activations.linear:
             raise _refusal(layer, "it must be channels-last and without an activation")
         kernel, size = ops.convert_to_numpy(layer.kernel), layer.kernel_size
-        if layer.padding == "same":
-            if max(layer.strides) > 1 or not all(k % 2 for k in size):
+        if layer.padding != "valid":
+            uneven = max(layer.strides) > 1 or not all(k % 2 for k in size)
+            if layer.padding == "same" and uneven:
                 raise _refusal(
                     layer,
                     "`same` with strides or even kernels pads one side more; use "
-                    "`ZeroPadding2D` and `valid`",
+                    "`PaddedConv2D`, or `ZeroPadding2D` and `valid`",
                 )
             padding = tuple(d * (k - 1) // 2 for k, d in zip(size, layer.dilation_rate))
         else:

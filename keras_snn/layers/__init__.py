@@ -1,6 +1,7 @@
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.conversion import *
+from keras_snn.layers.convolution import *
 from keras_snn.layers.encoders import *
 from keras_snn.layers.neurons import *
 from keras_snn.layers.normalization import *

@@ -26,7 +26,7 @@ def convolve(layer, x):
     """What a Keras `Conv2D` gives for `x`.
 
     Args:
-        layer: The layer, no subclass.
+        layer: The layer, or a `PaddedConv2D`, no other subclass.
         x: `(batch, height, width, channels)`.
 
     Returns:
@@ -48,7 +48,8 @@ def _way(layer, x):
     backend = keras.backend.backend()
     if layer.compute_dtype == "float32" and _pays(layer, x):
         return _compiled() if backend == "jax" else _product
-    return _uncopied if backend == "torch" else None
+    symmetric = backend == "tensorflow" and layer.padding == "symmetric"
+    return _symmetric if symmetric else _uncopied if backend == "torch" else None
 
 
 def _usual(layer, x):
@@ -59,7 +60,7 @@ def _usual(layer, x):
         return False
     # Of a map that is too small for the kernel Keras has to speak.
     fits = all(size >= kernel for size, kernel in zip(x.shape[1:3], layer.kernel_size))
-    return fits or layer.padding == "same"
+    return fits or layer.padding != "valid"
 
 
 def _pays(layer, x):
@@ -141,8 +142,18 @@ def _uncopied(x, kernel, strides, padding):
     return outputs.permute(0, 2, 3, 1)
 
 
+def _symmetric(x, kernel, strides, padding):
+    """TensorFlow's convolution of a map that it pads itself."""
+    import tensorflow as tf
+
+    zeros = [[size // 2] * 2 for size in kernel.shape[:2]]
+    return tf.nn.conv2d(x, kernel, strides, [[0, 0], *zeros, [0, 0]])
+
+
 def _padding(size, kernel, stride, padding):
-    """Zeros before and after the map that windows reach along an axis."""
+    """Zeros before and after the map along an axis."""
+    if padding == "symmetric":
+        return kernel // 2, kernel // 2
     last = (_windows(size, kernel, stride, padding) - 1) * stride
     total = max(last + kernel - size, 0) if padding == "same" else 0
     return total // 2, total - total // 2
@@ -150,7 +161,7 @@ def _padding(size, kernel, stride, padding):
 
 def _windows(size, kernel, stride, padding):
     """Number of windows along an axis of a map."""
-    return math.ceil(size / stride) if padding == "same" else (size - kernel) // stride + 1
+    return (size - kernel) // stride + 1 if padding == "valid" else math.ceil(size / stride)
 
 
 class _Axis(typing.NamedTuple):

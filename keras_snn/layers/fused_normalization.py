@@ -23,11 +23,13 @@ def normalize(layer, x, training):
         A tensor like `x`, or `None` where the layer has to do it itself.
     """
     way = {"tensorflow": _tensorflow, "torch": _torch}.get(keras.backend.backend())
-    float32 = {keras.backend.standardize_dtype(x.dtype), layer.compute_dtype} == {"float32"}
+    # Half precision is summed up in single, as Keras does.
+    uncast = keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype != "float64"
+    float32 = layer.variable_dtype == "float32"
     last = layer.axis in (-1, len(x.shape) - 1)
     usual = layer.epsilon > 0 and not (layer.synchronized or getattr(layer, "renorm", False))
     learns = training and layer.trainable
-    if way is None or not (float32 and last and usual and (learns or way is _torch)):
+    if way is None or not (uncast and float32 and last and usual and (learns or way is _torch)):
         return None
     channels = x.shape[-1]
     gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones(channels)
@@ -61,7 +63,7 @@ def _torch(x, gamma, beta, epsilon):
 
     count = x.numel() // x.shape[-1]
     if count < 2:  # refused by PyTorch: the variance it keeps would be infinite
-        return x * 0 + beta, x.reshape(-1), torch.zeros_like(beta)
+        return (x * 0 + beta).to(x.dtype), x.reshape(-1).to(beta.dtype), torch.zeros_like(beta)
     mean, variance = torch.zeros_like(beta), torch.zeros_like(beta)
     outputs = _native(x, mean, variance, gamma, beta, True, epsilon)
     return outputs, mean, variance * ((count - 1) / count)

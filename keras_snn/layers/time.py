@@ -6,6 +6,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn.layers.arguments import check_integer
+from keras_snn.layers.convolution import PaddedConv2D
 from keras_snn.layers.fused_convolution import convolve
 from keras_snn.layers.fused_normalization import normalize
 
@@ -134,7 +135,7 @@ class FoldTime(keras.layers.Wrapper):
         outputs = None
         if type(self.layer) is keras.layers.BatchNormalization and mask is None:
             outputs = normalize(self.layer, folded, training)
-        elif type(self.layer) is keras.layers.Conv2D:
+        elif type(self.layer) in (keras.layers.Conv2D, PaddedConv2D):
             outputs = convolve(self.layer, folded)
         if outputs is None:
             outputs = self.layer(folded, **kwargs)

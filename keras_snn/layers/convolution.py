@@ -1,0 +1,78 @@
+"""The convolution of the papers' networks, padded as PyTorch pads."""
+
+import keras
+from keras import ops
+
+__all__ = ["PaddedConv2D"]
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class PaddedConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` that also knows symmetric padding.
+
+    Where a convolution has strides, Keras's padding `"same"` has more zeros behind a map than
+    before it; networks that were built in PyTorch have as many, half a kernel. In `FoldTime` they
+    cost no copy of the map (but on JAX on other devices than CPUs, where XLA sees to it), which
+    `keras.layers.ZeroPadding2D` in front of the convolution does.
+
+    Args:
+        filters, kernel_size, strides: Those of `keras.layers.Conv2D`.
+        padding: `"symmetric"`, `dilation * (kernel_size - 1) / 2` zeros on each side, or Keras's
+            `"valid"` or `"same"`. With `"symmetric"` outputs are as many as with `"same"`.
+        **kwargs: The others of `keras.layers.Conv2D`.
+
+    Call arguments:
+        inputs: Images, `(batch, height, width, channels)`, or as `data_format` says.
+
+    Returns:
+        `(batch, ceil(height / stride), ceil(width / stride), filters)`, or as Keras does.
+
+    Raises:
+        ValueError: If a kernel to be padded symmetrically has an even size.
+
+    Source: PyTorch's `Conv2d(..., padding=kernel_size // 2)`.
+
+    Example:
+
+    >>> layer = PaddedConv2D(1, 3, 2, "symmetric", kernel_initializer="ones")
+    >>> [float(y) for y in keras.ops.ravel(layer(keras.ops.ones((1, 4, 4, 1))))]
+    [4.0, 6.0, 6.0, 9.0]
+    """
+
+    def __init__(self, filters, kernel_size, strides=(1, 1), padding="valid", **kwargs):
+        symmetric = padding == "symmetric"
+        super().__init__(filters, kernel_size, strides, "same" if symmetric else padding, **kwargs)
+        if symmetric:
+            self.padding = padding
+            if not all(size % 2 for size in self.kernel_size):
+                raise ValueError(
+                    "Symmetric padding wants kernels of odd sizes. "
+                    f"Received: kernel_size={self.kernel_size}"
+                )
+
+    def _spatial(self, shape):
+        return shape[2:] if self.data_format == "channels_first" else shape[1:-1]
+
+    def compute_output_shape(self, input_shape):
+        if self.padding != "symmetric":
+            return super().compute_output_shape(input_shape)
+        sizes = zip(self._spatial(input_shape), self.strides)
+        sizes = [None if size is None else -(-size // stride) for size, stride in sizes]
+        if self.data_format == "channels_first":
+            return (input_shape[0], self.filters, *sizes)
+        return (input_shape[0], *sizes, self.filters)
+
+    def convolution_op(self, inputs, kernel):
+        if self.padding != "symmetric":
+            return super().convolution_op(inputs, kernel)
+        zeros = [d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size)]
+        widths = [(n, n) for n in zeros]
+        widths.insert(0 if self.data_format == "channels_first" else 2, (0, 0))
+        return ops.conv(
+            ops.pad(inputs, [(0, 0), *widths]),
+            kernel,
+            self.strides,
+            "valid",
+            self.data_format,
+            self.dilation_rate,
+        )
