@@ -154,6 +154,16 @@ def test_other_layers(name, mode, tmp_path):
 
 
 @with_tensorflow
+def test_a_network_without_time(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((6, 5, 2)), layers.PaddedConv2D(3, 3, 2, "symmetric"), keras.layers.ReLU()]
+    )
+    data, path = clips(model), tmp_path / "model.tflite"
+    report = export.to_tflite(model, path, verify_data=data)
+    assert report.timesteps == 1 and report.logits < 1e-5
+
+
+@with_tensorflow
 def test_mixed_precision_turns_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_snn.export import micro
 from keras_snn.export.report import ExportReport
+from keras_snn.layers import PaddedConv2D
 from keras_snn.layers.arguments import check_integer
 
 __all__ = ["to_tflite"]
@@ -153,7 +154,8 @@ def _timesteps(model, given):
     """Steps of a clip, from the argument, the layers or the input; 1 where nothing knows time."""
     layers = list(model._flatten_layers())
     known = {layer.timesteps for layer in layers if hasattr(layer, "timesteps")}
-    timed = any(type(layer).__module__.startswith("keras_snn.layers") for layer in layers)
+    ours = [x for x in layers if type(x).__module__.startswith("keras_snn.layers")]
+    timed = not all(isinstance(layer, PaddedConv2D) for layer in ours)
     if timed and not known and model.inputs[0].shape[1] is not None:
         known = {model.inputs[0].shape[1]}
     if given is not None:

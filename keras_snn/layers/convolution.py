@@ -1,5 +1,7 @@
 """The convolution of the papers' networks, padded as PyTorch pads."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -11,9 +13,8 @@ class PaddedConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` that also knows symmetric padding.
 
     Where a convolution has strides, Keras's padding `"same"` has more zeros behind a map than
-    before it; networks that were built in PyTorch have as many, half a kernel. In `FoldTime` they
-    cost no copy of the map (but on JAX on other devices than CPUs, where XLA sees to it), which
-    `keras.layers.ZeroPadding2D` in front of the convolution does.
+    before it; networks that were built in PyTorch have as many, half a kernel. Inside `FoldTime`
+    these zeros cost no copy of the map, which `keras.layers.ZeroPadding2D` in front would.
 
     Args:
         filters, kernel_size, strides: Those of `keras.layers.Conv2D`.
@@ -50,17 +51,13 @@ class PaddedConv2D(keras.layers.Conv2D):
                     f"Received: kernel_size={self.kernel_size}"
                 )
 
-    def _spatial(self, shape):
-        return shape[2:] if self.data_format == "channels_first" else shape[1:-1]
-
     def compute_output_shape(self, input_shape):
         if self.padding != "symmetric":
             return super().compute_output_shape(input_shape)
-        sizes = zip(self._spatial(input_shape), self.strides)
-        sizes = [None if size is None else -(-size // stride) for size, stride in sizes]
-        if self.data_format == "channels_first":
-            return (input_shape[0], self.filters, *sizes)
-        return (input_shape[0], *sizes, self.filters)
+        first = self.data_format == "channels_first"
+        sizes = input_shape[2:] if first else input_shape[1:-1]
+        sizes = [None if n is None else math.ceil(n / s) for n, s in zip(sizes, self.strides)]
+        return (input_shape[0], *([self.filters, *sizes] if first else [*sizes, self.filters]))
 
     def convolution_op(self, inputs, kernel):
         if self.padding != "symmetric":
