@@ -61,10 +61,10 @@ def test_images_are_computed_once_and_currents_are_macs():
     assert whole.ann_macs == 16 * 9 * 2 + 4 * 9 * 2 * 3 + 12
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("padding", ["valid", "same", "symmetric"])
 @pytest.mark.parametrize("strides, dilation, groups", [(1, 1, 1), (2, 1, 2), (1, 2, 1)])
 def test_exact_counts_at_borders(padding, strides, dilation, groups):
-    layer = layers.Conv2D(
+    layer = snn.PaddedConv2D(
         4, 3, strides, padding, dilation_rate=dilation, groups=groups, use_bias=False
     )
     inputs = layers.Input((3, 7, 8, 2))
