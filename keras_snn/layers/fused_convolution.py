@@ -48,8 +48,9 @@ def _way(layer, x):
     backend = keras.backend.backend()
     if layer.compute_dtype == "float32" and _pays(layer, x):
         return _compiled() if backend == "jax" else _product
-    symmetric = backend == "tensorflow" and layer.padding == "symmetric"
-    return _symmetric if symmetric else _uncopied if backend == "torch" else None
+    if backend == "torch":
+        return _uncopied
+    return _symmetric if backend == "tensorflow" and layer.padding == "symmetric" else None
 
 
 def _usual(layer, x):
