@@ -8,6 +8,7 @@ from keras import layers, ops
 
 from keras_snn.analysis import firing_rates, gradient_norms, is_spiking
 from keras_snn.applications import SEWResNet8, SEWResNet18, SEWResNet50, sew_resnet
+from keras_snn.applications.common import KaimingNormal
 from keras_snn.layers import IF, FoldTime, ParametricLIF
 
 
@@ -50,6 +51,44 @@ def test_e4_1_zero_init_residual_makes_blocks_the_identity(connect):
     before, after = to_numpy(probe(x))
     assert 0.05 < before.mean() < 0.95
     np.testing.assert_array_equal(before, after)
+
+
+def test_kernels_are_normal_with_variance_two_by_fan_out():
+    shape = (3, 3, 64, 128)
+    weights = to_numpy(KaimingNormal(seed=1)(shape))
+    assert weights.shape == shape and weights.dtype == "float32"
+    weights = weights / np.sqrt(2 / (9 * 128))
+    # Five standard errors of the mean, the standard deviation, and the part beyond 2.
+    error = 5 / np.sqrt(weights.size)
+    assert abs(weights.mean()) < error
+    assert abs(weights.std() - 1) < error / np.sqrt(2)
+    assert abs((np.abs(weights) > 2).mean() - 0.0455) < error * np.sqrt(0.0455)
+
+
+def test_kernels_follow_their_seeds():
+    def draw(initializer):
+        return to_numpy(initializer((2, 3))).tolist()
+
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(KaimingNormal(seed=1))
+    )
+    assert isinstance(copy, KaimingNormal)
+    assert draw(copy) == draw(KaimingNormal(seed=1)) != draw(KaimingNormal(seed=2))
+    assert draw(KaimingNormal()) != draw(KaimingNormal())
+    several = KaimingNormal(keras.random.SeedGenerator(1))
+    assert draw(several) != draw(several)
+    assert KaimingNormal(1)((2, 3), "bfloat16").dtype == ops.ones(1, "bfloat16").dtype
+    kernels = [layer.get_weights()[0] for layer in small().layers if "conv" in layer.name]
+    assert len({round(float(kernel.std()), 8) for kernel in kernels}) == len(kernels)
+
+
+def test_networks_follow_the_random_seed():
+    def build(seed):
+        keras.utils.set_random_seed(seed)
+        return small().get_layer("stem_conv").get_weights()[0]
+
+    np.testing.assert_array_equal(build(0), build(0))
+    assert not np.array_equal(build(0), build(1))
 
 
 def block_stack(depth, plain):

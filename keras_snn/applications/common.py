@@ -2,11 +2,13 @@
 
 import functools
 import inspect
+import math
 import pathlib
 import re
 import textwrap
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_snn import layers as snn
@@ -14,8 +16,33 @@ from keras_snn.layers.arguments import check_choice, check_integer, sections
 
 __all__ = ["Builder", "application", "decode_predictions", "preprocess_input"]
 
-# The initialisation of the papers' PyTorch code, `kaiming_normal_(mode="fan_out")`.
-HE_NORMAL = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+@keras.saving.register_keras_serializable("keras_snn")
+class KaimingNormal(keras.initializers.VarianceScaling):
+    """The initialisation of the papers' PyTorch code, `kaiming_normal_(mode="fan_out")`.
+
+    On JAX, NumPy draws the weights: XLA compiles JAX's generator for every shape of a kernel, which
+    is most of the time to build a deep network.
+
+    Args:
+        seed: As Keras's initializers take it.
+    """
+
+    def __init__(self, seed=None):
+        super().__init__(2.0, "fan_out", "untruncated_normal", seed)
+
+    def __call__(self, shape, dtype=None):
+        if keras.backend.backend() != "jax" or not isinstance(self.seed, int):
+            return super().__call__(shape, dtype)
+        fan_out = math.prod(shape[:-2]) * shape[-1]
+        draws = np.random.default_rng(self.seed).standard_normal(shape, "float32")
+        return ops.convert_to_tensor(draws * np.float32(math.sqrt(2.0 / fan_out)), dtype)
+
+    def get_config(self):
+        return {"seed": super().get_config()["seed"]}
+
+
+HE_NORMAL = KaimingNormal()
 
 preprocess_input = functools.partial(
     keras.applications.imagenet_utils.preprocess_input, mode="torch"
