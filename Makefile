@@ -10,7 +10,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no
 # Pinned, and installed before what asks for torch: newer builds bring gigabytes of CUDA.
 TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
-WORKERS = $(foreach w,tensorflow torch jax//env:HALF=0 jax//env:HALF=1,--tx popen//env:KERAS_BACKEND=$(w))
+WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
 .PHONY: demo gallery test lint clean
 

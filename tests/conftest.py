@@ -1,6 +1,6 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`.
 
-JAX has two: with `HALF=0` one runs the modules of `OPTIMIZED`, with `HALF=1` one runs the others.
+JAX has two: `TESTS=optimized` runs the modules of `OPTIMIZED`, `TESTS=others` the others.
 """
 
 import gc
@@ -16,7 +16,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("NPROC", "1")  # XLA's
 # TensorFlow's default on newer processors only; without, it has no `channels_first`.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-if os.environ.get("HALF") == "1":
+if os.environ.get("TESTS") == "others":
     # XLA compiles in two thirds of the time without these, which make quicker code.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
@@ -34,8 +34,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """What does not depend on the backend is left to the quickest process."""
     keep = items
-    if "HALF" in os.environ:
-        keep = [item for item in keep if is_optimized(item.path) == (os.environ["HALF"] == "0")]
+    if part := os.environ.get("TESTS"):
+        keep = [item for item in keep if is_optimized(item.path) == (part == "optimized")]
     if keras.backend.backend() != "torch" and "ALL_BACKENDS" not in os.environ:
         keep = [item for item in keep if not is_run_once(item)]
     config.hook.pytest_deselected(items=list(set(items) - set(keep)))
