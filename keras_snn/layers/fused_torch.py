@@ -171,8 +171,8 @@ def like_step(v, x):
     return v if torch.is_tensor(v) else x.new_full((), v).expand_as(x[:, 0])
 
 
-# Elements that one operation touches: few enough for a core's cache, enough for several cores.
-TILE = 2**17
+# Elements that one operation touches: few enough for the cache that cores share, enough for all.
+TILE = 2**19
 
 
 def _tiles(x):
