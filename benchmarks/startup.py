@@ -7,7 +7,6 @@ process, medians of `--repeats`, for each backend. A start before, not counted, 
 has not yet compiled to bytecode and keeps it, whatever the environment says.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -21,15 +20,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def _seconds(code):
     start = "import time; start = time.perf_counter(); "
     code = start + code + "; print(time.perf_counter() - start)"
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
     runs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         for _ in range(1 + FLAGS.repeats)
     ]
     return statistics.median(float(run.stdout.split()[-1]) for run in runs[1:])
@@ -50,7 +42,10 @@ def main(argv):
             }
         )
         return
-    found = {backend: measure(__file__, "all", backend) for backend in BACKENDS}
+    found = {
+        backend: measure(__file__, "all", backend, PYTHONDONTWRITEBYTECODE="")
+        for backend in BACKENDS
+    }
     rows = [
         {"seconds": backend} | (result if isinstance(result, dict) else {"note": result})
         for backend, result in found.items()
