@@ -9,7 +9,7 @@ import itertools
 import weakref
 
 from keras_snn.layers import fused, fused_torch
-from keras_snn.layers.torch_compile import ON_TORCH, compiling
+from keras_snn.layers.torch_compile import ON_TORCH, compiling, operation
 
 __all__ = ["numbered", "run", "takes_loop"]
 
@@ -68,9 +68,12 @@ def _neuron(number, wants_last, v, rate, threshold):
 
 if ON_TORCH:
     from torch import Tensor
-    from torch.library import custom_op
 
-    @custom_op("keras_snn::sequence", mutates_args=())
+    def _fake(number, wants_last, keep, x, v, rate, threshold):
+        last = torch.empty_like(x[:, 0]) if wants_last else x.new_empty(0)
+        return torch.empty_like(x), last, torch.empty_like(x) if keep else x.new_empty(0)
+
+    @operation(_fake)
     def sequence(
         number: int,
         wants_last: bool,
@@ -85,12 +88,10 @@ if ON_TORCH:
         spikes, last, h = fused_torch.way(x).forward(neuron, x, tensors, keep)
         return spikes, last if wants_last else x.new_empty(0), h if keep else x.new_empty(0)
 
-    @sequence.register_fake
-    def _(number, wants_last, keep, x, v, rate, threshold):
-        last = torch.empty_like(x[:, 0]) if wants_last else x.new_empty(0)
-        return torch.empty_like(x), last, torch.empty_like(x) if keep else x.new_empty(0)
+    def _fake_backward(number, h, gs, gv, *parameters):
+        return [torch.empty_like(t) for t in (h, *parameters) if t is not None]
 
-    @custom_op("keras_snn::sequence_backward", mutates_args=())
+    @operation(_fake_backward)
     def sequence_backward(
         number: int,
         h: Tensor,
@@ -103,10 +104,6 @@ if ON_TORCH:
         """Gradients to currents and to those of the other tensors that are given."""
         neuron, tensors = _neuron(number, gv is not None, v, rate, threshold)
         return fused_torch.gradients(neuron, h, gs, gv, tensors)
-
-    @sequence_backward.register_fake
-    def _(number, h, gs, gv, *parameters):
-        return [torch.empty_like(t) for t in (h, *parameters) if t is not None]
 
     def _keep(ctx, inputs, output):
         ctx.number, ctx.wants_last, _, _, *parameters = inputs
@@ -121,4 +118,4 @@ if ON_TORCH:
         dx = next(found)
         return None, None, None, dx, *(None if p is None else next(found) for p in parameters)
 
-    sequence.register_autograd(_backward, setup_context=_keep)
+    torch.library.register_autograd(sequence, _backward, setup_context=_keep)

@@ -16,12 +16,33 @@ ON_TORCH = keras.backend.backend() == "torch"
 if ON_TORCH:
     import torch
 
-__all__ = ["compiling"]
+__all__ = ["compiling", "operation"]
 
 
 def compiling():
     """Whether PyTorch's compiler is at work."""
     return ON_TORCH and torch.compiler.is_compiling()
+
+
+def operation(fake):
+    """Makes of a function an operation that PyTorch's compiler does not look into.
+
+    `torch.library.custom_op` does so too, but when it is first called it looks for the file of
+    every module there is, which takes longer than all of `import keras_snn`.
+
+    Args:
+        fake: The same for tensors without values: shapes and types of the results.
+    """
+
+    def define(function):
+        name = f"keras_snn::{function.__name__}"
+        schema = torch.library.infer_schema(function, mutates_args=())
+        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(name, "default", function)
+        torch.library.impl(name, "meta", fake)
+        return getattr(torch.ops.keras_snn, function.__name__).default
+
+    return define
 
 
 def pad(x, pad_width, mode="constant", constant_values=None):
@@ -64,15 +85,11 @@ def _next(seed):
 
 if ON_TORCH:
 
-    @torch.library.custom_op("keras_snn::mask", mutates_args=())
+    @operation(fake=lambda seed, shape, share: seed.new_empty(shape, dtype=torch.bool))
     def mask(seed: torch.Tensor, shape: list[int], share: float) -> torch.Tensor:
         """Of each element whether it is kept; its probability is `share`."""
         generator = torch.Generator(seed.device).manual_seed(int(seed.sum()) & 0xFFFFFFFF)
         return torch.full(shape, share, device=seed.device).bernoulli(generator=generator).bool()
-
-    @mask.register_fake
-    def _(seed, shape, share):
-        return seed.new_empty(shape, dtype=torch.bool)
 
     FORMS = {
         keras.ops.pad: pad,
