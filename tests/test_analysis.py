@@ -270,8 +270,13 @@ def test_pictures(pyplot, tmp_path):
     ax = analysis.plot_membrane(potentials, 1.0, potentials > 0.5, neurons=[2, 4])
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), potentials[:, 2])
     assert any(list(line.get_ydata()) == [1.0, 1.0] for line in ax.lines)
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1  # hides nothing
     figure = analysis.plot_feature_maps(spikes, channels=2, steps=3)
     assert len(figure.axes) == 6
+    columns = analysis.plot_feature_maps(spikes_of((16, 4, 5, 1)), steps=8).axes
+    titles = [f"t = {t}" for t in (0, 2, 4, 6, 9, 11, 13, 15)]
+    assert [column.get_title() for column in columns] == titles
     model = keras.Sequential([layers.Input((2, 3)), snn.IF(), layers.Dense(5)])
     profile = analysis.profile(model, np.ones((1, 2, 3)))
     ax = analysis.plot_energy(profile)

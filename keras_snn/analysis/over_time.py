@@ -258,6 +258,7 @@ class AccuracyOverTime:
         ax.set_xlabel("timesteps")
         ax.set_ylabel("accuracy (%)")
         ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.set_ylim(0, 100)
         return ax
 

@@ -126,7 +126,8 @@ def plot_membrane(membrane, threshold=None, spikes=None, ax=None, neurons=5):
         ax.axhline(float(np.mean(threshold)), color="gray", linestyle="--", label="threshold")
     ax.set_xlabel("timestep")
     ax.set_ylabel("membrane potential")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside, not upon it
+    ax.figure.tight_layout()
     return ax
 
 
@@ -151,7 +152,7 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
     if data_format == "channels_first":
         spikes = np.moveaxis(spikes, 1, -1)
     chosen = np.argsort(-spikes.sum((0, 1, 2)), kind="stable")[:channels]
-    times = np.unique(np.linspace(0, len(spikes) - 1, steps).astype(int))
+    times = np.unique(np.linspace(0, len(spikes) - 1, steps).round().astype(int))
     figure, axes = _pyplot().subplots(
         len(chosen),
         len(times),
