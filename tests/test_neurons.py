@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -1020,6 +1021,28 @@ def test_bad_mask(symbolic):
     x = keras.Input((5, 4, 3)) if symbolic else ops.ones((2, 5, 4, 3))
     with pytest.raises(ValueError, match=r"\(batch, time\), got \((2|None), 5, 4\)"):
         layers.LIF()(keras.layers.Masking()(x))
+
+
+WRONG_MASKS = [(2, 6), (2, 4), (2, 1), (1, 5), (3, 5), (5,), (2, 5, 1)]
+
+
+@pytest.mark.parametrize("shape", WRONG_MASKS, ids=str)
+@pytest.mark.parametrize("make", [layers.IF, layers.AdaptiveLIF, layers.PSN])
+def test_mask_of_another_shape(make, shape):
+    found = rf"\(batch, time\), got {re.escape(str(shape))} for .* time are \(2, 5\)"
+    with pytest.raises(ValueError, match=found):
+        make()(currents(2, 5, 3), mask=np.ones(shape, bool))
+    if shape[0] == 2:  # a symbolic batch size is unknown
+        with pytest.raises(ValueError, match=r"\(batch, time\), got .* time are \(None, 5\)"):
+            make()(keras.Input((5, 3)), mask=keras.Input(shape[1:], dtype="bool"))
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_mask_of_another_length_known_at_run_time(steps):
+    inputs, mask = keras.Input((None, 3)), keras.Input((None,), dtype="bool")
+    model = keras.Model([inputs, mask], layers.AdaptiveLIF()(inputs, mask=mask))
+    with pytest.raises(Exception, match=r"needs a mask of shape \(batch, time\)"):
+        model.predict([currents(2, 5, 3), np.ones((2, steps), bool)], verbose=0)
 
 
 def test_parameters_need_known_shapes():

@@ -55,6 +55,37 @@ def check_choice(name, value, choices):
     return value
 
 
+def check_mask(owner, mask, sequences):
+    """`mask`, if it has a value for each example and step of `sequences`; an error otherwise.
+
+    Args:
+        owner: Who takes the mask, for the message: a layer's name, "The loss `...`".
+        mask: `(batch, time)` or `None`, which goes through.
+        sequences: The tensor that is masked, `(batch, time, ...)`, symbolic or not.
+
+    Raises:
+        ValueError: If the mask has another rank or another size. Where TensorFlow's graphs know a
+            size at run time only, an `InvalidArgumentError` that says the same.
+    """
+    if mask is None:
+        return None
+    if not hasattr(mask, "shape"):
+        mask = np.asarray(mask)
+    wanted, given = tuple(sequences.shape)[:2], tuple(mask.shape)
+    message = (
+        f"{owner} needs a mask of shape (batch, time), got {given} for a sequence whose batch and "
+        f"time are {wanted}."
+    )
+    if len(given) != 2 or any(a != b for a, b in zip(given, wanted) if None not in (a, b)):
+        raise ValueError(message)
+    symbolic = isinstance(sequences, keras.KerasTensor) or isinstance(mask, keras.KerasTensor)
+    if None in (*wanted, *given) and not symbolic:
+        import tensorflow as tf
+
+        tf.debugging.assert_equal(tf.shape(mask), tf.shape(sequences)[:2], message)
+    return mask
+
+
 def arguments(cls, base):
     """Own and inherited keyword arguments of `cls` up to and with `base`, own ones first."""
     found = {}

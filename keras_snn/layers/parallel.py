@@ -8,10 +8,10 @@ computed alone, and hold no state. Source: Fang et al. (2023); SpikingJelly `PSN
 import math
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 from keras_snn import surrogates
-from keras_snn.layers.arguments import check_integer, check_number
+from keras_snn.layers.arguments import check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank
 
 __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]
@@ -46,9 +46,13 @@ class _Parallel(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
+    def compute_output_spec(self, inputs, mask=None):
+        check_mask(self.name, mask, inputs)
+        return KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
     def call(self, inputs, mask=None):
         inputs = ops.cast(inputs, self.variable_dtype)
-        if mask is not None:
+        if check_mask(self.name, mask, inputs) is not None:
             mask = ops.cast(mask, inputs.dtype)
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))
             inputs = inputs * mask

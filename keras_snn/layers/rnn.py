@@ -10,7 +10,13 @@ import keras
 from keras import KerasTensor, ops, tree
 
 from keras_snn.layers import fused, fused_compiled, torch_compile
-from keras_snn.layers.arguments import argument_docs, arguments, describe, sections
+from keras_snn.layers.arguments import (
+    argument_docs,
+    arguments,
+    check_mask,
+    describe,
+    sections,
+)
 from keras_snn.layers.base import NeuronCell, SpikingCell
 
 __all__ = ["Neuron", "SpikingRNN"]
@@ -222,10 +228,7 @@ class SpikingRNN(keras.layers.RNN):
                 f"{self.name} needs at least one time step, and a known number of them if "
                 f"`unroll=True`; got `unroll={self.unroll}` and the shape {tuple(sequences.shape)}."
             )
-        if mask is not None and len(mask.shape) != 2:
-            raise ValueError(
-                f"{self.name} needs a mask of shape (batch, time), got {tuple(mask.shape)}."
-            )
+        check_mask(self.name, mask, sequences)
         if initial_state is None:
             return None
         specs = self._specs(_cell_shapes(self.cell, (batch, *step_shape))[1])
