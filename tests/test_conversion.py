@@ -318,6 +318,86 @@ def test_bad_arguments(arguments, error):
         convert(ann, **({"calibration_data": np.ones((2, 4))} | arguments))
 
 
+def normalized_over(axis):
+    """As many rows and columns as channels: no shape tells which axis is meant."""
+    inputs = layers.Input((6, 6, 3))
+    norm = layers.BatchNormalization(axis=axis, name="bn")
+    x = layers.ReLU(name="relu")(norm(layers.Conv2D(4, 3)(inputs)))
+    ann = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.MaxPooling2D(2)(x))))
+    norm.set_weights([np.arange(1.0, 5), np.zeros(4), np.array([1, -2, 3, -4]), np.ones(4)])
+    return ann
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("axis, max_pooling", [(1, "average"), (2, "spiking")])
+def test_normalization_over_another_axis_is_not_folded(axis, max_pooling):
+    ann, x = normalized_over(axis), images(8, 6)
+    spiking, report = convert(ann, x, "max", 4, max_pooling=max_pooling, check_examples=0)
+    read, wanted = (keras.Model(m.inputs, m.get_layer("relu").output) for m in (report.ann, ann))
+    np.testing.assert_allclose(predict(read, x), predict(wanted, x), rtol=1e-4, atol=1e-4)
+    assert "bn" in [layer.name for layer in spiking.layers]
+
+
+@pytest.mark.once
+def test_an_ann_that_was_read_wrongly_is_an_error_with_spiking_pooling(monkeypatch):
+    monkeypatch.setattr("keras_snn.conversion.graph._channel_axis", lambda layer: -2)
+    with pytest.raises(RuntimeError, match="other outputs"):
+        convert(normalized_over(2), images(4, 6), "max", 4, max_pooling="spiking")
+
+
+@pytest.mark.once
+def test_quantized_and_low_rank_layers():
+    ann = keras.Sequential(
+        [layers.Input((4,)), layers.Dense(3, activation="relu", name="bad"), layers.Dense(2)]
+    )
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    ann.layers[0].enable_lora(2)
+    ann.layers[0].lora_kernel_b.assign(np.ones((2, 3)))
+    _, report = convert(ann, x, "max", 4, check_examples=0)
+    np.testing.assert_allclose(predict(report.ann, x), predict(ann, x), rtol=1e-4, atol=1e-5)
+    ann.quantize("int8")
+    with pytest.raises(ValueError, match="(?s)bad.*int8"):
+        convert(ann, x)
+
+
+def test_global_max_pooling_of_an_open_size_is_refused():
+    inputs = layers.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(inputs)
+    ann = keras.Model(inputs, layers.Dense(2)(layers.GlobalMaxPooling2D(name="bad")(x)))
+    with pytest.raises(ValueError, match="(?s)bad.*size"):
+        convert(ann, images(2), "max", 4, max_pooling="spiking")
+
+
+def test_a_single_unit_decides_between_two_classes():
+    x = np.linspace(-1, 1, 20)[:, None].astype("float32")
+    labels = (x[:, 0] > 0).astype(int)
+    ann = keras.Sequential(
+        [
+            layers.Input((1,)),
+            layers.Dense(2, activation="relu", use_bias=False),
+            layers.Dense(1, activation="sigmoid", use_bias=False),
+        ]
+    )
+    ann.set_weights([np.array([[1.0, -1.0]]), np.array([[4.0], [-4.0]])])
+    for data, measure in (((x, labels), "Accuracy"), (x, "Agreement with the ANN")):
+        _, report = convert(ann, data, "max", 64)
+        assert report.over_time.accuracy[-1] == 1.0
+        assert f"{measure} on 20 examples" in str(report)
+        assert report.over_time.to_dict()["measure"] == measure.replace("A", "a", 1)
+
+
+@pytest.mark.once
+def test_early_exit_of_a_single_unit():
+    inputs = layers.Input((1,))
+    logit = snn.SumOverTime()(snn.RepeatTime(12)(inputs))
+    data = np.array([[1.0], [0.2], [-1.0]]), np.array([1, 0, 0])
+    for output in (logit, ops.sigmoid(logit), layers.Activation("sigmoid")(logit)):
+        found = conversion.accuracy_over_time(keras.Model(inputs, output), data, confidence=0.9)
+        # sigmoid(x t) passes 0.9 at x t = ln 9 = 2.197.
+        np.testing.assert_allclose(found.decided, [0, 0] + [2 / 3] * 8 + [1] * 2)
+        np.testing.assert_allclose(found.accuracy, 2 / 3)
+
+
 def test_silent_layer_is_an_error():
     ann = keras.Sequential([layers.Input((4,)), layers.Dense(3, activation="relu", name="dead")])
     ann.layers[0].set_weights([-np.ones((4, 3)), np.zeros(3)])

@@ -16,7 +16,13 @@ from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.parallel import _Parallel
 
-__all__ = ["AccuracyOverTime", "Rollout", "accuracy_over_time"]
+__all__ = [
+    "AccuracyOverTime",
+    "Rollout",
+    "accuracy_over_time",
+    "output_activation",
+    "predicted_classes",
+]
 
 # How each readout goes on from what it had, over the steps so far.
 RUNNING = {
@@ -205,12 +211,15 @@ class AccuracyOverTime:
         examples: Number of examples.
         decided: Share of examples that had decided after 1, 2, ... steps, with early exit; else
             `None`.
+        measure: What `accuracy` is, where the labels are no true ones: `convert` without labels
+            compares with the ANN's answers.
     """
 
     accuracy: np.ndarray | None
     firing_rates: dict
     examples: int
     decided: np.ndarray | None = None
+    measure: str = "accuracy"
 
     @property
     def timesteps(self):
@@ -230,6 +239,7 @@ class AccuracyOverTime:
             "firing_rates": self.firing_rates,
             "examples": self.examples,
             "decided": plain(self.decided),
+            "measure": self.measure,
         }
 
     def plot(self, ax=None):
@@ -251,12 +261,12 @@ class AccuracyOverTime:
         if ax is None:
             _, ax = plt.subplots()
         steps = np.arange(1, len(self.accuracy) + 1)
-        ax.plot(steps, 100 * self.accuracy, label="accuracy")
+        ax.plot(steps, 100 * self.accuracy, label=self.measure)
         if self.decided is not None:
             ax.plot(steps, 100 * self.decided, linestyle="--", label="decided")
             ax.legend()
         ax.set_xlabel("timesteps")
-        ax.set_ylabel("accuracy (%)")
+        ax.set_ylabel(f"{self.measure} (%)")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_ylim(0, 100)
@@ -268,7 +278,7 @@ class AccuracyOverTime:
         last = len(self.accuracy)
         steps = [2**k for k in range(last.bit_length()) if 2**k < last] + [last]
         text = ", ".join(f"T={t}: {100 * self.accuracy[t - 1]:.1f} %" for t in steps)
-        text = f"Accuracy on {self.examples} examples: {text}"
+        text = f"{self.measure[0].upper()}{self.measure[1:]} on {self.examples} examples: {text}"
         if self.decided is not None:
             text += f"; decided after {self.timesteps:.1f} steps in the mean"
         return text
@@ -289,7 +299,8 @@ def accuracy_over_time(
     Memory does not grow with the number of steps: the model runs `chunk` steps at a time.
 
     Args:
-        model: A model with one output and one readout over time, see `Rollout`.
+        model: A model with one output and one readout over time, see `Rollout`. A single unit
+            decides between two classes, see `predicted_classes`.
         data: `(inputs, labels)`, arrays, labels integers or one-hot (or `None`: firing rates
             only); or an iterable of such batches.
         timesteps: Number of steps; by default those that the model was built for.
@@ -328,7 +339,7 @@ def accuracy_over_time(
             break
         answers, finals, found, final = [], [], {}, None
         for outputs, chunk_rates in rollout.run(inputs, timesteps):
-            output = outputs[0]
+            output = _scores(model, outputs[0])
             for name, rate in chunk_rates.items():
                 found.setdefault(name, []).append(rate)
             answer = output.argmax(-1)
@@ -366,6 +377,39 @@ def accuracy_over_time(
         examples,
         None if confidence is None else decided / examples,
     )
+
+
+def predicted_classes(model, outputs):
+    """The classes that a model's outputs stand for.
+
+    Args:
+        model: The model with one output.
+        outputs: Its outputs, an array `(..., classes)`. A single unit stands for two classes: the
+            second is taken where its probability is above 1/2 (`sigmoid` at the end of the model),
+            or its logit above 0 (any other end).
+
+    Returns:
+        Integers `(...)`.
+    """
+    return _scores(model, np.asarray(outputs)).argmax(-1)
+
+
+def _scores(model, outputs):
+    """One number a class: of a single unit `(1 - p, p)`, or `(-z / 2, z / 2)` of its logit."""
+    if outputs.shape[-1] != 1:
+        return outputs
+    if output_activation(model.outputs[0]) == "sigmoid":
+        return np.concatenate([1 - outputs, outputs], -1)
+    return np.concatenate([-outputs, outputs], -1) / 2
+
+
+def output_activation(tensor):
+    """Name of the activation, or of the operation, that a model's output comes from."""
+    layer = tensor._keras_history.operation
+    while isinstance(layer, keras.Model):
+        layer = layer.outputs[0]._keras_history.operation
+    function = getattr(layer, "activation", None) or layer
+    return getattr(function, "__name__", type(function).__name__).lower()
 
 
 def _held(output, answer, final, confidence):

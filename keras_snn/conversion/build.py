@@ -76,7 +76,8 @@ def _weighted(node, source, target):
     if node.bias is not None:
         weights.append(node.bias / target)
     for key in list(config):
-        if key.endswith(("_initializer", "_constraint")):
+        # The kernel that was read has low-rank updates (LoRA) in it.
+        if key.endswith(("_initializer", "_constraint")) or key.startswith("lora_"):
             del config[key]
     config |= {"activation": "linear", "use_bias": node.bias is not None, "name": node.name}
     return _WithWeights(type(node.layer).from_config(config), weights)

@@ -1,12 +1,17 @@
 """Conversion of a trained ANN into a spiking network."""
 
+import dataclasses
 import itertools
 
 import keras
 import numpy as np
 
 from keras_snn import layers as snn
-from keras_snn.analysis.over_time import accuracy_over_time
+from keras_snn.analysis.over_time import (
+    accuracy_over_time,
+    output_activation,
+    predicted_classes,
+)
 from keras_snn.conversion.balance import METHODS, Scales, balance, first_potential
 from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
 from keras_snn.conversion.graph import read
@@ -123,8 +128,8 @@ def convert(
     batches, labels = calibration_batches(calibration_data, len(model.inputs), batch_size)
     ann, taps = build_ann(graph, model)
     fidelity = _fidelity(model, ann, batches[0])
-    replaced = any(e.action == "replaced" and "pooling" in e.note for e in graph.entries)
-    if fidelity > 1e-3 and not replaced:
+    averaged = max_pooling == "average" and any("pooling" in e.note for e in graph.entries)
+    if fidelity > 1e-3 and not averaged:
         raise RuntimeError(
             f"The ANN as it was read gives other outputs than {model.name!r} (difference "
             f"{fidelity:.2g} of the largest output). Please report this model."
@@ -166,11 +171,13 @@ def convert(
         inputs, targets = _first(batches, labels, check_examples)
         if targets is None:
             found = [keras.tree.flatten(predict(ann, batch))[0] for batch in batches]
-            targets = np.argmax(np.concatenate(found)[:check_examples], -1)
+            targets = predicted_classes(ann, np.concatenate(found)[:check_examples])
         one = len(ann.outputs[0].shape) == 2
         over_time = accuracy_over_time(
             spiking, (inputs, targets if one else None), batch_size=batch_size
         )
+        if labels is None:
+            over_time = dataclasses.replace(over_time, measure="agreement with the ANN")
     return spiking, _report(method, graph, scales, threshold_scale, ann, fidelity, over_time)
 
 
@@ -255,11 +262,7 @@ def _fidelity(model, ann, batch):
     outputs = [keras.tree.flatten(predict(m, batch)) for m in (model, ann)]
     difference = 0.0
     for tensor, theirs, ours in zip(model.outputs, *outputs):
-        layer = tensor._keras_history.operation
-        while isinstance(layer, keras.Model):
-            layer = layer.outputs[0]._keras_history.operation
-        function = getattr(layer, "activation", None) or layer
-        name = getattr(function, "__name__", type(function).__name__).lower()
+        name = output_activation(tensor)
         if name in ("softmax", "sigmoid", "log_softmax"):
             ours = keras.ops.convert_to_numpy(getattr(keras.activations, name)(np.asarray(ours)))
         theirs, ours = np.asarray(theirs, "float64"), np.asarray(ours, "float64")

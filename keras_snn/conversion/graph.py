@@ -37,6 +37,7 @@ class Node:
         bias: Its bias, or `None`.
         cap: Largest output of a neuron's ReLU.
         levels: Levels of a neuron's `ClipFloorShift`, or `None`.
+        axis: Axis that a normalisation scales, counted from the end.
         constant: Whether it is the same at every step.
     """
 
@@ -48,6 +49,7 @@ class Node:
     bias: Any = None
     cap: float = float("inf")
     levels: int | None = None
+    axis: int = -1
     constant: bool = False
 
 
@@ -248,6 +250,9 @@ class _Reader:
             raise ValueError("The model can't be converted:\n  " + "\n  ".join(self.refused))
 
     def weighted(self, layer, values, shape):
+        if getattr(layer, "quantization_mode", None):
+            self.refuse(layer, f"its weights are {layer.quantization_mode}; convert, then quantize")
+            return _Value(values[0].node, shape)
         kernels, bias = _weights(layer)
         value = self.add(
             layer.name,
@@ -297,7 +302,8 @@ class _Reader:
 
     def normalization(self, layer, values, shape):
         # What it folds into is known when the whole graph is.
-        return self.add(layer.name, "affine", values, shape, layer, action="kept")
+        axis = layer.axis if layer.axis < 0 else layer.axis - len(shape)
+        return self.add(layer.name, "affine", values, shape, layer, action="kept", axis=axis)
 
     def pooled(self, layer, values, shape):
         if self.nodes[values[0].node].constant:
@@ -310,6 +316,10 @@ class _Reader:
         average = self.max_pooling == "average"
         if not average and getattr(layer, "data_format", None) != keras.config.image_data_format():
             self.refuse(layer, "its data format is not that of `keras.config`")
+        if not average and type(layer) in GLOBAL_POOLING and None in values[0].shape[1:]:
+            self.refuse(
+                layer, f"spiking max pooling needs the size of its maps, got {values[0].shape}"
+            )
         return self.add(
             layer.name,
             "linear" if average else "maximum",
@@ -381,6 +391,9 @@ class _Reader:
             if previous.kind != "weighted" or self.graph.consumers(node.inputs[0]) != [index]:
                 entry.note = "no weighted layer before it alone"
                 continue
+            if node.axis != _channel_axis(previous.layer):
+                entry.note = "not over the channels"
+                continue
             scale, shift = statistics(node.layer)
             axis = WEIGHTED[type(previous.layer)]
             kernel = previous.kernel[-1]
@@ -426,6 +439,12 @@ def _weights(layer):
     found = [keras.ops.convert_to_numpy(getattr(layer, name)) for name in dict.fromkeys(names)]
     bias = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else None
     return [k.astype("float64") for k in found], None if bias is None else bias.astype("float64")
+
+
+def _channel_axis(layer):
+    """Axis of a weighted layer's output channels, counted from the end."""
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return -1 - layer.rank if first else -1
 
 
 def statistics(layer):

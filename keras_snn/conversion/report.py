@@ -45,7 +45,8 @@ class ConversionReport:
             calibration batch, relative to the largest output; not 0 only where layers were
             replaced, or by rounding.
         over_time: `AccuracyOverTime` on the calibration data (or its first examples): accuracy
-            where labels were given, else agreement with `ann`; `None` if not measured.
+            where labels were given, else the share of examples on which both networks agree, as
+            its `measure` says; `None` if not measured.
     """
 
     method: str
