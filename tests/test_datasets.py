@@ -1,5 +1,6 @@
 """Data sets: what is done to images and labels, files, pipelines, speech."""
 
+import copy
 import sys
 import wave
 
@@ -11,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_snn import datasets
-from keras_snn.datasets import ArrayBatches, FileBatches, Preparation, images, speech
+from keras_snn.datasets import (
+    ArrayBatches,
+    FileBatches,
+    Preparation,
+    augmentation,
+    images,
+    speech,
+)
 
 
 def pictures(count=16, size=8, channels=3, seed=0):
@@ -80,7 +88,7 @@ def test_shift_is_a_padded_crop_of_each_image():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("name", ["shift", "flip", "erase", "mix_up", "cut_mix"])
+@pytest.mark.parametrize("name", ["shift", "flip", "erase", "cutout", "mix_up", "cut_mix"])
 def test_clips_are_varied_as_a_whole(name):
     x = np.repeat(pictures(12, 32, 2)[:, None], 3, axis=1).astype("float32")
     x = x + 300 * np.arange(3)[:, None, None, None]  # frames differ by a number
@@ -106,6 +114,134 @@ def test_labels_are_mixed_as_images_are(name):
     assert (error <= (2 / size if name == "cut_mix" else 1e-6) * np.array(apart) + 1e-4).all()
 
 
+@pytest.mark.once
+def test_rand_augment_is_keras(monkeypatch):
+    x = keras.ops.convert_to_tensor(pictures(4, 8).astype("float32") / 255)
+    layer = datasets.AUGMENTATIONS["rand_augment"](dtype="float32")
+    layer.build(x.shape)
+    # With PyTorch Keras's write to images (brightness) and matrices (rotation): give copies.
+    for part in (layer.random_brightness, layer.random_rotation):
+        monkeypatch.setattr(
+            part,
+            "transform_images",
+            lambda x, by, run=part.transform_images: run(x + 0, copy.deepcopy(by)),
+        )
+    for _ in range(4):
+        drawn = layer.get_random_transformation(x)
+        wanted = keras.layers.RandAugment.transform_images(layer, x, drawn)
+        np.testing.assert_array_equal(layer.transform_images(x, drawn), wanted)
+
+
+def transformed(matrix):
+    """By the definition of an affine map with nearest neighbours: from where each pixel comes."""
+
+    def apply(image, sign):
+        a, b, c, d, e, f = matrix(sign)
+        found = np.full_like(image, (10, 20, 30))
+        for y, x in np.ndindex(image.shape[:2]):
+            u, v = a * (x + 0.5) + b * (y + 0.5) + c, d * (x + 0.5) + e * (y + 0.5) + f
+            if 0 <= u < image.shape[1] and 0 <= v < image.shape[0]:
+                found[y, x] = image[int(v), int(u)]
+        return found
+
+    return apply
+
+
+def blended(grey):
+    """An enhancement by 0.8 (level 8): away from or towards what `grey` makes of an image."""
+
+    def apply(image, sign):
+        other = grey(image.astype(float))
+        return np.clip(other + (image - other) * (1 + sign * 0.8), 0, 255).astype("uint8")
+
+    return apply
+
+
+def luma(image):
+    return (image @ [299, 587, 114] / 1000)[..., None]
+
+
+def contrasted(image, _):
+    low, high = image.min((0, 1)).astype(float), image.max((0, 1))
+    return np.clip((image - low) * (255 / (high - low)), 0, 255).astype("uint8")
+
+
+# Operations of AutoAugment at level 8, as the paper's table 6 defines them.
+MOVE, SHEAR = 150 / 331 * 8 / 9 * 12, 0.3 * 8 / 9
+OPERATIONS = {
+    "shear_x": transformed(lambda sign: (1, sign * SHEAR, 0, 0, 1, 0)),
+    "shear_y": transformed(lambda sign: (1, 0, 0, sign * SHEAR, 1, 0)),
+    "translate_x": transformed(lambda sign: (1, 0, sign * MOVE, 0, 1, 0)),
+    "translate_y": transformed(lambda sign: (1, 0, 0, 0, 1, sign * MOVE)),
+    "color": blended(luma),
+    "contrast": blended(lambda image: np.round(luma(image).mean())),
+    "brightness": blended(np.zeros_like),
+    "posterize": lambda image, _: image & 0b11110000,
+    "solarize": lambda image, _: np.where(image < 256 / 9, image, 255 - image),
+    "invert": lambda image, _: 255 - image,
+    "auto_contrast": contrasted,
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_auto_augment(name, monkeypatch):
+    monkeypatch.setitem(augmentation.POLICIES, name, f"{name} 1 8 invert 0 0")
+    x = pictures(24, 12)
+    fill = np.array([10, 20, 30]) / 255
+    found = augmentation.auto_augment(x / 255, fill, np.random.default_rng(0), name)
+    found = np.round(255 * found).astype(int)
+    both = [np.stack([OPERATIONS[name](image, sign) for image in x]) for sign in (-1, 1)]
+    # Colours that Pillow computes in integers may be off by one.
+    fits = [np.abs(found - wanted).max((1, 2, 3)) <= 1 for wanted in both]
+    assert np.logical_or(*fits).all()
+    if (both[0] != both[1]).any():
+        assert 4 < fits[0].sum() < 20 and 4 < fits[1].sum() < 20
+
+
+@pytest.mark.once
+def test_policies_of_auto_augment():
+    # Sums of the published tables' probabilities, first and second operations.
+    for policy, first, second in (("cifar10", 13.4, 13.1), ("imagenet", 13.8, 17.2)):
+        pairs = augmentation._sub_policies(policy)
+        assert len(pairs) == 25
+        sums = [sum(pair[i][1] for pair in pairs) for i in (0, 1)]
+        np.testing.assert_allclose(sums, (first, second))
+    x = np.repeat(pictures(1, 24) % 170 + 60, 2000, 0) / 255
+    found = augmentation.auto_augment(x, (0.5,) * 3, np.random.default_rng(0))
+    same = (np.abs(found - x) < 1e-6).all((1, 2, 3)).mean()
+    # No operation is drawn for 0.2232 of the images, and one at level 0 for another 0.0252.
+    assert abs(same - 0.2484) < 0.03  # three deviations
+
+
+def test_cutout_is_a_square_hole_around_any_pixel():
+    x = pictures(400, 32)
+    found, _ = Preparation(1 / 255, "cifar10", ["cutout"])(x, np.zeros(400), (0, 0))
+    hole = (np.abs(found) < 1e-6).all(-1)  # 0 after normalisation
+    plain, _ = Preparation(1 / 255, "cifar10")(x, np.zeros(400))
+    np.testing.assert_array_equal(found[~hole], plain[~hole])
+    rows, columns = hole.any(2), hole.any(1)
+    np.testing.assert_array_equal(hole, rows[:, :, None] & columns[:, None, :])
+    for side in (rows, columns):
+        length, first, last = side.sum(1), side.argmax(1), 31 - side[:, ::-1].argmax(1)
+        np.testing.assert_array_equal(last - first + 1, length)
+        inside = (first > 0) & (last < 31)
+        assert (length[inside] == 16).all() and length.min() == 8 and inside.any()
+        # Of 32 centres 17 leave the whole hole within the image.
+        assert abs((length == 16).mean() - 17 / 32) < 0.1
+
+
+@pytest.mark.once
+def test_array_variations_in_a_pipeline():
+    tf = pytest.importorskip("tensorflow")
+    x, y = pictures(6, 16), np.arange(6)
+    prepare = Preparation(1 / 255, "cifar10", ["auto_augment", "cutout"])
+    data = tf.data.Dataset.from_tensors((x, y, tf.constant((3, 2048), "int64")))
+    for found, _ in data.map(lambda x, y, seed: prepare(x, y, (seed[0], seed[1]))):
+        assert found.shape == x.shape
+        np.testing.assert_allclose(found, prepare(x, y, (3, 2048))[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", first_everywhere(*datasets.AUGMENTATIONS))
 def test_variation_is_a_function_of_the_seed(name):
     x, y = pictures(8, 16).astype("float32") / 255, np.arange(8)
@@ -125,8 +261,10 @@ def test_preparation_refuses():
         Preparation(normalization="cifar11")
     with pytest.raises(ValueError, match="'mix_up' mixes labels"):
         Preparation(augmentation=["mix_up"])
-    with pytest.raises(ValueError, match="not for sequences"):
-        varied("rand_augment", np.ones((2, 3, 8, 8, 3), "float32"), np.zeros(2))
+    for name in ("rand_augment", "auto_augment"):
+        for shape in ((2, 3, 8, 8, 3), (2, 8, 8, 1)):
+            with pytest.raises(ValueError, match=f"'{name}'.*three channels, not for sequences"):
+                varied(name, np.ones(shape, "float32"), np.zeros(2))
 
 
 # Batches.

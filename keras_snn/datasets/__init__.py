@@ -54,10 +54,11 @@ def load(
         timesteps: Frames of a recording, or of a clip of speech.
         train_timesteps: Frames of it that training draws at random, in their order.
         augmentation: Names of variations of the training data, in their order. Images: `"shift"`,
-            `"flip"`, `"rand_augment"`, `"erase"`, `"mix_up"`, `"cut_mix"` (Keras's layers), and
-            `"resized_crop"` where images differ in size. Recordings: `"jitter"`, `"drop"`, for
-            CIFAR10-DVS `"flip"`; then, of the frames of a clip alike (not SHD, SSC), `"shift"`,
-            `"erase"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
+            `"flip"`, `"rand_augment"`, `"auto_augment"`, `"auto_augment_imagenet"`, `"erase"`,
+            `"cutout"`, `"mix_up"`, `"cut_mix"` (see `Preparation`), and `"resized_crop"` where
+            images differ in size. Recordings: `"jitter"`, `"drop"`, for CIFAR10-DVS `"flip"`; then,
+            of the frames of a clip alike (not SHD, SSC), `"shift"`, `"erase"`, `"cutout"`,
+            `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
         normalization: What images are normalised by, a name in `NORMALIZATIONS`: `"unit"` takes
             them to [-1, 1].
         one_hot: Whether labels are one-hot vectors, as mixed labels are.

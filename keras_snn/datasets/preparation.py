@@ -1,15 +1,19 @@
 """From bytes to what a network reads: scaled, varied in training, normalised.
 
-All of it is layers of Keras, which run in a pipeline of `tf.data` as on the arrays of any backend.
+Layers of Keras, and functions of arrays, which run in a pipeline of `tf.data` as on the arrays of
+any backend.
 """
 
+import copy
 import functools
+import sys
 import threading
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_snn.datasets.augmentation import auto_augment, cutout
 from keras_snn.layers.arguments import check_choice
 
 __all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preparation"]
@@ -27,13 +31,68 @@ NORMALIZATIONS = {
 # Moves by up to 4 of 32 pixels: what padding by 4 and a random crop do, for each image by itself.
 SHIFT = 4 / 32
 
+
+def _in_pipeline(value):
+    """Whether this is a tensor without a value yet, in a pipeline of tf.data."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and tf.is_symbolic_tensor(value)
+
+
+class _RandAugment(layers.RandAugment):
+    """Keras's computes every operation and keeps the drawn ones; of arrays, compute these alone.
+
+    With PyTorch some of Keras's operations write to images and to what was drawn: brightness
+    would show where it is not drawn, and a second turn go wrong.
+    """
+
+    def transform_images(self, images, transformation, training=True):
+        drawn = transformation["layer_idxes"]
+        if _in_pipeline(drawn):
+            return super().transform_images(images, transformation, training)
+        values = list(transformation["transforms"].items())
+        for number in ops.convert_to_numpy(drawn):
+            name, value = values[number]
+            images = getattr(self, name).transform_images(images, copy.deepcopy(value))
+        return images
+
+
+class _ArrayVariation:
+    """A function of `(images, fill, generator)`, see `augmentation`, in place of a layer."""
+
+    def __init__(self, vary, dtype):
+        self.vary, self.dtype = vary, dtype
+
+    def __call__(self, images, fill, seed):
+        """Varies images by what a seed draws; `fill` has a number for each channel, or one."""
+
+        def run(images, seed):
+            last = keras.config.image_data_format() == "channels_last"
+            images = images if last else np.moveaxis(images, 1, -1)
+            colour = np.resize(fill, images.shape[-1])
+            generator = np.random.default_rng(seed.astype("int64") % 2**31)
+            varied = self.vary(images, colour, generator).astype(self.dtype)
+            return varied if last else np.moveaxis(varied, -1, 1)
+
+        if not _in_pipeline(images):
+            return ops.convert_to_tensor(run(*map(ops.convert_to_numpy, (images, seed))))
+        import tensorflow as tf
+
+        varied = tf.numpy_function(run, [images, seed], self.dtype)
+        return tf.ensure_shape(varied, images.shape)
+
+
 # Variations by name, for values from 0 to 1.
 AUGMENTATIONS = {
     "shift": functools.partial(
         layers.RandomTranslation, SHIFT, SHIFT, fill_mode="constant", interpolation="nearest"
     ),
     "flip": functools.partial(layers.RandomFlip, "horizontal"),
-    "rand_augment": functools.partial(layers.RandAugment, value_range=(0, 1)),
+    "rand_augment": functools.partial(_RandAugment, value_range=(0, 1)),
+    "auto_augment": functools.partial(_ArrayVariation, auto_augment),
+    "auto_augment_imagenet": functools.partial(
+        _ArrayVariation, functools.partial(auto_augment, policy="imagenet")
+    ),
+    "cutout": functools.partial(_ArrayVariation, cutout),
     "erase": functools.partial(
         layers.RandomErasing, scale=(0.02, 0.2), fill_value=0.0, value_range=(0, 1)
     ),
@@ -41,6 +100,7 @@ AUGMENTATIONS = {
     "cut_mix": layers.CutMix,
 }
 MIXING = ("mix_up", "cut_mix")
+RGB = ("rand_augment", "auto_augment", "auto_augment_imagenet")
 FLOAT = {"dtype": "float32"}  # whatever the policy of the network
 
 
@@ -53,8 +113,12 @@ class Preparation:
     Args:
         scale: Factor that takes values to between 0 and 1, such as 1 / 255; `None` for none.
         normalization: A name in `NORMALIZATIONS`, or `None`.
-        augmentation: Names in `AUGMENTATIONS`: `"shift"`, `"flip"`, `"rand_augment"` (images of
-            three channels), `"erase"`, `"mix_up"`, `"cut_mix"`, in the order to apply them.
+        augmentation: Names in `AUGMENTATIONS`, in the order to apply them: `"shift"` (as a padding
+            by 4 of 32 pixels and a random crop), `"flip"`, `"rand_augment"`, `"auto_augment"` (the
+            policy for CIFAR-10; Cubuk et al., 2019), `"auto_augment_imagenet"` (that for ImageNet),
+            `"erase"`, `"cutout"` (a square of half the height; DeVries & Taylor, 2017),
+            `"mix_up"`, `"cut_mix"`. Those with `augment` are for images of three channels. Policies
+            and Cutout fill with the mean that `normalization` takes to 0.
         classes: If given, labels become one-hot vectors of so many classes; the last two variations
             need that.
 
@@ -85,16 +149,19 @@ class Preparation:
         self.names = tuple(augmentation)
         self.scale = layers.Rescaling(1.0 if scale is None else scale, **FLOAT)
         self.normalization = self.encoding = None
+        self.fill = (0.0,)
         if normalization is not None:
             check_choice("normalization", normalization, NORMALIZATIONS)
             mean, std = map(np.array, NORMALIZATIONS[normalization])
+            self.fill = mean
             self.normalization = layers.Rescaling(1 / std, -mean / std, **FLOAT)
         if classes is not None:
             self.encoding = layers.CategoryEncoding(classes, output_mode="one_hot", **FLOAT)
         self.seeds = _Seeds()
         self.augmentation = [AUGMENTATIONS[name](**FLOAT) for name in augmentation]
         for layer in self.augmentation:
-            self.seeds.give(layer)
+            if not isinstance(layer, _ArrayVariation):
+                self.seeds.give(layer)
         self._lock = threading.Lock()  # threads that read share the layers
 
     def __call__(self, examples, labels, seed=None):
@@ -116,15 +183,20 @@ class Preparation:
         self.seeds.start(seed)
         shape = tuple(examples.shape)
         clips = len(shape) == 5
-        if clips and "rand_augment" in self.names:
-            raise ValueError(
-                'augmentation="rand_augment" is for images of three channels, not for sequences.'
-            )
+        channels = shape[-1 if keras.config.image_data_format() == "channels_last" else -3]
+        for name in set(RGB) & set(self.names):
+            if clips or channels != 3:
+                raise ValueError(
+                    f"augmentation={name!r} is for images of three channels, not for sequences, "
+                    f"got examples of the shape {shape[1:]}."
+                )
         examples = _frames_as_channels(examples) if clips else examples
         for name, layer in zip(self.names, self.augmentation):
             if name in MIXING:
                 mixed = layer({"images": examples, "labels": labels}, training=True)
                 examples, labels = mixed["images"], mixed["labels"]
+            elif isinstance(layer, _ArrayVariation):
+                examples = layer(examples, self.fill, self.seeds.next())
             else:
                 examples = layer(examples, training=True)
         return (_channels_as_frames(examples, shape) if clips else examples), labels

@@ -64,7 +64,7 @@ def load(
             to 40 units), `"drop"` leaves out a share of the events that is drawn from 0 to 1/2.
             Only CIFAR10-DVS has `"flip"`: a mirrored digit is none, a left hand becomes the right.
             Then what `Preparation` does to all frames of a clip alike, but for SHD and SSC:
-            `"shift"`, `"erase"`, `"mix_up"`, `"cut_mix"`.
+            `"shift"`, `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"`.
         workers: Number of threads that read.
         one_hot: Whether labels are one-hot vectors, as mixed labels are.
 
@@ -258,7 +258,7 @@ def _drop(recording, row, generator):
 
 VARIATIONS = {"flip": _flip, "jitter": _jitter, "drop": _drop}
 # Variations of clips of maps, by `Preparation`.
-OF_FRAMES = ("shift", "erase", "mix_up", "cut_mix")
+OF_FRAMES = ("shift", "erase", "cutout", "mix_up", "cut_mix")
 
 
 class _Row(NamedTuple):
