@@ -668,6 +668,55 @@ def test_stack_in_keras_file(tmp_path):
     assert_same(loaded.predict(x, verbose=0), model.predict(x, verbose=0), exact=True)
 
 
+def dense():
+    return keras.layers.Dense(3)
+
+
+# Layers with weights of their own, of a cell or of layers that they hold.
+OWNERS = {
+    "neuron": lambda **k: layers.ParametricLIF(trainable_threshold=True, **k),
+    "decay": lambda **k: layers.STDBLIF(trainable_decay=True, **k),
+    "cell": lambda **k: layers.SpikingRNN(layers.KLIFCell(), **k),
+    "stack": lambda **k: layers.SpikingRNN([layers.KLIFCell(), keras.layers.GRUCell(3)], **k),
+    "recurrent": lambda **k: layers.Recurrent(layers.ParametricLIFCell(), dense(), **k),
+    "network": lambda **k: layers.Recurrent(
+        layers.LIFCell(), keras.Sequential([keras.Input((3,)), dense()]), **k
+    ),
+    "parallel": lambda **k: layers.MaskedPSN(2, **k),
+    "fold": lambda **k: layers.FoldTime(dense(), **k),
+    "BNTT": lambda **k: layers.BatchNormalizationThroughTime(4, **k),
+    "TEBN": lambda **k: layers.TemporalEffectiveBatchNormalization(4, **k),
+    "shift": lambda **k: layers.ClipFloorShift(**k),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OWNERS)
+def test_what_is_frozen_stays_frozen(name, tmp_path):
+    """However it was frozen, in clones and files, within a model within a model."""
+    made, before, after = OWNERS[name](trainable=False), OWNERS[name](), OWNERS[name]()
+    before.trainable = False
+    for layer in (made, before, after):
+        model = keras.Sequential([keras.Input((4, 3)), layer])
+        assert bool(model.trainable_variables) == (layer is after)
+        after.trainable = False
+        outer = keras.Sequential([keras.Input((4, 3)), model])
+        outer.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        copy = layers.get_neuron(layer)
+        copy.build((None, 4, 3))
+        for found in (outer, keras.models.clone_model(outer), loaded, copy):
+            assert not any(variable.trainable for variable in found.variables)
+            assert len(found.variables) == len(layer.variables) > 0
+
+
+@pytest.mark.once
+def test_a_frozen_cell_stays_frozen():
+    model = keras.Sequential([keras.Input((4, 3)), layers.ParametricLIF()])
+    model.layers[0].cell.trainable = False
+    assert keras.models.clone_model(model).trainable_variables == []
+
+
 WRITER = """
 import sys
 import keras, numpy as np

@@ -86,6 +86,15 @@ def check_mask(owner, mask, sequences):
     return mask
 
 
+def freeze(layer):
+    """Freezes the layers within a `layer` that was made with `trainable=False`.
+
+    Keras does so when `trainable` is set later, but not for what the constructor is given.
+    """
+    if not layer.trainable:
+        layer.trainable = False
+
+
 def arguments(cls, base):
     """Own and inherited keyword arguments of `cls` up to and with `base`, own ones first."""
     found = {}

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_snn import dynamics
-from keras_snn.layers.arguments import check_choice
+from keras_snn.layers.arguments import check_choice, freeze
 from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.rnn import Neuron
 
@@ -81,6 +81,7 @@ class RecurrentCell(NeuronCell):
         super().__init__(**kwargs)
         self.neuron = _layer("neuron", neuron)
         self.connection = _layer("connection", connection)
+        freeze(self)
         if not isinstance(self.neuron, NeuronCell):
             raise TypeError(
                 "Received an invalid value for argument `neuron`, expected a cell such as "
@@ -89,9 +90,9 @@ class RecurrentCell(NeuronCell):
         self.initial_values = (*self.neuron.initial_values, 0.0)
 
     def build(self, input_shape):
-        self.neuron.build(input_shape)
-        if not self.connection.built:
-            self.connection.build(input_shape)
+        for layer in (self.neuron, self.connection):
+            if not layer.built:  # one from a config of a built layer is
+                layer.build(input_shape)
         found = tuple(self.connection.compute_output_shape(input_shape))
         if found[1:] != tuple(input_shape)[1:]:
             raise ValueError(

@@ -197,6 +197,7 @@ class BatchNormalizationThroughTime(keras.layers.Layer):
                 epsilon=epsilon,
                 momentum=momentum,
                 gamma_initializer=self.gamma_initializer,
+                trainable=self.trainable,
                 dtype=self.dtype_policy,
                 name=f"step_{t + 1}",
             )

@@ -15,6 +15,7 @@ from keras_snn.layers.arguments import (
     arguments,
     check_mask,
     describe,
+    freeze,
     sections,
 )
 from keras_snn.layers.base import NeuronCell, SpikingCell
@@ -134,6 +135,7 @@ class SpikingRNN(keras.layers.RNN):
             zero_output_for_mask=zero_output_for_mask,
             **kwargs,
         )
+        freeze(self)
 
     def build(self, sequences_shape, initial_state_shape=None):
         if len(sequences_shape) < 3:
@@ -421,6 +423,7 @@ class Neuron(SpikingRNN):
     def get_config(self):
         config = super().get_config()
         del config["cell"]
+        config["trainable"] = self.trainable and self.cell.trainable
         own = self.cell.get_config()
         return config | {name: own[name] for name in arguments(self.cell_class, NeuronCell)}
 

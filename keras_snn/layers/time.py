@@ -5,7 +5,7 @@ import inspect
 import keras
 from keras import KerasTensor, ops
 
-from keras_snn.layers.arguments import check_integer
+from keras_snn.layers.arguments import check_integer, freeze
 from keras_snn.layers.convolution import PaddedConv2D
 from keras_snn.layers.fused_convolution import convolve
 from keras_snn.layers.fused_normalization import normalize
@@ -101,6 +101,7 @@ class FoldTime(keras.layers.Wrapper):
 
     def __init__(self, layer, **kwargs):
         super().__init__(layer, **kwargs)
+        freeze(self)
         self.supports_masking = True
         parameters = inspect.signature(layer.call).parameters
         self._passes = {name for name in ("training", "mask") if name in parameters}
