@@ -699,7 +699,7 @@ def test_what_is_frozen_stays_frozen(name, tmp_path):
     for layer in (made, before, after):
         model = keras.Sequential([keras.Input((4, 3)), layer])
         assert bool(model.trainable_variables) == (layer is after)
-        after.trainable = False
+        layer.trainable = False
         outer = keras.Sequential([keras.Input((4, 3)), model])
         outer.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")

@@ -86,12 +86,12 @@ def check_mask(owner, mask, sequences):
     return mask
 
 
-def freeze(layer):
-    """Freezes the layers within a `layer` that was made with `trainable=False`.
+def freeze(owner, *layers):
+    """Freezes the layers within an `owner` that is made with `trainable=False`.
 
     Keras does so when `trainable` is set later, but not for what the constructor is given.
     """
-    if not layer.trainable:
+    for layer in () if owner.trainable else layers:
         layer.trainable = False
 
 

@@ -81,7 +81,7 @@ class RecurrentCell(NeuronCell):
         super().__init__(**kwargs)
         self.neuron = _layer("neuron", neuron)
         self.connection = _layer("connection", connection)
-        freeze(self)
+        freeze(self, self.neuron, self.connection)
         if not isinstance(self.neuron, NeuronCell):
             raise TypeError(
                 "Received an invalid value for argument `neuron`, expected a cell such as "

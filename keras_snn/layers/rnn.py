@@ -135,7 +135,7 @@ class SpikingRNN(keras.layers.RNN):
             zero_output_for_mask=zero_output_for_mask,
             **kwargs,
         )
-        freeze(self)
+        freeze(self, self.cell)
 
     def build(self, sequences_shape, initial_state_shape=None):
         if len(sequences_shape) < 3:

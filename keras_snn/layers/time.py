@@ -101,7 +101,7 @@ class FoldTime(keras.layers.Wrapper):
 
     def __init__(self, layer, **kwargs):
         super().__init__(layer, **kwargs)
-        freeze(self)
+        freeze(self, layer)
         self.supports_masking = True
         parameters = inspect.signature(layer.call).parameters
         self._passes = {name for name in ("training", "mask") if name in parameters}
