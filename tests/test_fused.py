@@ -10,7 +10,6 @@ from helpers import gradients, to_numpy
 from keras import ops
 
 from keras_snn import layers
-from keras_snn.layers import fused
 
 NEURONS = {
     "IF": {},
@@ -124,53 +123,21 @@ def test_from_the_resting_potential_in_a_graph(name, steps, training):
     assert len(neurons[0].trainable_variables) == (name != "IF")
 
 
-def normalization(cls, **kwargs):
-    """A layer whose moving statistics and parameters are powers of two: nothing is rounded."""
-    layer = cls(epsilon=0.25, **kwargs)
-    layer.build((None, 4, 2, 4))
-    inner = getattr(layer, "layer", layer)
-    for weight, value in zip(inner.weights, ([2, 1, 0.5, 4], [0.5, -0.25, 0, 1], 1, 0.75)):
-        weight.assign(np.broadcast_to(np.float32(value), (4,)))
-    return layer
-
-
-def folded(epsilon):
-    return layers.FoldTime(keras.layers.BatchNormalization(epsilon=epsilon))
-
-
-def times(factor, view=lambda x: x):
-    """Multiplies a view of the currents."""
-    return lambda: lambda x: ops.reshape(view(x) * ops.array(factor, "float32"), (-1, 4, 2, 4))
-
-
-# What stands before a neuron, and how many of its operations on channels TensorFlow compiles with
-# the neuron: those that nothing else stands behind.
-SCALINGS = {
-    "BN": (lambda: normalization(folded), 2),
-    "tdBN": (lambda: normalization(layers.ThresholdDependentBatchNormalization, threshold=2), 4),
-    "BNTT": (lambda: normalization(layers.BatchNormalizationThroughTime, timesteps=4), 0),
-    "number": (times(2), 1),
-    "channels": (times([1, 2, 4, 8]), 1),
-    "positions": (times([[1, 2, 4, 8], [4, 1, 2, 4]]), 0),
-    "other channels": (times([1, 2, 4, 8, 4, 2, 1, 2], lambda x: ops.reshape(x, (-1, 8))), 0),
-    "one channel": (times([1, 2, 4, 8], lambda x: x[..., :1]), 0),
-}
-
-
-@pytest.mark.parametrize("name", SCALINGS)
-def test_scaling_before_the_neuron_in_a_graph(name):
-    make, count = SCALINGS[name]
-    scale = make()
-
-    def spikes(layer, x):
-        y = scale(x)
-        if keras.backend.backend() == "tensorflow":
-            assert len(fused._before_scaling(y)[0]) == count
-        return layer(y)
-
-    x = np.round(8 * currents(2, 4, 2, 4)) / 8
-    variables = getattr(scale, "trainable_variables", [])
-    compare_in_graph(spikes, pair("IF", trainable_threshold=True), variables, x)
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda: [keras.layers.BatchNormalization(axis=3), keras.layers.Reshape((5, 4))],
+        lambda: [layers.ThresholdDependentBatchNormalization(), keras.layers.Reshape((5, 4))],
+        lambda: [keras.layers.LayerNormalization(), layers.FoldTime(keras.layers.Flatten())],
+    ],
+)
+def test_predict_behind_a_normalization_and_a_reshape(middle):
+    """Graphs of inference give the shape and the spikes of a call."""
+    model = keras.Sequential([keras.Input((5, 1, 4)), *middle(), layers.LIF()])
+    x = 3 * currents(2, 5, 1, 4)
+    spikes = to_numpy(model(x))
+    assert spikes.shape == (2, 5, 4) and 0.02 < spikes.mean() < 0.98
+    np.testing.assert_array_equal(model.predict(x, verbose=0), spikes)
 
 
 @pytest.mark.parametrize("sharing", ["scalar", "channel", "neuron"])

@@ -8,14 +8,12 @@ of operations, and the gradients too but for rounding.
 
 On TensorFlow and JAX the pass is a custom gradient, compiled by XLA: unrolled for short sequences,
 else a loop. In TensorFlow's graphs the backward pass of a short sequence computes `h` again, from
-the currents, which saves the forward pass writing it. There too, batch normalisation in inference
-right before the neuron is compiled with it, and its multiplication and addition are rounded once,
-not twice. On PyTorch it is an `autograd.Function`, see `fused_torch.py`.
+the currents, which saves the forward pass writing it. On PyTorch it is an `autograd.Function`, see
+`fused_torch.py`.
 """
 
 import dataclasses
 import functools
-import operator
 from typing import Any
 
 import keras
@@ -196,14 +194,9 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def _forward(neuron, recur, keep, scaling, x, factors, *tensors):
-    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials.
-
-    Currents are `x`, once each operation of `scaling` has been done with its one of the `factors`.
-    """
+def _forward(neuron, recur, keep, x, *tensors):
+    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials."""
     first, rate, threshold = neuron.parameters(tensors)
-    for operation, factor in zip(scaling, factors):
-        x = operation(x, factor)
     h = recur(
         lambda v, x: neuron.form.charge(v, x, rate),
         lambda h: neuron.fire.after(h, threshold),
@@ -229,9 +222,9 @@ def _backward(neuron, recur, h, upstream, tensors):
     return (dx, *neuron.gradients(h, dx, gs, gv, tensors))
 
 
-def _backward_again(neuron, recur, scaling, currents, upstream, tensors):
-    """The same, from what `_forward` was given for the currents."""
-    h = _forward(neuron, recur, True, scaling, *currents, *tensors)[-1]
+def _backward_again(neuron, recur, x, upstream, tensors):
+    """The same, from the currents."""
+    h = _forward(neuron, recur, True, x, *tensors)[-1]
     return _backward(neuron, recur, h, upstream, tensors)
 
 
@@ -284,38 +277,9 @@ def _tensorflow(training, neuron, sequences, *tensors):
     if tf.executing_eagerly() and timesteps <= EAGER_LIMIT:
         return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
     recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
-    source = None if training else _before_scaling(sequences)
     # To charge few steps again costs less than to write and read the potentials.
     keep = training and recur is _looped
-    return _custom_gradient(neuron, recur, _xla, keep, sequences, *tensors, source=source)
-
-
-# What batch normalisation does in inference, by the names of TensorFlow's operations.
-SCALING = {"Mul": operator.mul, "AddV2": operator.add}
-
-
-def _before_scaling(x):
-    """How a graph of TensorFlow computes `x`, if at last by operations on each channel.
-
-    Returns:
-        `(scaling, y, factors)`: each operation of `scaling`, done in turn with its one of the
-        `factors`, leads from `y` to `x`. What nothing else reads of them TensorFlow leaves out.
-    """
-    import tensorflow as tf
-
-    nothing, op, channels = ((), x, ()), getattr(x, "op", None), x.shape[-1:]
-    if op is None or len(op.inputs) != 2 or op.inputs[0].shape[-1:] != channels or None in channels:
-        return nothing  # without a graph there is no `op`
-    y, other = op.inputs
-    if op.type == "Reshape":
-        scaling, y, factors = _before_scaling(y)
-        if scaling:
-            return scaling, tf.ensure_shape(tf.reshape(y, other), x.shape), factors
-    per_channel = other.shape[:-1].num_elements() == 1 and other.shape[-1:] in ((), channels)
-    if op.type in SCALING and per_channel:
-        scaling, y, factors = _before_scaling(y)
-        return (*scaling, SCALING[op.type]), y, (*factors, other)
-    return nothing
+    return _custom_gradient(neuron, recur, _xla, keep, sequences, *tensors)
 
 
 # Functions that are kept compiled: a threshold that changes from epoch to epoch makes new ones.
@@ -337,24 +301,21 @@ def _xla(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _custom_gradient(neuron, recur, compiled, keep, x, *tensors, source=None):
-    """Spikes and the last potential of currents `x`; `source`: see `_before_scaling`."""
-    scaling = source[0] if source else ()
-    forward = compiled(_partial(_forward, neuron, recur, keep, scaling))
-    again = _partial(_backward_again, neuron, recur, scaling)
-    backward = compiled(_partial(_backward, neuron, recur) if keep else again)
+def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
+    """Spikes and the last potential of currents `x`."""
+    forward = compiled(_partial(_forward, neuron, recur, keep))
+    backward = compiled(_partial(_backward if keep else _backward_again, neuron, recur))
 
     @ops.custom_gradient
-    def sequence(x, *tensors):
-        inputs = (*(source[1:] if source else (x, ())), *tensors)
+    def sequence(*inputs):
         # Or TensorFlow looks for a gradient of the compiled function too.
         inputs = tree.map_structure(ops.stop_gradient, inputs)
         found = forward(*inputs)
-        outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[:2])
+        outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[0])
 
         def grad(*upstream):
             upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
-            return backward(saved, tuple(upstream), inputs[2:])
+            return backward(saved, tuple(upstream), inputs[1:])
 
         return outputs, grad
 
