@@ -14,6 +14,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
+import reference as equations
 from helpers import first_everywhere, gradients, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,7 +63,7 @@ def stdb(x, v, silent):
 
 def delayed_hard(x, v):
     s = 1.0 * (v > 1)
-    return s, 0.9 * np.where(s == 1, -0.1, v) + x
+    return s, np.where(s == 1, -0.1, 0.9 * v) + x
 
 
 def izhikevich(x, v, w):
@@ -875,6 +876,38 @@ def test_parameters_are_shared(sharing, data_format, wanted):
     assert [tuple(w.shape) for w in layer.weights] == [wanted] * 2
     assert [tuple(w.shape) for w in flat.weights] == [() if sharing == "scalar" else (7,)]
     assert_same(spikes, reference("LIF", x)[0], exact=True)
+
+
+# Reset, whether it is detached, whether firing is strict.
+RESETS = [
+    ("hard", False, False),
+    ("soft", False, True),
+    ("hard", True, True),
+    ("soft", True, False),
+]
+
+
+@pytest.mark.parametrize("setting", first_everywhere(*RESETS, ("none", False, False)), ids=str)
+@pytest.mark.parametrize("name", equations.NEURONS)
+def test_values_and_gradients_are_those_of_the_equations(name, setting):
+    given = equations.arguments(name)
+    if "reset" in given:
+        given |= dict(zip(("reset", "detach_reset", "strict"), setting))
+    x, upstream = currents(2, 7, 3), currents(2, 7, 3, seed=1)
+    extra = {"surrogate": "atan", "trainable_threshold": True} if "reset" in given else {}
+    layer = getattr(layers, name)(return_state=True, **given, **extra)
+    layer.build(x.shape)
+    weights = {v.name: float(to_numpy(v.value)) for v in layer.trainable_variables}
+    wanted = equations.simulate(name, x, upstream, given, weights)
+    output, *states = layer(x)
+    assert_same([output, states], wanted[:2])
+    if "reset" in given:
+        assert 0.1 < wanted[0].mean() < 0.9
+    _, (dx,), found = gradients(
+        lambda x: ops.sum(layer(x)[0] * ops.array(upstream)), layer.trainable_variables, x
+    )
+    np.testing.assert_allclose(dx, wanted[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, list(wanted[3].values()), rtol=1e-4, atol=1e-5)
 
 
 # Numbers from outside

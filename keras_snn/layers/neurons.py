@@ -208,7 +208,7 @@ class DelayedLIFCell(SpikingCell):
     """LIF that fires before it takes its input in, one step: every layer delays by a step.
 
     `s = fire(v)`; soft reset: `v <- decay * v + x - s * threshold`; hard reset:
-    `v <- decay * (1 - s) * v + s * v_reset + x`. The subtracted threshold does not decay.
+    `v <- decay * (1 - s) * v + s * v_reset + x`. What a reset sets or subtracts does not decay.
 
     Args:
         decay: Share of the potential that is left after a step, 0 to 1.
@@ -224,13 +224,13 @@ class DelayedLIFCell(SpikingCell):
     def step(self, x, states):
         (v,) = states
         spikes = self.fire(v)
-        # What the reset takes away; only a hard reset acts before the decay.
-        if self.reset == "hard":
-            v = dynamics.decay_charge(self.reset_membrane(v, spikes), x, self.decay)
-        else:
-            lost = v - self.reset_membrane(v, spikes)
-            v = dynamics.decay_charge(v, x, self.decay) - lost
-        return spikes, [v]
+        return spikes, [self.after(v, x, spikes, self.decay)]
+
+    def after(self, v, x, spikes, decay):
+        """The membrane potential that is left of `v` after its `spikes` and the input `x`."""
+        if self.reset == "hard":  # does not touch the input
+            return self.reset_membrane(decay * v, spikes) + x
+        return self.reset_membrane(dynamics.decay_charge(v, x, decay), spikes)
 
 
 class DelayedLIF(Neuron, cell=DelayedLIFCell):
@@ -247,7 +247,7 @@ class DelayedLIF(Neuron, cell=DelayedLIFCell):
 class STDBLIFCell(DelayedLIFCell):
     """The delayed LIF with spike-timing-dependent backpropagation, one step.
 
-    `s = fire(v / threshold - 1)`, `v <- decay * v + x - threshold * s`. Backward, the slope of
+    `s = fire(v / threshold - 1)`, then the reset of `DelayedLIFCell`. Backward, the slope of
     `fire` is `alpha exp(-beta d)`, `d` being the steps since the neuron's last spike (about 1000
     before its first), whatever the potential. States: membrane potential, `d` before this step.
 
@@ -299,12 +299,7 @@ class STDBLIFCell(DelayedLIFCell):
             slope = self.alpha * keras.ops.maximum(1 - keras.ops.abs(z), 0)
         fired = keras.ops.stop_gradient(heaviside(z, self.strict))
         spikes = fired + keras.ops.stop_gradient(slope) * (z - keras.ops.stop_gradient(z))
-        lost = v - self.reset_membrane(v, spikes)
-        if self.reset == "hard":
-            v = dynamics.decay_charge(v - lost, x, decay)
-        else:
-            v = dynamics.decay_charge(v, x, decay) - lost
-        return spikes, [v, silent * (1 - fired)]
+        return spikes, [self.after(v, x, spikes, decay), silent * (1 - fired)]
 
 
 def _share(weight):
