@@ -65,7 +65,31 @@ def output_dir():
     return output
 
 
-def load_data(timesteps=10, train_timesteps=None, one_hot=False):
+def names_of_flags(module):
+    """The names of the flags that a module defines or adopts."""
+    return [flag.name for flag in FLAGS.get_key_flags_for_module(module)]
+
+
+def refuse(names, why):
+    """An error if one of these flags was given: it would have no effect."""
+    for name in names:
+        if not FLAGS[name].using_default_value:
+            raise app.UsageError(f"--{name} has no effect here: {why}.")
+
+
+def check_needs(needs):
+    """An error for a flag that was given without what it needs.
+
+    Args:
+        needs: From the name of a flag to that of another, and those of its values that it needs.
+    """
+    for name, (other, values) in needs.items():
+        found = FLAGS[other].value
+        if not set(values) & set(found if isinstance(found, list) else [found]):
+            refuse([name], f"it needs --{other}={' or '.join(values)}")
+
+
+def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=None):
     """The data set of the flags; weights and all else follow from the seed."""
     keras.utils.set_random_seed(FLAGS.seed)
     return datasets.load(
@@ -77,7 +101,7 @@ def load_data(timesteps=10, train_timesteps=None, one_hot=False):
         timesteps,
         train_timesteps=train_timesteps,
         augmentation=FLAGS.augmentation,
-        normalization=FLAGS.normalization,
+        normalization=normalization or FLAGS.normalization,
         one_hot=one_hot,
         workers=FLAGS.workers,
     )

@@ -19,6 +19,15 @@ flags.DEFINE_float("clip_norm", None, "Largest norm of a gradient.")
 flags.DEFINE_integer("accumulate", None, "Batches whose gradients make one step.", lower_bound=2)
 flags.DEFINE_float("ema", None, "Momentum of a moving average of weights, which is saved.")
 
+# Flags that only some values of another one leave an effect.
+NEEDS = {
+    "momentum": ("optimizer", ["sgd"]),
+    "amsgrad": ("optimizer", ["adam", "adamw"]),
+    "decay_at": ("schedule", ["steps"]),
+    "decay_factor": ("schedule", ["steps"]),
+    "warmup_epochs": ("schedule", ["cosine"]),
+}
+
 
 def learning_rate(first, epochs, steps):
     """The learning rate over `epochs` of `steps` batches: a number or a schedule."""

@@ -1,14 +1,27 @@
 """Conversion: the claims of the papers (E1.1-E1.7, 7.3), every layer told, nothing in silence."""
 
+import contextlib
+import importlib
+import io
+import json
+import pathlib
+import re
+import sys
+import types
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
+from absl import app
+from absl.testing import flagsaver
 from helpers import first_everywhere, gradients, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
+from test_project import in_a_process
 
-from keras_snn import conversion
+from keras_snn import applications, callbacks, conversion
 from keras_snn import layers as snn
 from keras_snn.conversion import convert
 
@@ -953,3 +966,219 @@ def test_export_of_a_converted_network(tmp_path):
         spiking, tmp_path / "model.tflite", mode="step", verify_data=images(4, seed=5)
     )
     assert report.flipped == 0 and len(report.layers) >= 5
+
+
+# The programs. Flags of which another value must change what the libraries are asked for, with
+# what each needs beside it.
+STEPS, SGD = "--schedule=steps", "--optimizer=sgd"
+EFFECTS = {
+    "dataset": ["fashion_mnist"],
+    "data_dir": ["folder"],
+    "image_size": ["16"],
+    "batch_size": ["3"],
+    "augmentation": ["flip"],
+    "normalization": ["mnist"],
+    "workers": ["2"],
+    "seed": ["1"],
+    "optimizer": ["sgd"],
+    "momentum": ["0.5", SGD],
+    "amsgrad": ["true"],
+    "learning_rate": ["0.5"],
+    "schedule": ["constant"],
+    "decay_at": ["0.5", STEPS],
+    "decay_factor": ["0.5", STEPS],
+    "warmup_epochs": ["1"],
+    "weight_decay": ["0.5"],
+    "clip_norm": ["1"],
+    "accumulate": ["2"],
+    "ema": ["0.5"],
+    "model": ["ConversionVGG9"],
+    "model_file": ["README.md"],
+    "width": ["0.5"],
+    "epochs": ["3"],
+    "output_dir": ["OTHER"],
+    "snn_normalization": ["mnist"],
+    "method": ["max"],
+    "timesteps": ["3"],
+    "reset": ["hard"],
+    "gain": ["2", "--input_coding=poisson"],
+    "max_pooling": ["average"],
+    "residual": ["unit"],
+    "initial_potential": ["0.5"],
+    "percentile": ["90", "--method=percentile"],
+    "confidence": ["0.5"],
+    "calibration_examples": ["3"],
+    "calibration_timesteps": ["3"],
+    "test_examples": ["3"],
+}
+PROGRAMS = {
+    "convert": EFFECTS | {"input_coding": ["poisson"]},
+    "hybrid": EFFECTS
+    | {
+        "input_coding": ["direct"],
+        "finetune_epochs": ["2"],
+        "finetune_steps": ["7"],
+        "finetune_learning_rate": ["0.5"],
+        "finetune_weight_decay": ["0.5"],
+        "threshold_scale": ["0.5"],
+        "dropout": ["0.1"],
+        "slope": ["time"],
+        "alpha": ["0.5"],
+        "beta": ["0.5", "--slope=time"],
+        "learn": ["true"],
+    },
+}
+# Flags that would have no effect, with what takes it from them.
+REFUSED = [
+    ("gain", ["--gain=2", "--input_coding=direct"]),
+    ("momentum", ["--momentum=0.5"]),
+    ("amsgrad", ["--amsgrad", SGD]),
+    ("decay_at", ["--decay_at=0.5"]),
+    ("decay_factor", ["--decay_factor=0.5"]),
+    ("warmup_epochs", ["--warmup_epochs=1", STEPS]),
+    ("initial_potential", ["--initial_potential=0.5", "--reset=hard"]),
+    ("percentile", ["--percentile=90"]),
+    ("calibration_timesteps", ["--calibration_timesteps=3", "--method=max"]),
+    ("width", ["--width=0.5", "--model=SEWResNet8"]),
+    ("width", ["--width=0.5", "--model_file=README.md"]),
+    ("epochs", ["--epochs=3", "--model_file=README.md"]),
+    ("learning_rate", ["--learning_rate=1", "--model_file=README.md"]),
+    ("residual", ["--residual=unit", "--model=ConversionVGG16"]),
+    ("model_file", ["--model_file=LICENSE"]),
+    ("method", ["--method=best"]),
+]
+REFUSED_BY_HYBRID = [
+    *REFUSED,
+    ("beta", ["--beta=0.5"]),
+    ("dropout", ["--dropout=0.1", "--model=ConversionVGG16"]),
+    ("method", ["--method=max,percentile"]),
+]
+
+# Flags that make an ANN. (`model` and `dataset` name its file.)
+MADE = [
+    *("image_size", "batch_size", "augmentation", "normalization", "seed", "optimizer"),
+    *("amsgrad", "learning_rate", "schedule", "warmup_epochs", "weight_decay", "clip_norm"),
+    *("accumulate", "ema", "width", "epochs"),
+]
+
+
+def plainly(value):
+    """A value as text that tells what matters of it."""
+    if isinstance(value, np.ndarray):
+        return f"array{value.shape}"
+    if isinstance(value, keras.Model):
+        return f"model{[layer.rate for layer in value.layers if hasattr(layer, 'rate')]}"
+    if hasattr(value, "get_config") and not isinstance(value, type):
+        return f"{type(value).__name__}{plainly(value.get_config())}"
+    if isinstance(value, dict):
+        return str({key: plainly(item) for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return str([plainly(item) for item in value])
+    known = value is None or isinstance(value, (bool, int, float, str, pathlib.Path))
+    return str(value) if known else type(value).__name__
+
+
+def ann_of_programs(residual=True, size=8):
+    x = inputs = layers.Input((size, size, 1))
+    if residual:
+        x = layers.Dropout(0.2)(layers.Conv2D(2, 3, padding="same", activation="relu")(x))
+        x = layers.ReLU()(layers.Add()([x, layers.Conv2D(2, 1)(x)]))
+    x = layers.Dropout(0.5)(layers.Dense(4, activation="relu")(layers.Flatten()(x)))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def print_traces(program, folder, cases):
+    """For each list of flags what the program asks the libraries for, or its error."""
+    module = importlib.import_module(program)
+    common, trained = sys.modules["common"], keras.Model
+    flags, calls = module.FLAGS, []
+    batches = [(np.zeros((4, 8, 8, 1), "float32"), np.arange(4))] * 2
+    data = types.SimpleNamespace(
+        name="data", input_shape=(8, 8, 1), classes=10, train=batches, test=batches
+    )
+    anns = {residual: ann_of_programs(residual) for residual in (True, False)}
+    found = convert(anns[True], batches[0][0] + 1, "max", 2, check_examples=0)
+
+    def asked(name, answer=None):
+        def function(*args, **kwargs):
+            calls.append(f"{name}{plainly(args)}{plainly(kwargs)}")
+            return answer
+
+        return function
+
+    def build(name, residual):
+        def function(width=1.0, pool="max", small_images=False, **kwargs):
+            return asked(name, anns[residual])(width, pool, small_images, kwargs)
+
+        return function
+
+    def load(path):
+        other = ann_of_programs(size=9) if "LICENSE" in str(path) else anns[True]
+        return asked("load_model", other)(path)
+
+    def save(model, path):
+        asked("save")(path)
+        pathlib.Path(path).touch()
+
+    accuracy = conversion.AccuracyOverTime(np.zeros(2), {}, 8)
+    history = types.SimpleNamespace(history={})
+    with contextlib.ExitStack() as stack:
+        for owner, name, stub in (
+            (common.datasets, "load", asked("load", data)),
+            (keras.utils, "set_random_seed", asked("seed")),
+            (keras.saving, "load_model", load),
+            (trained, "compile", asked("compile")),
+            (trained, "fit", asked("fit", history)),
+            (trained, "save", save),
+            (trained, "predict", lambda model, x, **kwargs: np.eye(10)[np.zeros(len(x), int)]),
+            (conversion, "convert", asked("convert", found)),
+            (conversion, "accuracy_over_time", asked("accuracy_over_time", accuracy)),
+            (callbacks, "Resume", asked("Resume")),
+            (applications, "ConversionVGG5", build("VGG5", True)),
+            (applications, "ConversionVGG9", build("VGG9", True)),
+            (applications, "ConversionVGG16", build("VGG16", False)),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, stub))
+        answers = []
+        for place, case in enumerate(cases):
+            calls.clear()
+            output = pathlib.Path(folder, "kept" if "KEPT" in case else str(place))
+            given = [x.replace("OTHER", f"{output}_other") for x in case if x.startswith("--")]
+            for layer in found[0].layers:
+                if isinstance(layer, snn.TimeConstantDropout):
+                    layer.rate = 0.2
+            with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    module.main(flags([program, f"--output_dir={output}", *given]))
+                except app.UsageError as error:
+                    calls.append(f"refused: {error}")
+            answers.append([call.replace(str(output), "OUTPUT") for call in calls])
+        print(json.dumps([common.names_of_flags(module), answers]))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_has_an_effect_or_is_refused(program, tmp_path):
+    effects = PROGRAMS[program]
+    refused = REFUSED_BY_HYBRID if program == "hybrid" else REFUSED
+    pairs = {n: (needs, [*needs, f"--{n}={value}"]) for n, (value, *needs) in effects.items()}
+    cases = [case for pair in pairs.values() for case in pair] + [flags for _, flags in refused]
+    kept = [["KEPT"], ["KEPT", "AGAIN"], *(["KEPT", f"--{n}={effects[n][0]}"] for n in MADE)]
+    cases = list(dict.fromkeys(map(tuple, cases + kept)))
+    found = in_a_process(print_traces, program, str(tmp_path), cases)
+    assert found.returncode == 0, found.stderr[-2000:]
+    names, answers = json.loads(found.stdout.splitlines()[-1])
+    answers = dict(zip(cases, answers, strict=True))
+    assert set(names) - {"recipe"} == set(effects)
+    for name, (without, with_it) in pairs.items():
+        assert "refused" not in str(answers[tuple(with_it)]), (name, answers[tuple(with_it)][-1])
+        assert answers[tuple(without)] != answers[tuple(with_it)], name
+    for name, flags in refused:
+        answer = answers[tuple(flags)]
+        assert answer[-1].startswith(f"refused: --{name}"), (flags, answer)
+        assert not any(call.startswith("convert") for call in answer), flags
+    first, again, *others = (answers[tuple(case)] for case in kept)
+    assert "load_model" not in str(first) and "load_model" in str(again)
+    assert str(first).count("fit[") - str(again).count("fit[") == 1
+    for name, answer in zip(MADE, others):
+        assert re.match(f"refused: .* was trained with --{name}=", answer[-1]), (name, answer)

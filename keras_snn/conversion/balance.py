@@ -12,7 +12,7 @@ from keras import ops
 from keras_snn import layers as snn
 from keras_snn.conversion.build import predict, spiking_max_pooling
 
-__all__ = ["METHODS", "Scales", "balance"]
+__all__ = ["METHODS", "Scales", "after_first_fork", "balance"]
 
 METHODS = ("spike_norm", "max", "percentile", "model")
 # Steps that are simulated at once.
@@ -108,7 +108,7 @@ def balance(graph, scales, parts, batches, method, settings):
         choose = _by_bounds(graph, scales, parts, batches)
     else:
         choose = _Simulation(graph, scales, parts, batches, settings).largest_input
-    unit = _after_first_fork(graph) if settings["residual"] == "unit" else set()
+    unit = after_first_fork(graph) if settings["residual"] == "unit" else set()
     for index in graph.neurons():
         node = graph.nodes[index]
         source = scales.of(node.inputs[0])
@@ -190,7 +190,7 @@ def _junction_groups(graph):
     return [group for group in groups if group]
 
 
-def _after_first_fork(graph):
+def after_first_fork(graph):
     """Neurons behind the one where the first residual unit begins."""
     for node in graph.nodes:
         if node.kind == "sum":
@@ -284,7 +284,7 @@ class _Simulation:
     def __init__(self, graph, scales, parts, batches, settings):
         self.graph, self.scales, self.parts = graph, scales, parts
         self.batches, self.settings = batches, settings
-        self.trains, self.shapes, self.static = {}, {}, {}
+        self.trains, self.shapes, self.static, self.fired = {}, {}, {}, set()
         steps = settings["calibration_timesteps"]
         self.chunks = [min(CHUNK, steps - start) for start in range(0, steps, CHUNK)]
 
@@ -304,12 +304,30 @@ class _Simulation:
         """Simulates what a node reads, and has not been simulated."""
         node = self.graph.nodes[index]
         if node.kind in ("neuron", "maximum"):
-            if index not in self.trains:
+            if index not in self.fired:
                 self._fire_before(node.inputs[0])
                 self._fire(index)
+                self.fired.add(index)
+                self._forget()
             return
         for source in node.inputs:
             self._fire_before(source)
+
+    def _forget(self):
+        """Drops the trains that nothing reads any more: all of them would fill the memory."""
+        read = set()
+
+        def visit(index):
+            if index in self.fired:
+                read.add(index)
+            else:
+                for source in self.graph.nodes[index].inputs:
+                    visit(source)
+
+        for index, node in enumerate(self.graph.nodes):
+            if node.kind in ("neuron", "maximum") and index not in self.fired:
+                visit(node.inputs[0])
+        self.trains = {index: self.trains[index] for index in self.trains if index in read}
 
     def _fire(self, index):
         """The spike trains of a neuron, or of spiking max pooling."""

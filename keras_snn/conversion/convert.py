@@ -12,7 +12,7 @@ from keras_snn.analysis.over_time import (
     output_activation,
     predicted_classes,
 )
-from keras_snn.conversion.balance import METHODS, Scales, balance, first_potential
+from keras_snn.conversion.balance import METHODS, Scales, after_first_fork, balance, first_potential
 from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
 from keras_snn.conversion.graph import read
 from keras_snn.conversion.report import ConversionReport, LayerReport
@@ -78,8 +78,9 @@ def convert(
         neuron: What neurons to build, as models take it: `"if"`; for fine-tuning `"stdblif"`, whose
             every layer delays by a step. Thresholds are those of IF neurons. Its threshold, reset
             and first potential are set; a neuron without these arguments is an error.
-        threshold_scale: Factor on all thresholds in the end; below 1 every layer fires more, which
-            serves few steps and fine-tuning (Rathi et al.: 0.7), and rates overestimate the ANN.
+        threshold_scale: Factor on all thresholds in the end but those that `residual="unit"` sets
+            to 1, as in the code of Rathi et al. (0.7). Below 1 every layer fires more, which serves
+            few steps and fine-tuning, and rates overestimate the ANN.
         readout: `"mean"` over time, in the ANN's units, or `"accumulator"`, the sum over time of
             what the last weights make of spikes, as hybrid training takes it.
         calibration_timesteps: Steps that `"spike_norm"` simulates.
@@ -158,9 +159,14 @@ def convert(
         for index in graph.outputs:
             scales.want(index, 1.0)
 
+    unit = after_first_fork(graph) if residual == "unit" else set()
+
+    def final_threshold(index):
+        return scales.thresholds[index] * (1.0 if index in unit else threshold_scale)
+
     def make_neuron(index):
         node = graph.nodes[index]
-        threshold = scales.thresholds[index] * threshold_scale
+        threshold = final_threshold(index)
         own = settings | ({"initial_potential": 0.5} if node.levels and reset == "soft" else {})
         return _neuron(neuron, node.name, threshold, reset, first_potential(own, threshold))
 
@@ -178,7 +184,7 @@ def convert(
         )
         if labels is None:
             over_time = dataclasses.replace(over_time, measure="agreement with the ANN")
-    return spiking, _report(method, graph, scales, threshold_scale, ann, fidelity, over_time)
+    return spiking, _report(method, graph, scales, final_threshold, ann, fidelity, over_time)
 
 
 def _neuron(identifier, name, threshold, reset, potential):
@@ -271,7 +277,7 @@ def _fidelity(model, ann, batch):
     return difference
 
 
-def _report(method, graph, scales, threshold_scale, ann, fidelity, over_time):
+def _report(method, graph, scales, final_threshold, ann, fidelity, over_time):
     rates = {} if over_time is None else over_time.firing_rates
     layers = []
     for entry in graph.entries:
@@ -280,7 +286,7 @@ def _report(method, graph, scales, threshold_scale, ann, fidelity, over_time):
         if node is not None and node.kind == "neuron":
             fields = {
                 "neuron": node.name,
-                "threshold": scales.thresholds[entry.node] * threshold_scale,
+                "threshold": final_threshold(entry.node),
                 "scale": scales.of(entry.node),
                 "firing_rate": rates.get(node.name),
             }
