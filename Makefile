@@ -46,11 +46,12 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable ".[data,export,plot]"
 	touch $@
 
-# Two peers without their dependencies: torchvision would replace the pinned torch.
+# Peers without their dependencies: torchvision would replace the pinned torch, and tonic asks for
+# audio libraries that no test needs.
 $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
 	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx,plot]" "$(TORCH)"
-	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0
+	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0 tonic==1.7.0
 	touch $@
 
 clean:

@@ -1,21 +1,26 @@
 """Recordings of event cameras: read them, cut them into frames, vary them.
 
 A recording is an `Events`: time in microseconds, column, row and polarity (1 for ON) of each event,
-in the order of time. Everything here is numpy, and needs neither TensorFlow nor a backend.
+in the order of time. What takes events takes structured arrays, too, and events in any order; see
+`as_events`. Everything here is numpy, and needs neither TensorFlow nor a backend.
 """
 
 import collections.abc
 import importlib
+import io
 import math
 import mmap
 import pathlib
+import re
 import struct
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 
 __all__ = [
     "Events",
+    "as_events",
     "count_frames",
     "drop_events",
     "flip",
@@ -33,7 +38,7 @@ class Events(NamedTuple):
     """Events of one recording, arrays of one length.
 
     Attributes:
-        t: Times in microseconds, ascending.
+        t: Times in whole microseconds, ascending; seconds have to be multiplied by 1e6 and rounded.
         x: Columns.
         y: Rows.
         p: Polarities: 1 for ON, 0 for OFF.
@@ -49,6 +54,102 @@ class Events(NamedTuple):
         if isinstance(index, (int, np.integer)):
             return tuple(self)[index]
         return Events(*(part[index] for part in tuple(self)))
+
+
+# Names of the fields of structured arrays: those of tonic and SpikingJelly, of iniVation and
+# Prophesee.
+FIELDS = {"t": ("t", "timestamp", "ts"), "x": ("x",), "y": ("y",), "p": ("p", "polarity", "pol")}
+
+
+def as_events(events, size=None):
+    """Events in the form in which everything here has them: integers, sorted by time.
+
+    Args:
+        events: `Events`, or a structured array (or a dictionary of arrays) with the fields `t` (or
+            `timestamp`, `ts`), `x`, `y` and `p` (or `polarity`, `pol`), in any order. All are whole
+            numbers; polarities are 0 and 1, booleans, or -1 and 1.
+        size: `(height, width)` of the sensor, if events are to be checked for lying inside.
+
+    Returns:
+        `Events`, four arrays of `int64`; events of one time stay in their order.
+
+    Raises:
+        TypeError: If these are no events.
+        ValueError: If arrays differ in length, have no whole numbers or other polarities, or an
+            event lies outside of the sensor.
+
+    Example:
+
+    >>> kind = [("x", "i2"), ("y", "i2"), ("timestamp", "i8"), ("polarity", "i1")]
+    >>> as_events(np.array([(3, 4, 20, -1), (5, 6, 10, 1)], kind)).t
+    array([10, 20])
+    """
+    if isinstance(events, Events):
+        fields = events._asdict()
+    else:
+        names = getattr(getattr(events, "dtype", events), "names", None)
+        names = names or (list(events) if isinstance(events, collections.abc.Mapping) else [])
+        taken = {
+            field: [name for name in names if name in known] for field, known in FIELDS.items()
+        }
+        if any(len(found) != 1 for found in taken.values()):
+            raise TypeError(
+                "Received invalid events, expected `Events`, or a structured array or dictionary "
+                f"with one each of the fields {list(FIELDS.values())}, got {type(events).__name__}"
+                + (f" with the fields {list(names)}." if len(names) else ".")
+            )
+        fields = {field: events[name] for field, (name,) in taken.items()}
+    fields = {name: _whole(name, values) for name, values in fields.items()}
+    lengths = {name: len(values) for name, values in fields.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Events should have arrays of one length, got {lengths}.")
+    events = Events(**fields)._replace(p=_binary(fields["p"]))
+    if size is not None:
+        _check_inside(events, size)
+    if (events.t[1:] < events.t[:-1]).any():
+        events = events[np.argsort(events.t, kind="stable")]
+    return events
+
+
+def _whole(name, values):
+    values = np.asarray(values)
+    unit = {"t": "microseconds", "p": "polarities, 0 or 1"}.get(name, "pixels")
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"`{name}` of events should be an array of numbers, one for each event, got an array "
+            f"of {values.dtype} of the shape {values.shape}."
+        )
+    wrong = np.zeros(len(values), bool)
+    if values.dtype.kind == "f":
+        wrong = ~(np.abs(values) < 2.0**63) | (values != np.floor(values))
+    elif values.dtype == np.uint64:
+        wrong = values >= 2**63
+    if wrong.any():
+        raise ValueError(
+            f"`{name}` of events should be whole numbers ({unit}), got {values[wrong][0]}, event "
+            f"{wrong.argmax()}."
+        )
+    return values.astype(np.int64, copy=False)
+
+
+def _binary(polarities):
+    values = np.unique(polarities)
+    if not (np.isin(values, (0, 1)).all() or np.isin(values, (-1, 1)).all()):
+        raise ValueError(f"Polarities should be 0 and 1 (or -1 and 1), got {values[:10].tolist()}.")
+    return (polarities > 0).astype(np.int64)
+
+
+def _check_inside(events, size):
+    sides = np.asarray(size)
+    if sides.shape != (2,) or sides.dtype.kind not in "iu" or sides.min() < 1:
+        raise ValueError(f"`size` should be (height, width), two positive integers, got {size!r}.")
+    height, width = size
+    x, y = events.x, events.y
+    if len(x) and (x.max() >= width or y.max() >= height or x.min() < 0 or y.min() < 0):
+        raise ValueError(
+            f"Events lie at columns {x.min()} to {x.max()} and rows {y.min()} to {y.max()}, "
+            f"outside of the size {tuple(size)}."
+        )
 
 
 # Readers.
@@ -67,6 +168,19 @@ def _content(path, what):
         return path, b""
     with path.open("rb") as file:
         return path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _in_order(path, events):
+    """Events of a file sorted by time, with a warning if they were not."""
+    back = events.t[:-1] - events.t[1:]
+    if not (back > 0).any():
+        return events
+    warnings.warn(
+        f"{path}: time goes back {(back > 0).sum()} times, by up to {back.max()} microseconds; "
+        "events were sorted. If the camera's clock was reset, this mixes two recordings.",
+        stacklevel=4,
+    )
+    return events[np.argsort(events.t, kind="stable")]
 
 
 def _library(name, what):
@@ -92,7 +206,8 @@ def read_nmnist(path):
         FileNotFoundError: If there is no such file; where to get the data.
         ValueError: If the file is cut; with the byte where.
 
-    Source: Orchard et al. (2015); the format is that of the data set's own reader.
+    Source: Orchard et al. (2015); the format is that of the data set's own reader. Times agree
+        with those of tonic and SpikingJelly.
     """
     path, data = _content(
         path, "Get N-MNIST from garrickorchard.com/datasets/n-mnist and unpack Train.zip, Test.zip."
@@ -104,11 +219,11 @@ def read_nmnist(path):
     overflow = raw[:, 1] == 240  # time goes on beyond its bits
     t = t + (np.cumsum(overflow) << 13)
     events = Events(t, raw[:, 0], raw[:, 1], raw[:, 2] >> 7)
-    return events[~overflow]
+    return _in_order(path, events[~overflow])
 
 
 def read_aedat(path, start=None, end=None):
-    """Reads an AEDAT file: version 2 (CIFAR10-DVS), 3.1 (DVS128 Gesture) or 4 (iniVation's DV).
+    """Reads an AEDAT file: version 1, 2 (jAER, CIFAR10-DVS), 3.1 (DVS128 Gesture) or 4 (DV).
 
     Args:
         path: An `.aedat` or `.aedat4` file.
@@ -117,16 +232,26 @@ def read_aedat(path, start=None, end=None):
             part from `start` to `end` is decoded.
 
     Returns:
-        `Events`. Version 2 is that of a DVS128, 128x128 pixels, turned as SpikingJelly's reader
-        turns CIFAR10-DVS, upright. Of version 4, all streams of events, merged in time.
+        `Events`, sorted by time; where the file has them in another order a warning says so.
+        Samples of frames, inertial measurements, triggers and events that are marked invalid are
+        left out; streams and sources of events are merged in time. Row 0 is the top.
+
+        Versions 1 and 2 have no size, and their addresses depend on the chip that the header
+        names (`# AEChip:`): DAVIS128, 208, 240, 346 and 640, and DVS128, which is taken where none
+        is named. The addresses' columns run from right to left and rows from the bottom, as in
+        jAER; both are turned, as tonic's reader of the DAVIS346 does. Of the DVS128, rows and
+        columns are exchanged besides, as in SpikingJelly's reader of CIFAR10-DVS, so that its
+        pictures are upright; tonic's `read_dvs_128` neither turns them nor inverts polarities.
+        Times of 32 bits that overflow go on.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another version, has no header, or is cut or damaged; with
-            the byte where.
+        ValueError: If the file is of another version, chip or format, has no header, or is cut or
+            damaged; with the byte where. If a file of version 4 holds far more events than its
+            bytes account for, see `EXPANSION`.
         ImportError: If version 4 needs a package of the extra `events`.
 
-    Source: iniVation's descriptions of AEDAT 2.0, 3.1 and 4.0; masks as in the data sets' readers.
+    Source: iniVation's descriptions of AEDAT 1.0, 2.0, 3.1 and 4.0; jAER's of chips.
     """
     path, data = _content(path, "DVS128 Gesture and CIFAR10-DVS are on research.ibm.com, figshare.")
     first = data[: data.find(b"\n") + 1].strip()
@@ -138,14 +263,16 @@ def read_aedat(path, start=None, end=None):
     start, end = -math.inf if start is None else start, math.inf if end is None else end
     if version.startswith(b"4"):
         events = _aedat4(path, data)
-    elif version.startswith(b"3"):
+    elif version == b"3.1":
         events = _aedat3(path, data, start, end)
     elif version.startswith((b"1", b"2")):
-        events = _aedat2(path, data)
+        events = _aedat2(path, data, first_version=version.startswith(b"1"))
     else:
         raise ValueError(
-            f"{path} is AEDAT {version.decode(errors='replace')}; versions 2, 3.1 and 4 are read."
+            f"{path} is AEDAT {version.decode(errors='replace')}; versions 1, 2, 3.1 and 4 are "
+            "read."
         )
+    events = _in_order(path, events)
     if start == -math.inf and end == math.inf:
         return events
     return events[(events.t >= start) & (events.t < end)]
@@ -163,11 +290,14 @@ def _joined(parts):
 
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("padding", "V3")])
+# Bytes of events that a file of AEDAT 4 may unpack to, for each of its own and altogether besides:
+# recordings of cameras are packed to between a half and a tenth.
+EXPANSION, ALLOWANCE = 100, 1 << 24
 
 
 def _aedat4(path, data):
     compression, place, end = _aedat4_header(path, data)
-    found = []
+    found, left = [], EXPANSION * len(data) + ALLOWANCE
     while place < end:
         if place + 8 > end:
             raise _damaged(path, place, f"a packet's header has {end - place} of 8 bytes")
@@ -175,15 +305,33 @@ def _aedat4(path, data):
         place += 8
         _check_packet(path, place, size, end)
         try:
-            kind, table = _flatbuffer(_decompressed(data[place : place + size], compression))
-            if kind == b"EVTS":  # others are frames, triggers and inertial measurements
-                raw = _elements(table, EVENT)
+            content = _aedat4_events(data[place : place + size], compression, left)
+            if content is not None:
+                left -= len(content)
+                raw = _elements(_flatbuffer(content)[1], EVENT)
                 found.append((raw["t"], raw["x"], raw["y"], raw["p"] != 0))
         except (ValueError, TypeError, struct.error) as error:
             raise _damaged(path, place, f"a packet is damaged ({error})") from error
         place += size
     events = _joined(found)
-    return events[np.argsort(events.t, kind="stable")]
+    return events[np.argsort(events.t, kind="stable")]  # streams follow each other packet by packet
+
+
+def _aedat4_events(data, compression, limit):
+    """A packet's content, unpacked, if these are events, of at most `limit` bytes."""
+    read = _unpacking(data, compression)
+    head = read(12)
+    if len(head) < 12:
+        raise ValueError("the data is cut")
+    if head[8:] != b"EVTS":  # frames, triggers and inertial measurements
+        return None
+    wanted = struct.unpack_from("<I", head)[0] + 4
+    if wanted > limit:
+        raise ValueError(f"it says {wanted} bytes of events, more than such a file may hold")
+    content = head + read(wanted - len(head))
+    if len(content) < wanted:
+        raise ValueError("the data is cut")
+    return content + read(1)  # more than it says is an error of the flatbuffer
 
 
 def _aedat4_header(path, data):
@@ -207,21 +355,24 @@ def _aedat4_header(path, data):
     return compression, first, end
 
 
-def _decompressed(data, compression):
-    """A packet's content; 1 and 2 are LZ4, 3 and 4 Zstandard, fast and high."""
+def _unpacking(data, compression):
+    """A function that reads so many bytes on; 1 and 2 are LZ4, 3 and 4 Zstandard, fast and high."""
     if compression == 0:
-        return data
+        return io.BytesIO(data).read
     if compression <= 2:
-        stream = _library("lz4.frame", "This AEDAT 4 file").LZ4FrameDecompressor()
+        source = _library("lz4.frame", "This AEDAT 4 file").LZ4FrameFile(io.BytesIO(data))
     else:
-        stream = _library("zstandard", "This AEDAT 4 file").ZstdDecompressor().decompressobj()
-    try:
-        content = stream.decompress(data)
-    except Exception as error:  # each library has its own
-        raise ValueError(error) from error
-    if not stream.eof:
-        raise ValueError("the compressed data is cut")
-    return content
+        source = _library("zstandard", "This AEDAT 4 file").ZstdDecompressor().stream_reader(data)
+
+    def read(count):
+        try:
+            return source.read(count)
+        except EOFError as error:
+            raise ValueError("the data is cut") from error
+        except Exception as error:  # each library has its own
+            raise ValueError(error) from error
+
+    return read
 
 
 def _flatbuffer(content):
@@ -249,13 +400,15 @@ def _elements(table, dtype):
 def _aedat3(path, data, start, end):
     found = []
     for place, count, overflow in _aedat3_packets(path, data):
-        raw = np.frombuffer(data, "<u4", 2 * count, place).reshape(-1, 2)
+        word, t = np.frombuffer(data, "<u4", 2 * count, place).reshape(-1, 2).T
         since = overflow << 31
-        # Events of a packet are in the order of time.
-        if int(raw[-1, 1]) + since < start or int(raw[0, 1]) + since >= end:
+        if int(t.max()) >= 2**31:
+            raise _damaged(path, place, "a packet has times of more than 31 bits")
+        if int(t.max()) + since < start or int(t.min()) + since >= end:
             continue
-        word, t = raw.astype(np.int64).T
-        found.append((t + since, word >> 17 & 0x1FFF, word >> 2 & 0x1FFF, word >> 1 & 1))
+        valid = word & 1 == 1
+        word, t = word[valid].astype(np.int64), t[valid].astype(np.int64)
+        found.append((t + since, word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1))
     return _joined(found)
 
 
@@ -264,7 +417,15 @@ def _aedat3_packets(path, data):
     end = data.find(b"#!END-HEADER")
     if end < 0:
         raise _damaged(path, len(data), "the header has no end")
+    packing = re.search(rb"^#Format: *([^\r\n]*)", data[:end], re.MULTILINE)
+    if packing and packing[1].strip() != b"RAW":
+        raise ValueError(
+            f"{path} has the format {packing[1].decode(errors='replace')!r}; of AEDAT 3.1, RAW is "
+            "read."
+        )
     place = data.find(b"\n", end) + 1
+    if not place:
+        raise _damaged(path, len(data), "the header has no end")
     while place < len(data):
         if place + 28 > len(data):
             raise _damaged(path, place, f"a packet's header has {len(data) - place} of 28 bytes")
@@ -272,25 +433,86 @@ def _aedat3_packets(path, data):
         length = -1 if min(size, count) < 0 else size * count
         _check_packet(path, place + 28, length, len(data))
         if kind == 1 and count:  # polarity events; others are skipped
-            if size != 8:
-                raise _damaged(path, place, f"polarity events have {size} bytes, not 8")
+            if size != 8 or overflow < 0:
+                raise _damaged(
+                    path,
+                    place,
+                    f"polarity events have {size} bytes, not 8, or {overflow} overflows of time",
+                )
             yield place + 28, count, overflow
         place += 28 + length
 
 
-def _aedat2(path, data):
-    place = 0
+# Sides `(height, width)` of the sensors of DAVIS cameras, by the number in a chip's name.
+DAVIS = {128: (128, 128), 208: (192, 208), 240: (180, 240), 346: (260, 346), 640: (480, 640)}
+
+
+def _aedat2(path, data, first_version):
+    place, chip = _aedat2_header(path, data)
+    event = np.dtype([("address", ">u2" if first_version else ">u4"), ("t", ">u4")])
+    rest = (len(data) - place) % event.itemsize
+    if rest:
+        raise _damaged(
+            path, len(data) - rest, f"the last event has {rest} of {event.itemsize} bytes"
+        )
+    raw = np.frombuffer(data, event, offset=place)
+    address, t = raw["address"].astype(np.int64), _unwrapped(raw["t"])
+    if chip is None or re.search(r"\b(DVS|Tmpdiff)128$", chip):
+        size, special = (128, 128), address >> 15 & 1
+        if (address >> 16).any():
+            number = (address >> 16).argmax()
+            raise _damaged(
+                path,
+                place + int(number) * event.itemsize,
+                f"address {address[number]} is none of a DVS128, and the header names no other chip"
+                " (`# AEChip:`)",
+            )
+        x, y, p = address >> 8 & 0x7F, address >> 1 & 0x7F, 1 - (address & 1)
+    elif found := re.search(r"\bDavis(128|208|240|346|640)", chip, re.IGNORECASE):
+        size, special = DAVIS[int(found[1])], address >> 31 | address >> 10 & 1
+        x, y, p = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1
+    else:
+        raise ValueError(
+            f"{path} is of the chip {chip!r}; of AEDAT 1 and 2, recordings of DVS128 and of DAVIS "
+            f"{', '.join(map(str, DAVIS))} are read."
+        )
+    height, width = size
+    events = Events(t, width - 1 - x, height - 1 - y, p)[special == 0]
+    try:
+        _check_inside(events, size)
+    except ValueError as error:
+        raise _damaged(path, place, str(error)) from error
+    return events
+
+
+def _aedat2_header(path, data):
+    """First byte of the events, and the chip that the header names, if any.
+
+    Events may begin with a # as lines of the header do, but have no text up to the next line.
+    """
+    place, chip = 0, None
     while data[place : place + 1] == b"#":
         stop = data.find(b"\n", place)
-        if stop < 0:
+        if stop < 0 and not place:
             raise _damaged(path, place, "the header has no end")
+        line = data[place:stop].rstrip(b"\r")
+        if stop < 0 or any(byte < 32 and byte != 9 for byte in line):
+            break
         place = stop + 1
-    rest = len(data) - place
-    if rest % 8:
-        raise _damaged(path, len(data) - rest % 8, f"the last event has {rest % 8} of 8 bytes")
-    raw = np.frombuffer(data, ">u4", rest // 4, place).reshape(-1, 2).astype(np.int64)
-    address, t = raw[:, 0], raw[:, 1]
-    return Events(t, 127 - (address >> 8 & 0x7F), 127 - (address >> 1 & 0x7F), 1 - (address & 1))
+        text = line.decode(errors="replace")
+        if found := re.match(r"#\s*AEChip:\s*(\S+)", text):
+            chip = found[1]
+        if text.startswith("#End Of ASCII Header"):
+            break
+    return place, chip
+
+
+def _unwrapped(t):
+    """Times of 32 bits as they go on beyond these: no step is of more than half of their range."""
+    if not len(t):
+        return t.astype(np.int64)
+    steps = np.diff(t.astype(np.uint32)).view(np.int32)
+    return int(t[0]) + np.concatenate([[0], np.cumsum(steps, dtype=np.int64)])
 
 
 def read_shd(path):
@@ -305,7 +527,8 @@ def read_shd(path):
 
     Raises:
         FileNotFoundError: If there is no such file; where to get it.
-        ValueError: If it is no such HDF5 file.
+        ValueError: If it is no such HDF5 file, labels are no class numbers, or (when a recording
+            is read) times are negative or no seconds, or units out of range.
         ImportError: If the extra `events` is not installed.
 
     Source: Cramer et al. (2020).
@@ -315,11 +538,18 @@ def read_shd(path):
         raise FileNotFoundError(f"There is no file {path}. Get SHD from zenkelab.org/datasets.")
 
     def read(file):
-        return file["labels"][:], len(file["spikes"]["times"]), len(file["spikes"]["units"])
+        parts = file["labels"], file["spikes"]["times"], file["spikes"]["units"]
+        counts = [part.shape for part in parts]
+        if any(len(shape) != 1 for shape in counts) or len(set(counts)) > 1:
+            raise ValueError(f"labels, times and units have the shapes {counts}")
+        # A size is but a claim: deflation, the most that is in use, packs to a thousandth.
+        if parts[0].nbytes > 1032 * parts[0].id.get_storage_size():
+            raise ValueError(f"labels are said to be {parts[0].nbytes} bytes, and are not there")
+        return parts[0][:]
 
-    labels, times, units = _read_hdf5(path, read)
-    if not len(labels) == times == units:
-        raise ValueError(f"{path} has {len(labels)} labels, {times} times and {units} units.")
+    labels = _read_hdf5(path, read)
+    if labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+        raise ValueError(f"{path}: labels should be class numbers, got {labels[:10]}.")
     return _Recordings(path, len(labels)), labels
 
 
@@ -328,8 +558,12 @@ def _read_hdf5(path, read):
     try:
         with h5py.File(path) as file:
             return read(file)
-    except (KeyError, OSError, RuntimeError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"{path} is no file of SHD, or is damaged: {error}") from error
+
+
+# Input channels of SHD and SSC.
+UNITS = 700
 
 
 class _Recordings(collections.abc.Sequence):
@@ -349,10 +583,19 @@ class _Recordings(collections.abc.Sequence):
         def read(file):
             return file["spikes"]["times"][index], file["spikes"]["units"][index]
 
-        t, unit = _read_hdf5(self.path, read)
-        t = np.round(np.asarray(t, "float64") * 1e6).astype(np.int64)
+        t, unit = map(np.asarray, _read_hdf5(self.path, read))
+        # A day is longer than any word: such times are no seconds.
+        if len(t) and not (t.dtype.kind == "f" and t.min() >= 0 and t.max() < 86_400):
+            raise ValueError(
+                f"{self.path}, recording {index}: times should be seconds from 0, got {t.dtype} "
+                f"from {t.min()} to {t.max()}."
+            )
+        t = np.round(t.astype("float64") * 1e6)
         zeros = np.zeros(len(t), np.int64)
-        return Events(t, np.asarray(unit, np.int64), zeros, zeros + 1)
+        try:
+            return as_events(Events(t, unit, zeros, zeros + 1), (1, UNITS))
+        except ValueError as error:
+            raise ValueError(f"{self.path}, recording {index}: {error}") from error
 
 
 # Frames.
@@ -361,13 +604,14 @@ class _Recordings(collections.abc.Sequence):
 def _checked(events, size, steps, name):
     if not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"`{name}` should be an integer of at least 1, got {steps!r}.")
-    height, width = size
-    x, y = np.asarray(events.x), np.asarray(events.y)
-    if len(x) and (x.max() >= width or y.max() >= height or x.min() < 0 or y.min() < 0):
-        raise ValueError(
-            f"Events lie at columns {x.min()} to {x.max()} and rows {y.min()} to {y.max()}, "
-            f"outside of the size {tuple(size)}."
-        )
+    return as_events(events, size)
+
+
+def _check_number(name, value, above=-math.inf):
+    numeric = isinstance(value, (int, float, np.integer, np.floating))
+    if not (numeric and above < value < math.inf):
+        bound = "" if above == -math.inf else f" above {above}"
+        raise ValueError(f"`{name}` should be a finite number{bound}, got {value!r}.")
 
 
 def _histogram(events, frame, steps, size, weights=None):
@@ -381,8 +625,11 @@ def _histogram(events, frame, steps, size, weights=None):
 def count_frames(events, frames, size):
     """Frames of equally many events; the last has the rest, too.
 
+    Of fewer events than frames each of the first frames has one; SpikingJelly puts all of them into
+    the last. Tonic's `ToFrame(n_event_bins=)` leaves out the rest.
+
     Args:
-        events: `Events`.
+        events: Events, see `as_events`.
         frames: Number of frames, T.
         size: `(height, width)` of the sensor.
 
@@ -390,7 +637,7 @@ def count_frames(events, frames, size):
         Counts of events, `(frames, height, width, 2)`, OFF and ON.
 
     Raises:
-        ValueError: If events lie outside of the sensor.
+        ValueError: If an argument is invalid, or events lie outside of the sensor.
 
     Source: Fang et al. (2021), SpikingJelly's `split_by="number"`.
 
@@ -401,7 +648,7 @@ def count_frames(events, frames, size):
     >>> frames.shape, frames.sum((1, 2, 3))
     ((2, 2, 2, 2), array([2., 2.], dtype=float32))
     """
-    _checked(events, size, frames, "frames")
+    events = _checked(events, size, frames, "frames")
     each = max(len(events.t) // frames, 1)
     frame = np.minimum(np.arange(len(events.t)) // each, frames - 1)
     return _histogram(events, frame, frames, size)
@@ -410,12 +657,16 @@ def count_frames(events, frames, size):
 def time_frames(events, frames, size, duration=None, start=None):
     """Frames of equal time.
 
+    Without a duration frames take a whole number of microseconds, at least 1; a recording that is
+    shorter than that fills the first frames. SpikingJelly puts its events into the last. Tonic's
+    `ToFrame(n_time_bins=)` leaves out the rest, the last event too.
+
     Args:
-        events: `Events`.
+        events: Events, see `as_events`.
         frames: Number of frames, T.
         size: `(height, width)` of the sensor.
-        duration: Microseconds of a frame; later events are left out. By default the whole
-            recording, and the last frame has the rest.
+        duration: Microseconds of a frame, above 0; events after the last frame are left out. By
+            default the whole recording, and the last frame has the rest.
         start: Where the first frame begins; earlier events are left out. By default at the first
             event.
 
@@ -423,14 +674,18 @@ def time_frames(events, frames, size, duration=None, start=None):
         Counts of events, `(frames, height, width, 2)`, OFF and ON.
 
     Raises:
-        ValueError: If events lie outside of the sensor.
+        ValueError: If an argument is invalid, or events lie outside of the sensor.
 
     Source: SpikingJelly's `split_by="time"`.
     """
-    _checked(events, size, frames, "frames")
+    events = _checked(events, size, frames, "frames")
+    if duration is not None:
+        _check_number("duration", duration, above=0)
+    if start is not None:
+        _check_number("start", start)
     if not len(events.t):
         return _histogram(events, np.zeros(0, np.int64), frames, size)
-    since = np.asarray(events.t) - (events.t[0] if start is None else start)
+    since = events.t - (events.t[0] if start is None else start)
     if duration is None:
         frame = np.minimum(since // max(since[-1] // frames, 1), frames - 1)
     else:
@@ -442,24 +697,28 @@ def time_frames(events, frames, size, duration=None, start=None):
 def voxel_grid(events, bins, size):
     """A voxel grid: each event is shared by the two bins that are nearest in time.
 
+    The first event is in the first bin and the last event in the last, as in the paper: place
+    (bins - 1) (t - t0) / (t1 - t0). Tonic's `ToVoxelGrid` of B bins is this grid of B + 1 bins
+    without its last, ON minus OFF.
+
     Args:
-        events: `Events`.
-        bins: Number of bins over the whole recording, at least 2.
+        events: Events, see `as_events`.
+        bins: Number of bins over the whole recording; one has all events.
         size: `(height, width)` of the sensor.
 
     Returns:
         Sums of weights, `(bins, height, width, 2)`, OFF and ON.
 
     Raises:
-        ValueError: If events lie outside of the sensor.
+        ValueError: If an argument is invalid, or events lie outside of the sensor.
 
     Source: Zhu et al. (2019), with a channel for each polarity.
     """
-    _checked(events, size, bins, "bins")
+    events = _checked(events, size, bins, "bins")
     if not len(events.t):
         return _histogram(events, np.zeros(0, np.int64), bins, size)
-    t = np.asarray(events.t, "float64")
-    place = (t - t[0]) / max(t[-1] - t[0], 1) * (bins - 1)
+    t = events.t - events.t[0]
+    place = t / max(t[-1], 1) * (bins - 1)
     low = np.minimum(np.floor(place).astype(np.int64), max(bins - 2, 0))
     share = place - low
     grid = _histogram(events, low, bins, size, 1 - share)
@@ -484,8 +743,8 @@ def random_steps(frames, count, generator):
 
     Source: Fang et al. (2021): 12 of 16 frames.
     """
-    if not 1 <= count <= len(frames):
-        raise ValueError(f"`count` should be from 1 to {len(frames)}, got {count!r}.")
+    if not isinstance(count, (int, np.integer)) or not 1 <= count <= len(frames):
+        raise ValueError(f"`count` should be an integer from 1 to {len(frames)}, got {count!r}.")
     return frames[np.sort(generator.choice(len(frames), count, replace=False))]
 
 
@@ -493,26 +752,37 @@ def flip(events, width):
     """A recording mirrored left to right.
 
     Args:
-        events: `Events`.
+        events: Events, see `as_events`.
         width: Width of the sensor.
 
     Returns:
         `Events`.
+
+    Raises:
+        ValueError: If events lie outside of that width.
     """
-    return events._replace(x=width - 1 - np.asarray(events.x))
+    events = as_events(events)
+    _check_inside(events._replace(y=np.zeros_like(events.x)), (1, width))
+    return events._replace(x=width - 1 - events.x)
 
 
 def drop_events(events, rate, generator):
     """A recording from which each event is left out with a probability.
 
     Args:
-        events: `Events`.
+        events: Events, see `as_events`.
         rate: That probability, 0 to 1.
         generator: A `numpy.random.Generator`.
 
     Returns:
         `Events`.
+
+    Raises:
+        ValueError: If the probability is none.
     """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"`rate` should be from 0 to 1, got {rate!r}.")
+    events = as_events(events)
     return events[generator.random(len(events.t)) >= rate]
 
 
@@ -520,16 +790,23 @@ def jitter(events, size, pixels, generator):
     """A recording moved by up to `pixels` in both directions; what leaves the sensor is lost.
 
     Args:
-        events: `Events`.
+        events: Events, see `as_events`.
         size: `(height, width)` of the sensor.
         pixels: Largest shift, or one for each direction, `(rows, columns)`.
         generator: A `numpy.random.Generator`.
 
     Returns:
         `Events`.
+
+    Raises:
+        ValueError: If events lie outside of the sensor, or a shift is no integer from 0.
     """
-    rows, columns = np.broadcast_to(pixels, 2)
+    shifts = np.asarray(pixels)
+    if shifts.shape not in ((), (1,), (2,)) or shifts.dtype.kind not in "iu" or shifts.min() < 0:
+        raise ValueError(f"`pixels` should be an integer from 0, or two, got {pixels!r}.")
+    events = as_events(events, size)
+    rows, columns = np.broadcast_to(shifts, 2)
     dx, dy = generator.integers([-columns, -rows], [columns + 1, rows + 1])
-    moved = events._replace(x=np.asarray(events.x) + dx, y=np.asarray(events.y) + dy)
+    moved = events._replace(x=events.x + dx, y=events.y + dy)
     height, width = size
     return moved[(moved.x >= 0) & (moved.x < width) & (moved.y >= 0) & (moved.y < height)]

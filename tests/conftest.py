@@ -106,6 +106,14 @@ def torchvision(monkeypatch):
 
 
 @pytest.fixture
+def tonic(monkeypatch):
+    """Tonic, without what it imports for other files and for sound."""
+    for name in ("importRosbag", "importRosbag.importRosbag", "librosa", "expelliarmus"):
+        monkeypatch.setitem(sys.modules, name, _StandIn(name))
+    return pytest.importorskip("tonic", exc_type=ImportError)
+
+
+@pytest.fixture
 def zoo(torchvision):
     """SpikingJelly's models."""
     pytest.importorskip("torch")

@@ -3,6 +3,7 @@
 import base64
 import importlib
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -53,12 +54,12 @@ def test_nmnist_overflow_and_damage(tmp_path):
         ev.read_nmnist(tmp_path / "none.bin")
 
 
-def aedat3(events, kind=1, overflow=0):
-    header = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
+def aedat3(events, kind=1, overflow=0, packing=b"RAW", valid=1):
+    header = b"#!AER-DAT3.1\r\n#Format: " + packing + b"\r\n#!END-HEADER\r\n"
     count = len(events.t)
     packet = struct.pack("<hhiiiiii", kind, 0, 8, 4, overflow, count, count, count)
     words = [
-        struct.pack("<Ii", int(x) << 17 | int(y) << 2 | int(p) << 1 | 1, int(t))
+        struct.pack("<Ii", int(x) << 17 | int(y) << 2 | int(p) << 1 | valid, int(t))
         for t, x, y, p in zip(*events)
     ]
     return header, packet + b"".join(words)
@@ -83,6 +84,114 @@ def test_aedat3(tmp_path):
         ev.read_aedat(path)
     path.write_bytes(header)
     assert len(ev.read_aedat(path).t) == 0
+
+
+@pytest.mark.once
+def test_aedat3_that_is_not_kept_whole(tmp_path):
+    path, events = tmp_path / "user.aedat", recording(20)
+    header, body = aedat3(events)
+    path.write_bytes(header + aedat3(events, valid=0)[1] + body)
+    same(ev.read_aedat(path), events)  # events that are marked invalid are none
+    far = events._replace(x=events.x + 9000, y=events.y + 9000)  # columns and rows have 15 bits
+    path.write_bytes(header + aedat3(far)[1])
+    same(ev.read_aedat(path), far)
+    for whole, match in (
+        (b"".join(aedat3(events, packing=b"SerializedTS")), r"'SerializedTS'.*RAW is read"),
+        (header + aedat3(events, overflow=-1)[1], "-1 overflows"),
+        (header + aedat3(events._replace(t=events.t - 10**6))[1], "more than 31 bits"),
+        (header.replace(b"3.1", b"3.0") + body, r"AEDAT 3\.0; versions 1, 2, 3\.1 and 4"),
+        (header[:-1], "the header has no end"),
+    ):
+        path.write_bytes(whole)
+        with pytest.raises(ValueError, match=rf"user\.aedat.*{match}"):
+            ev.read_aedat(path)
+
+
+def jaer(address, t, chip=None, version=2):
+    """A recording of jAER: words of address and time behind lines of text."""
+    lines = [b"#!AER-DAT%d.0" % version, b"# HardwareInterface: \xb5s"]
+    lines += [] if chip is None else [b"# AEChip: eu.seebetter.ini.chips.davis." + chip]
+    raw = np.zeros(len(t), [("a", ">u2" if version == 1 else ">u4"), ("t", ">u4")])
+    raw["a"], raw["t"] = address, np.asarray(t) % 2**32
+    return b"\r\n".join([*lines, raw.tobytes()])
+
+
+CHIPS = {
+    b"DAVIS240C": (180, 240),
+    b"Davis346blue": (260, 346),
+    b"Davis128": (128, 128),
+    b"DAVIS208": (192, 208),
+    b"DAVIS640": (480, 640),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("chip", CHIPS)
+def test_aedat2_of_davis(tmp_path, chip, tonic):
+    path, (height, width) = tmp_path / "davis.aedat", CHIPS[chip]
+    events = recording(200, (height, width))
+    row, column = height - 1 - events.y, width - 1 - events.x
+    address = row << 22 | column << 12 | events.p << 11
+    address[0] = 0x23A00000  # an event may begin with #, as the lines of the header do
+    events.y[0], events.x[0], events.p[0] = height - 1 - 0x8E, width - 1 - 0x200, 0
+    events = events if chip == b"DAVIS640" else events[1:]
+    address = address if chip == b"DAVIS640" else address[1:]
+    path.write_bytes(jaer(address, events.t, chip))
+    same(ev.read_aedat(path), events)
+    if chip == b"Davis346blue":
+        shape, _, theirs = tonic.io.read_davis_346(path)
+        assert shape == (width, height)
+        same(ev.read_aedat(path), [theirs[k] for k in "txyp"])
+    # Samples of frames, of the inertial sensor and triggers are no events.
+    for bits in (1 << 31, 1 << 31 | 1 << 10, 1 << 10):
+        mixed = np.where(np.arange(len(address)) % 3 == 0, address | bits, address)
+        path.write_bytes(jaer(mixed, events.t, chip))
+        same(ev.read_aedat(path), events[np.arange(len(address)) % 3 != 0])
+    path.write_bytes(jaer([1023 << 12], [0], chip))
+    with pytest.raises(ValueError, match=r"davis\.aedat.*outside of the size.*at byte"):
+        ev.read_aedat(path)
+
+
+@pytest.mark.once
+def test_aedat1_and_2_of_other_chips(tmp_path):
+    path, events = tmp_path / "a.aedat", recording(60, (128, 128))
+    address = (127 - events.x) << 8 | (127 - events.y) << 1 | 1 - events.p
+    for version in (1, 2):
+        path.write_bytes(jaer(address, events.t, version=version))
+        same(ev.read_aedat(path), events)
+        mixed = np.where(np.arange(60) % 4 == 0, address | 1 << 15, address)  # triggers
+        path.write_bytes(jaer(mixed, events.t, version=version))
+        same(ev.read_aedat(path), events[np.arange(60) % 4 != 0])
+        path.write_bytes(jaer(address, events.t, version=version)[:-3])
+        with pytest.raises(ValueError, match=f"the last event has {2 * version + 1} of"):
+            ev.read_aedat(path)
+    path.write_bytes(jaer(address, events.t, b"DVS128"))
+    same(ev.read_aedat(path), events)
+    for chip in (b"DVS320", b"DavisRGBW640", b"Cochlea"):
+        path.write_bytes(jaer(address, events.t, chip))
+        with pytest.raises(ValueError, match=f"of the chip '.*{chip.decode()}'; .*DVS128.*DAVIS"):
+            ev.read_aedat(path)
+    path.write_bytes(jaer([3, 100 << 22, 5], [1, 2, 3]))
+    with pytest.raises(ValueError, match=r"419430400 is none of a DVS128.*at byte 47"):
+        ev.read_aedat(path)
+
+
+@pytest.mark.once
+def test_times_beyond_32_bits_and_out_of_order(tmp_path):
+    path = tmp_path / "a.aedat"
+    first, t = 2**32 - 50, 2**32 - 50 + np.arange(8) * 10
+    path.write_bytes(jaer(2 * np.arange(8), t))
+    np.testing.assert_array_equal(ev.read_aedat(path).t, t)
+    path.write_bytes(jaer(2 * np.arange(8), t[[0, 1, 2, 4, 3, 6, 5, 7]]))
+    with pytest.warns(UserWarning, match=r"a\.aedat: time goes back 2 times, by up to 10 micro"):
+        found = ev.read_aedat(path)
+    np.testing.assert_array_equal(found.t, first + np.arange(8) * 10)
+    np.testing.assert_array_equal(127 - found.y, [0, 1, 2, 4, 3, 6, 5, 7])
+    header, one = aedat3(Events(*np.array([[9, 2], [1, 2], [3, 4], [0, 1]])))
+    path.write_bytes(header + one)
+    with pytest.warns(UserWarning, match="time goes back"):
+        same(ev.read_aedat(path), ([2, 9], [2, 1], [4, 3], [1, 0]))
+    same(ev.read_aedat(path, 9, 10), ([9], [1], [3], [0]))
 
 
 def test_aedat2(tmp_path, torchvision):
@@ -227,20 +336,74 @@ def test_damaged_compression(tmp_path, compression):
             ev.read_aedat(path)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.once
+@pytest.mark.parametrize("compression", [1, 3])
+def test_small_files_stay_small(tmp_path, compression):
+    compress, path = compressor(compression), tmp_path / "a.aedat4"
+    header, empty = aedat4_header(compression), aedat4_packet(recording(0))[8:]
+    for kind, claimed, count, packets, match in (
+        (b"EVTS", 1 << 27, 1 << 27, 1, "more than such a file may hold"),
+        (b"EVTS", len(empty), 1 << 27, 1, "it says"),
+        (b"EVTS", 1 << 23, 1 << 23, 8, "more than such a file may hold"),  # together they are
+        (b"FRME", 1 << 27, 1 << 27, 1, None),
+    ):
+        content = bytearray(empty + bytes(count - len(empty)))
+        struct.pack_into("<I4x4s", content, 0, claimed - 4, kind)
+        packed = compress(bytes(content))
+        del content
+        path.write_bytes(header + packets * (struct.pack("<ii", 0, len(packed)) + packed))
+        tracemalloc.start()
+        try:
+            if match is None:
+                assert not len(ev.read_aedat(path).t)
+            else:
+                with pytest.raises(ValueError, match=match):
+                    ev.read_aedat(path)
+            assert tracemalloc.get_traced_memory()[1] < 100 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def whole_files():
+    """Small files of every format, and what reads them."""
+    events = recording(6)
+    files = {
+        "a.bin": (nmnist_bytes(events), ev.read_nmnist),
+        "1.aedat": (jaer(np.arange(6), events.t, version=1), ev.read_aedat),
+        "2.aedat": (jaer(np.arange(6) << 12, events.t, b"DAVIS346"), ev.read_aedat),
+        "3.aedat": (b"".join(aedat3(events)), ev.read_aedat),
+    }
+    for compression, name in COMPRESSIONS.items():
+        if name is None or importlib.util.find_spec(name):
+            packet = aedat4_packet(events, compress=compressor(compression))
+            whole = aedat4_header(compression) + packet
+            files[f"4-{compression}.aedat4"] = whole, ev.read_aedat
+    return files
+
+
+@pytest.mark.once
+@settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_any_damaged_byte_is_an_error_or_another_recording(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "any.aedat4"
-    whole = bytearray(aedat4_header() + aedat4_packet(recording(6)))
-    place = data.draw(st.integers(14, len(whole) - 1))
-    whole[place] = data.draw(st.integers(0, 255))
+@pytest.mark.filterwarnings("ignore:.*time goes back")
+def test_damaged_files_are_errors_or_other_recordings(tmp_path_factory, data):
+    files = whole_files()
+    name = data.draw(st.sampled_from(list(files)))
+    whole, read = files[name]
+    whole = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del whole[data.draw(st.integers(0, len(whole))) :]
+    path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(whole)
     try:
-        events = ev.read_aedat(path)
+        events = read(path)
     except ValueError as error:
         assert str(path) in str(error)
     else:
         assert isinstance(events, Events) and len({len(part) for part in events}) == 1
+        assert (np.diff(events.t) >= 0).all()
 
 
 def test_missing_package_names_the_extra(tmp_path, monkeypatch):
@@ -290,17 +453,21 @@ def test_other_files_are_refused(tmp_path):
         ev.read_aedat(path)
 
 
-def test_shd(tmp_path):
+def write_shd(path, times=([0.001, 0.5], [0.25]), units=([3, 699], [7]), labels=(4, 19)):
     h5py = pytest.importorskip("h5py")
-    path = tmp_path / "shd.h5"
     with h5py.File(path, "w") as file:
-        kind = h5py.vlen_dtype(np.float32)
         spikes = file.create_group("spikes")
-        times = spikes.create_dataset("times", (2,), dtype=kind)
-        units = spikes.create_dataset("units", (2,), dtype=h5py.vlen_dtype(np.int32))
-        times[0], units[0] = [0.001, 0.5], [3, 699]
-        times[1], units[1] = [0.25], [7]
-        file["labels"] = np.array([4, 19])
+        for name, rows, kind in (("times", times, "f4"), ("units", units, "i4")):
+            kind = h5py.vlen_dtype(np.asarray(rows[0]).dtype if name == "times" else kind)
+            data = spikes.create_dataset(name, (len(rows),), dtype=kind)
+            for i, row in enumerate(rows):
+                data[i] = row
+        file["labels"] = np.array(labels)
+
+
+def test_shd(tmp_path):
+    path = tmp_path / "shd.h5"
+    write_shd(path)
     found, labels = ev.read_shd(path)
     same(found[0], ([1000, 500_000], [3, 699], [0, 0], [1, 1]))
     assert list(labels) == [4, 19] and len(found) == 2 == len(list(found))
@@ -308,9 +475,45 @@ def test_shd(tmp_path):
     with pytest.raises(IndexError):
         found[2]
     assert ev.time_frames(found[0], 10, (1, 700), 100_000).shape == (10, 1, 700, 2)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged"):
+    write_shd(path, ([0.5, 0.001], [0.25]))
+    same(ev.read_shd(path)[0][0], ([1000, 500_000], [699, 3], [0, 0], [1, 1]))
+
+
+@pytest.mark.once
+def test_damaged_shd(tmp_path):
+    path = tmp_path / "shd.h5"
+    for changes, match in (
+        ({"times": ([-0.001, 0.5], [0.25])}, "recording 0: times should be seconds from 0.*-0.001"),
+        ({"times": ([0.1, np.nan], [0.25])}, "recording 0: times should be seconds.*nan"),
+        ({"times": ([1000, 500_000], [250])}, "recording 0: times should be seconds.*int64"),
+        ({"times": ([1000.0, 500_000.0], [250.0])}, "recording 0: times should be seconds.*500000"),
+        ({"units": ([3, 700], [7])}, "recording 0: .*columns 3 to 700"),
+        ({"units": ([3, -1], [7])}, "recording 0: .*columns -1 to 3"),
+        ({"units": ([3, 4, 5], [7])}, "recording 0: .*one length"),
+        ({"labels": (4, -1)}, "labels should be class numbers"),
+        ({"labels": (4.5, 1.5)}, "labels should be class numbers"),
+        ({"labels": (4, 1, 0)}, r"shapes \[\(3,\), \(2,\), \(2,\)\]"),
+    ):
+        write_shd(path, **changes)
+        with pytest.raises(ValueError, match=rf"shd\.h5.*{match}"):
+            ev.read_shd(path)[0][0]
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:  # 40 GB, says a file of some kilobytes
+        for name in ("labels", "spikes/times", "spikes/units"):
+            file.create_dataset(name, (5 * 10**9,), "i8", chunks=(1000,))
+    with pytest.raises(ValueError, match=r"shd\.h5.*are not there"):
         ev.read_shd(path)
+    write_shd(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        broken = bytearray(whole[: rng.integers(len(whole)) if rng.random() < 0.3 else None])
+        for place in rng.integers(len(broken), size=20) if broken else ():
+            broken[place] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            assert all(isinstance(events, Events) for events in ev.read_shd(path)[0])
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 @settings(max_examples=40, deadline=None)
@@ -336,6 +539,38 @@ def test_frames_equal_spikingjellys(frames, torchvision):
         np.testing.assert_array_equal(cut(events, frames, (34, 30)), wanted.transpose(0, 2, 3, 1))
 
 
+@pytest.mark.once
+def test_readers_and_frames_beside_tonics(tmp_path, tonic):
+    path, size = tmp_path / "0.bin", (34, 30)
+    events = recording(203)
+    path.write_bytes(nmnist_bytes(events) + bytes([0, 240, 0, 0, 0, 3, 4, 132, 147, 224]))
+    theirs = tonic.io.read_mnist_file(path, tonic.io.events_struct)
+    same(ev.read_nmnist(path), [theirs[k] for k in "txyp"])
+    theirs = theirs[:203]  # a structured array of int16, int64 and bool
+    same(ev.as_events(theirs), events)
+    to_frame = tonic.functional.to_frame_numpy
+    sensor, last = (30, 34, 2), (0, 2, 3, 1)
+    for steps in (1, 4, 7):
+        # Of events by number, and by time, they leave out the rest.
+        kept = events[: 203 // steps * steps]
+        wanted = to_frame(theirs.copy(), sensor, n_event_bins=steps).transpose(last)
+        np.testing.assert_array_equal(ev.count_frames(kept, steps, size), wanted)
+        kept = events[events.t < events.t[0] + (events.t[-1] - events.t[0]) // steps * steps]
+        wanted = to_frame(theirs.copy(), sensor, n_time_bins=steps).transpose(last)
+        window = (events.t[-1] - events.t[0]) // steps
+        np.testing.assert_array_equal(ev.time_frames(kept, steps, size, window), wanted)
+        grid = ev.voxel_grid(theirs, steps + 1, size)[:-1]
+        wanted = tonic.functional.to_voxel_grid_numpy(ev_signed(theirs), sensor, n_time_bins=steps)[
+            :, 0
+        ]
+        np.testing.assert_allclose(grid[..., 1] - grid[..., 0], wanted, atol=1e-4)
+
+
+def ev_signed(events):
+    """Structured events whose polarities may be negative, as tonic's voxels make them."""
+    return events.astype([(name, "i8") for name in events.dtype.names])
+
+
 def test_fixed_duration():
     events = Events(np.array([10, 15, 25, 31]), *np.zeros((3, 4), int))
     np.testing.assert_array_equal(ev.time_frames(events, 2, (1, 1), 10)[:, 0, 0, 0], [2, 1])
@@ -348,14 +583,112 @@ def test_frames_from_a_given_time():
         np.testing.assert_array_equal(found, wanted)
 
 
+CUTS = {
+    "count": lambda events: ev.count_frames(events, 3, (34, 30)),
+    "time": lambda events: ev.time_frames(events, 3, (34, 30)),
+    "duration": lambda events: ev.time_frames(events, 3, (34, 30), 9e4),
+    "voxel": lambda events: ev.voxel_grid(events, 3, (34, 30)),
+    "jitter": lambda events: ev.jitter(events, (34, 30), 2, np.random.default_rng(0)),
+    "flip": lambda events: ev.flip(events, 30),
+    "drop": lambda events: ev.drop_events(events, 0.3, np.random.default_rng(0)),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", CUTS)
+def test_events_in_any_form(name):
+    cut, events = CUTS[name], recording()
+    assert len(set(events.t)) == 200
+    wanted, order = cut(events), np.random.default_rng(1).permutation(200)
+    mixed = events[order]
+    forms = {
+        "in any order": mixed,
+        "-1 and 1": events._replace(p=2 * events.p - 1),
+        "booleans": events._replace(p=events.p > 0),
+        "whole floats": Events(*(part.astype("float32") for part in events)),
+        "unsigned": Events(
+            events.t.astype("u8"), *(part.astype("u1") for part in tuple(events)[1:])
+        ),
+        "lists": Events(*(part.tolist() for part in events)),
+        "a dictionary": dict(zip("pyxt", tuple(events)[::-1])),
+    }
+    for names in ("xytp", ("p", "ts", "y", "x"), ("timestamp", "x", "y", "polarity")):
+        array = np.zeros(200, [(field, "i4") for field in names])
+        for field in names:
+            array[field] = getattr(mixed, "t" if field.startswith("t") else field[0])
+        forms[str(names)] = array
+    for form, given_events in forms.items():
+        found = cut(given_events)
+        np.testing.assert_array_equal(np.stack(found), np.stack(wanted), form)
+
+
+EVIL = {
+    "three polarities": ({"p": [0, 1, 2]}, ValueError, r"Polarities.*\[0, 1, 2\]"),
+    "mixed polarities": ({"p": [0, 1, -1]}, ValueError, r"\[-1, 0, 1\]"),
+    "fractional polarity": ({"p": [0, 1, 0.5]}, ValueError, "`p`.*got 0.5, event 2"),
+    "seconds": ({"t": [0.0, 0.25, 0.5]}, ValueError, "`t`.*microseconds.*0.25, event 1"),
+    "no time": ({"t": [0, np.nan, 5]}, ValueError, "`t`.*nan, event 1"),
+    "endless time": ({"t": [0, 1, np.inf]}, ValueError, "`t`.*inf"),
+    "a huge time": ({"t": np.array([0, 1, 2**63], "u8")}, ValueError, "`t`.*9223372036854775808"),
+    "half a pixel": ({"x": [0, 1.5, 2]}, ValueError, "`x`.*pixels.*1.5"),
+    "a word": ({"y": ["a", "b", "c"]}, ValueError, "`y`.*array of <U1"),
+    "a matrix": ({"y": np.zeros((3, 2))}, ValueError, r"`y`.*shape \(3, 2\)"),
+    "another length": ({"y": [0, 1]}, ValueError, "one length.*'y': 2"),
+    "beyond": ({"x": [0, 1, 30]}, ValueError, "columns 0 to 30.*outside of the size"),
+    "before": ({"x": [0, 1, -1]}, ValueError, "columns -1 to 1.*outside of the size"),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("case", EVIL)
+def test_what_are_no_events_is_refused(case):
+    changes, kind, match = EVIL[case]
+    events = Events(*np.array([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 0]]))._replace(**changes)
+    for name, cut in CUTS.items():
+        if case not in ("beyond", "before") or name != "drop":
+            with pytest.raises(kind, match=match):
+                cut(events)
+
+
+@pytest.mark.once
+def test_other_types_are_no_events():
+    for events, match in (
+        (np.zeros((5, 4)), "got ndarray"),
+        (np.zeros(5, [("x", "i4"), ("t", "i4")]), r"fields \['x', 't'\]"),
+        (np.zeros(5, [(name, "i4") for name in (*"xytp", "ts")]), "fields"),
+        ((1, 2, 3, 4), "got tuple"),
+        (None, "got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            ev.count_frames(events, 2, (2, 2))
+
+
+@pytest.mark.once
 def test_bad_frames():
     events = recording()
     with pytest.raises(ValueError, match="outside of the size"):
         ev.count_frames(events, 4, (20, 20))
-    with pytest.raises(ValueError, match="frames"):
-        ev.time_frames(events, 0, (34, 30))
-    with pytest.raises(ValueError, match="count"):
-        ev.random_steps(np.zeros((3, 2)), 4, np.random.default_rng(0))
+    for cut in (ev.count_frames, ev.time_frames, ev.voxel_grid):
+        for steps in (0, -1, 2.0):
+            with pytest.raises(ValueError, match=r"`(frames|bins)`.*at least 1"):
+                cut(events, steps, (34, 30))
+        for size in ((34,), (34, 0), (34.0, 30), 34):
+            with pytest.raises(ValueError, match="`size`"):
+                cut(events, 3, size)
+    for duration in (0, -5, np.nan, np.inf, "10"):
+        with pytest.raises(ValueError, match="`duration` should be a finite number above 0"):
+            ev.time_frames(events, 3, (34, 30), duration)
+    with pytest.raises(ValueError, match="`start` should be a finite number, got nan"):
+        ev.time_frames(events, 3, (34, 30), 5, np.nan)
+    for count in (0, 4, 1.5):
+        with pytest.raises(ValueError, match="count"):
+            ev.random_steps(np.zeros((3, 2)), count, np.random.default_rng(0))
+    for rate in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="rate"):
+            ev.drop_events(events, rate, np.random.default_rng(0))
+    for pixels in (-1, 0.5, (1, 2, 3)):
+        with pytest.raises(ValueError, match="pixels"):
+            ev.jitter(events, (34, 30), pixels, np.random.default_rng(0))
 
 
 def test_variation():
