@@ -15,6 +15,7 @@ from keras_snn import (
     losses,
     memory,
     metrics,
+    optimizers,
     surrogates,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "losses",
     "memory",
     "metrics",
+    "optimizers",
     "surrogates",
 ]
 __version__ = "0.1.0"

@@ -1,0 +1,158 @@
+"""Optimizers whose weight decay is that of PyTorch's, and learning rates that fall once an epoch.
+
+Keras decays weights beside the gradient (decoupled, Loshchilov & Hutter, 2019). `torch.optim.SGD`
+and `torch.optim.Adam`, with which most networks of the papers were trained, add the gradient of an
+L2 penalty, `weight_decay * w`, to that of the loss (coupled): with momentum 0.9 the same number is
+ten times as strong, with Adam it acts otherwise. `keras.optimizers.AdamW` equals
+`torch.optim.AdamW`.
+"""
+
+import keras
+from keras import ops
+
+from keras_snn.layers.arguments import check_integer
+
+__all__ = ["SGD", "Adam", "CoupledDecay", "EpochSchedule"]
+
+
+class CoupledDecay:
+    """Makes the `weight_decay` of a Keras optimizer the gradient of an L2 penalty.
+
+    Put it in front of any optimizer: `class RMSprop(CoupledDecay, keras.optimizers.RMSprop)`. The
+    penalty's gradient comes last, as PyTorch's does: after loss scaling, accumulation and clipping
+    of the loss's gradients. `exclude_from_weight_decay` is heeded; without it all trainable weights
+    decay, those of normalisation and biases too, as in PyTorch.
+
+    Example:
+
+    >>> class RMSprop(CoupledDecay, keras.optimizers.RMSprop):
+    ...     pass
+    >>> optimizer = RMSprop(0.01, weight_decay=5e-4)
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates a weight by its gradient, that of the penalty included."""
+        gradient = self._penalized(gradient, variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def _penalized(self, gradient, variable):
+        gradient = ops.cast(gradient, variable.dtype)
+        if self.weight_decay is None or not self._use_weight_decay(variable):
+            return gradient
+        return ops.add(gradient, ops.multiply(variable, self.weight_decay))
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: `update_step` has it."""
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class SGD(CoupledDecay, keras.optimizers.SGD):
+    """Gradient descent with momentum as `torch.optim.SGD` computes it.
+
+        g <- g + weight_decay * w
+        m <- momentum * m + g
+        w <- w - learning_rate * m      (Nesterov: w - learning_rate * (g + momentum * m))
+
+    Keras's has the learning rate inside `m`: there a new rate takes effect only as old steps fade.
+
+    Args:
+        learning_rate: A number or a schedule.
+        momentum: Share of `m` that a step keeps.
+        nesterov: Whether momentum is Nesterov's.
+        weight_decay: Factor of the penalty's gradient, see `CoupledDecay`.
+        kwargs: Other arguments of `keras.optimizers.SGD`.
+
+    Example:
+
+    >>> weight = keras.Variable([1.0])
+    >>> optimizer = SGD(0.1, momentum=0.9, weight_decay=5e-4)
+    >>> for _ in range(200):
+    ...     optimizer.apply([ops.zeros(1)], [weight])
+    >>> round(float(ops.convert_to_numpy(weight)[0]), 3)  # of keras.optimizers.SGD: 0.99
+    0.909
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates a weight by its gradient, that of the penalty included."""
+        gradient = self._penalized(gradient, variable)
+        if self.momentum:
+            moment = self.momentums[self._get_variable_index(variable)]
+            self.assign(moment, ops.add(ops.multiply(moment, self.momentum), gradient))
+            step = ops.multiply(moment, self.momentum) if self.nesterov else moment
+            gradient = ops.add(step, gradient) if self.nesterov else step
+        rate = ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, ops.multiply(gradient, rate))
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class Adam(CoupledDecay, keras.optimizers.Adam):
+    """Adam whose `weight_decay` is the factor of a penalty's gradient, as in `torch.optim.Adam`.
+
+    Adam divides that gradient by its own size, too, so weights decay hardly more with a larger
+    factor. Weights that should decay by a share of themselves need `keras.optimizers.AdamW`.
+
+    Args:
+        args, kwargs: Arguments of `keras.optimizers.Adam`.
+
+    Example:
+
+    >>> optimizer = Adam(1e-4, amsgrad=True, weight_decay=5e-4)
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, read at the start of each epoch, behind a linear rise.
+
+        rate(step) = schedule(0) * step / warmup_steps,            step < warmup_steps
+                   = schedule(max(start of the epoch - warmup_steps, 0)),      otherwise
+
+    Schedules of PyTorch that are stepped once an epoch are so.
+
+    Args:
+        schedule: A schedule of Keras, whose steps are batches, or a number.
+        steps_per_epoch: Batches of an epoch; with 1 the schedule is read at every step.
+        warmup_steps: Batches in which the learning rate rises from 0.
+
+    Raises:
+        ValueError: If a number of steps is no integer of at least 1 (`warmup_steps`: 0).
+
+    Example:
+
+    >>> cosine = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=300)
+    >>> rate = EpochSchedule(cosine, steps_per_epoch=100)
+    >>> [round(float(rate(step)), 3) for step in (0, 99, 100, 299)]
+    [0.1, 0.1, 0.075, 0.025]
+    """
+
+    def __init__(self, schedule, steps_per_epoch=1, warmup_steps=0):
+        self.schedule = schedule
+        self.steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch)
+        self.warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
+
+    def _read(self, step):
+        return self.schedule(step) if callable(self.schedule) else self.schedule
+
+    def __call__(self, step):
+        """The learning rate of a step, counted from 0."""
+        step = ops.cast(step, "int32")
+        start = step // self.steps_per_epoch * self.steps_per_epoch
+        rate = ops.cast(self._read(ops.maximum(start - self.warmup_steps, 0)), "float32")
+        if not self.warmup_steps:
+            return rate
+        rise = ops.cast(step, "float32") / self.warmup_steps
+        return ops.where(step < self.warmup_steps, self._read(0) * rise, rate)
+
+    def get_config(self):
+        """What makes the schedule again."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "steps_per_epoch": self.steps_per_epoch,
+            "warmup_steps": self.warmup_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the schedule from what `get_config` gave."""
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**config | {"schedule": schedule})
