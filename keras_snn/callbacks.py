@@ -3,15 +3,20 @@ that was interrupted go on exactly.
 """
 
 import collections
-import os
+import inspect
+import json
 import pathlib
+import time
 import warnings
+import weakref
+import zlib
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.utils.rng_utils import get_random_seed
 
-from keras_snn import analysis
+from keras_snn import analysis, files
 from keras_snn import layers as snn
 from keras_snn.layers.arguments import check_integer, check_number
 
@@ -304,33 +309,58 @@ class Resume(keras.callbacks.Callback):
     `fit` with the same arguments reads it and goes on. With data whose order is a function of the
     epoch, such as those of `keras_snn.datasets`, the weights in the end equal those of an unbroken
     run bit for bit (same seed, on CPUs). Give `shuffle=False` to `fit`: Keras's own shuffling of
-    batches starts anew, and so does the memory of other callbacks (`EarlyStopping`). The file goes
-    when training ends. In the list of callbacks, put it behind `keras.callbacks.SwapEMAWeights`,
-    which has to swap back first.
+    batches starts anew. Put it last in the list of callbacks: it has to see what the others did.
+
+    The file also says which run it is of: configurations of model, optimizer and loss, backend,
+    seed (that of `keras.utils.set_random_seed`), batches in an epoch, `data` and `run`. Names of
+    layers do not count. The file of another run is refused, and so are those of versions of
+    keras_snn that did not write this. Only `epochs` may change, and with it the length of a
+    schedule of learning rates (`decay_steps`, `boundaries`, ...), which then counts from there on.
+    What `fit` does not show to callbacks is not compared: arrays that are given to it, weights of
+    classes.
 
     Args:
         path: The file, `.npz`.
         data: What has a method `set_epoch(epoch)`, an `ImageDataset` say, if anything.
+        run: What else tells this run from others, ready for JSON: a program's flags, say.
+        others: Callbacks whose memory is kept too, such as `EarlyStopping`: it starts anew
+            otherwise.
+        keep: Whether the file stays when training ends, until `remove` is called: `fit` then
+            only returns what is there. Without, it goes when training ends.
+
+    Attributes:
+        history: Logs of all epochs, those before an interruption included, as in Keras's `History`.
+        starts: For each time that training started, the first `"epoch"` and the `"epochs"` wanted.
+        seconds: How long `fit` took, the times before an interruption included.
 
     Raises:
-        ValueError: If the file is of another model, or damaged.
+        ValueError: If the file is of another run, or damaged.
 
     Example:
 
     ```python
     data = keras_snn.datasets.load("digits")
-    resume = keras_snn.callbacks.Resume("results/resume.npz", data)
+    resume = keras_snn.callbacks.Resume("results/resume.npz", data, keep=True)
     model.fit(data.train, epochs=10, shuffle=False, callbacks=[resume])
+    model.save("results/model.keras")
+    resume.remove()
     ```
     """
 
-    def __init__(self, path, data=None):
+    def __init__(self, path, data=None, run=None, others=(), keep=False):
         super().__init__()
-        self.path, self.data = pathlib.Path(path), data
+        self.path, self.data, self.run = pathlib.Path(path).expanduser(), data, run
+        self.others, self.keep = list(others), keep
         if self.path.suffix != ".npz":
             raise ValueError(f"`path` should end in .npz, got {path}.")
         if data is not None and not hasattr(data, "set_epoch"):
             raise TypeError(f"`data` should have a method `set_epoch`, got {type(data).__name__}.")
+        self.history, self.starts, self.seconds = {}, [], 0.0
+        self._description = None
+
+    def remove(self):
+        """Removes the file: what was trained is safe elsewhere."""
+        self.path.unlink(missing_ok=True)
 
     def _variables(self):
         model, optimizer = self.model, self.model.optimizer
@@ -339,48 +369,265 @@ class Resume(keras.callbacks.Callback):
         return [*model.variables, *optimizer.variables]
 
     def on_train_begin(self, logs=None):
-        if not self.path.is_file():
-            return
-        variables = self._variables()
+        self.history, self.starts, self.seconds = {}, [], 0.0
+        self._next, self._last_logs, self._time = None, {}, time.perf_counter()
+        self._description = self._describe()
+        epochs, first = self.params["epochs"], 0
+        if self.path.is_file():
+            first = self._load()
+        self.starts.append({"epoch": first, "epochs": epochs})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.check_path(self.path)
+
+    def _describe(self):
+        """What tells this run from others; of an interrupted `fit` of this model, as it started."""
+        if self.model in _RUNS and _RUNS[self.model][0] is self.model.optimizer:
+            return _RUNS[self.model][1]
+        network = {
+            "model": _model_config(self.model),
+            "optimizer": _config(self.model.optimizer),
+            "loss": getattr(self.model, "loss", None),
+        }
+        others = {
+            "backend": keras.backend.backend(),
+            "seed": get_random_seed(),
+            "steps": self.params["steps"],
+            "data": None if self.data is None else _data_config(self.data),
+            "run": self.run,
+        }
+        found = _numbered(_plain(network), {}) | _plain(others)
+        _RUNS[self.model] = self.model.optimizer, found
+        return found
+
+    def _load(self):
+        """Sets all to what the file says; returns the epoch to go on with."""
+        variables, epochs = self._variables(), self.params["epochs"]
+        damaged = f"{self.path} is damaged, or of an earlier version; remove it to start anew"
         try:
             with np.load(self.path) as file:
-                epoch = int(file["epoch"])
+                told = json.loads(str(file["told"]))
                 generator = file["generator"]
-                values = [file[f"variable_{i}"] for i in range(len(file.files) - 2)]
+                values = [file[f"variable_{i}"] for i in range(told["variables"])]
+                arrays = {name: file[name] for name in file.files if name.startswith("other_")}
         except Exception as error:
-            raise ValueError(f"{self.path} is damaged; remove it to start anew: {error}") from error
-        shapes = [tuple(v.shape) for v in variables], [tuple(v.shape) for v in values]
-        if shapes[0] != shapes[1]:
+            raise ValueError(f"{damaged}: {error}") from error
+        wanted, found = told["description"], self._description
+        if told["epochs"] != epochs:
+            wanted, found = (_without_lengths(part) for part in (wanted, found))
+        different = _differences(wanted, found)
+        if different:
+            more = f" and {len(different) - 5} more" if len(different) > 5 else ""
             raise ValueError(
-                f"{self.path} is of another model or optimizer; remove it to start anew."
+                f"{self.path} is of another run; remove it to start anew. What differs: "
+                f"{'; '.join(different[:5])}{more}."
+            )
+        if [tuple(v.shape) for v in variables] != [v.shape for v in values]:
+            raise ValueError(f"{damaged}: it has variables of other shapes.")
+        if told["epoch"] > epochs:
+            raise ValueError(
+                f"{self.path} is at epoch {told['epoch']}, `fit` has `epochs={epochs}`; remove it "
+                "to start anew."
             )
         for variable, value in zip(variables, values):
+            if value.dtype.kind == "V":  # numpy's files do not know bfloat16
+                value = value.view(variable.dtype)
             variable.assign(value)
         if keras.backend.backend() == "torch":
             import torch
 
             torch.set_rng_state(torch.from_numpy(generator))
-        self.model._initial_epoch = epoch
+        for i, (callback, memory) in enumerate(zip(self.others, told["others"])):
+            _recall(callback, memory, arrays, f"other_{i}_")
+        self.history, self.starts, self.seconds = (
+            told[name] for name in ("history", "starts", "seconds")
+        )
+        ended = told["ended"] and told["epochs"] == epochs
+        self.model._initial_epoch = epochs if ended else told["epoch"]
+        return told["epoch"]
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._note()
         if self.data is not None:
             self.data.set_epoch(epoch)
         self._save(epoch)
 
-    def _save(self, epoch):
-        values = [ops.convert_to_numpy(variable) for variable in self._variables()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.npz")
-        try:
-            named = {f"variable_{i}": value for i, value in enumerate(values)}
-            np.savez(part, epoch=epoch, generator=_generator(), **named)
-            os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+    def on_epoch_end(self, epoch, logs=None):
+        self._next, self._last_logs = epoch + 1, logs or {}
+
+    def _note(self):
+        """Adds the time, and the last epoch's logs once all callbacks have added theirs."""
+        now = time.perf_counter()
+        self.seconds, self._time = self.seconds + now - self._time, now
+        for name, value in self._last_logs.items():
+            self.history.setdefault(name, []).append(np.asarray(value).tolist())
+        self._last_logs = {}
+
+    def _save(self, epoch, ended=False):
+        arrays = {f"variable_{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
+        told = {
+            "description": self._description,
+            "epoch": epoch,
+            "epochs": self.params["epochs"],
+            "ended": ended,
+            "variables": len(arrays),
+            "others": [_memory(x, arrays, f"other_{i}_") for i, x in enumerate(self.others)],
+            "history": self.history,
+            "starts": self.starts,
+            "seconds": self.seconds,
+        }
+        with files.replacing(self.path) as (part,):
+            np.savez(part, told=json.dumps(told), generator=_generator(), **arrays)
 
     def on_train_end(self, logs=None):
         self.model._initial_epoch = None  # or the next `fit` would start there too
-        self.path.unlink(missing_ok=True)
+        _RUNS.pop(self.model, None)
+        self._note()
+        if not self.keep:
+            self.remove()
+        elif self._next is not None:
+            self._save(self._next, ended=True)
+
+
+# What an interrupted `fit` of a model was at its start: an optimizer, and what it tells of itself.
+_RUNS = weakref.WeakKeyDictionary()
+
+# What in the configuration of a schedule of learning rates follows from the number of epochs.
+LENGTHS = ("decay_steps", "first_decay_steps", "warmup_steps", "boundaries")
+
+
+def _without_lengths(value):
+    if isinstance(value, dict):
+        return {k: _without_lengths(v) for k, v in value.items() if k not in LENGTHS}
+    return [_without_lengths(v) for v in value] if isinstance(value, list) else value
+
+
+def _config(value):
+    """A configuration, or of what has none its class."""
+    try:
+        return keras.saving.serialize_keras_object(value)
+    except Exception:  # what a class of the user's raises
+        return type(value).__qualname__
+
+
+def _model_config(model):
+    """A model's configuration; of a subclassed one without, the shapes of its variables."""
+    try:
+        config = model.get_config()
+    except Exception:  # Keras's NotImplementedError, or what a class of the user's raises
+        config = {}
+    found = {"class": type(model).__qualname__, "config": config}
+    if "layers" not in config:
+        found["variables"] = [[v.name, list(v.shape), v.trainable] for v in model.variables]
+    return found
+
+
+def _plain(value):
+    """A configuration of plain values, without what differs between two runs of one program."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":  # its bytes differ
+            return "lambda"
+        return {str(k): _plain(v) for k, v in value.items() if k != "shared_object_id"}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return [list(value.shape), zlib.crc32(np.ascontiguousarray(value))]
+    if hasattr(value, "get_config"):
+        return _plain(_config(value))
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
+
+
+def _numbered(value, names):
+    """A configuration with numbers, in their order, in the place of layers' names."""
+
+    def number(name):
+        return names.setdefault(name, len(names))
+
+    if isinstance(value, list):
+        return [_numbered(v, names) for v in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for key, part in value.items():
+        if key == "name" and isinstance(part, str):
+            part = number(part)
+        elif key in ("keras_history", "input_layers", "output_layers"):
+            part = keras.tree.map_structure(lambda x: number(x) if isinstance(x, str) else x, part)
+        found[key] = _numbered(part, names)
+    return found
+
+
+def _data_config(data):
+    """What tells data from others: sizes, seed, and what the first batch has, roughly."""
+    found = {
+        name: getattr(part, name)
+        for part in (data, getattr(data, "train", None))
+        for name in ("name", "input_shape", "classes", "batch_size", "seed")
+        if hasattr(part, name)
+    }
+    train = getattr(data, "train", data)
+    if isinstance(train, keras.utils.PyDataset):
+        data.set_epoch(0)
+        found["first batch"] = [_sketch(x) for x in keras.tree.flatten(train[0])]
+    return found
+
+
+def _sketch(array):
+    """Shape and two projections of an array, to digits that no processor changes."""
+    array = np.asarray(array)
+    values = array.astype("float64").ravel()
+    waves = np.cos(np.arange(len(values))), np.ones(len(values))
+    total = np.abs(values).sum()
+    shares = (round(float(values @ wave / (total or 1.0)), 3) for wave in waves)
+    return [list(array.shape), *shares, f"{total:.3g}"]
+
+
+def _differences(wanted, found, where=""):
+    """Where two descriptions differ, and how, as texts."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        pairs = [(key, wanted.get(key), found.get(key)) for key in {**wanted, **found}]
+    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = [(i, *pair) for i, pair in enumerate(zip(wanted, found))]
+    elif wanted == found:
+        return []
+    else:
+        return [f"{where} was {_short(wanted)}, is {_short(found)}"]
+    return [
+        text
+        for key, a, b in pairs
+        for text in _differences(a, b, f"{where}.{key}" if where else str(key))
+    ]
+
+
+def _short(value):
+    if isinstance(value, dict) and "class_name" in value:
+        return str(value["class_name"])
+    text = str(np.float32(value)) if isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _memory(callback, arrays, prefix):
+    """What a callback remembers, ready for JSON; arrays go to `arrays`."""
+    memory, given = {}, inspect.signature(type(callback)).parameters
+    for name, value in vars(callback).items():
+        if name.startswith("_") or name in ("params", "model", *given):
+            continue
+        if value is None or isinstance(value, (bool, int, float, np.generic)):
+            memory[name] = _plain(value)
+        elif isinstance(value, list) and all(isinstance(x, np.ndarray) for x in value):
+            memory[name] = [f"{prefix}{name}_{i}" for i in range(len(value))]
+            arrays.update(zip(memory[name], value))
+    return memory
+
+
+def _recall(callback, memory, arrays, prefix):
+    for name, value in memory.items():
+        if isinstance(value, list):
+            value = [arrays[x] for x in value]
+        setattr(callback, name, value)
 
 
 def _generator():

@@ -1,6 +1,9 @@
 """Schedules against networks built with each value, and interrupted training with any optimizer."""
 
+import dataclasses
+import functools
 import itertools
+import shutil
 
 import keras
 import numpy as np
@@ -10,6 +13,7 @@ from keras import layers, ops
 
 from keras_snn import callbacks, surrogates
 from keras_snn import layers as snn
+from keras_snn.datasets import ArrayBatches, Dataset, Preparation
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(24, 6)).astype("float32"), rng.integers(0, 3, 24)
@@ -305,3 +309,183 @@ def test_the_next_fit_starts_at_its_first_epoch(tmp_path):
     for epochs in (2, 4):
         history = model.fit(X, Y, epochs=4, callbacks=[callbacks.Resume(path)], **FIT)
         assert len(history.epoch) == epochs
+
+
+@dataclasses.dataclass
+class Run:
+    """A run that can be started twice, and what tells it from others."""
+
+    network: object = functools.partial(network, alpha=1.0)
+    optimizer: object = functools.partial(keras.optimizers.SGD, 0.01)
+    loss: object = None
+    seed: int = 1
+    batch_size: int = 8
+    data_seed: int = 3
+    images: object = None
+    augmentation: tuple = ()
+    flags: tuple = (("dropout", 0.5),)
+    frozen: bool = False
+    epochs: int = 4
+
+    def fit(self, path, *others):
+        model = self.network(optimizer=self.optimizer())
+        keras.utils.set_random_seed(self.seed)
+        if self.loss is not None:
+            model.compile(model.optimizer, self.loss)
+        model.layers[-1].trainable = not self.frozen
+        images = X.reshape(24, 6, 1, 1) if self.images is None else self.images
+        prepare = Preparation(1.0, None, self.augmentation)
+        train = ArrayBatches(images, Y, self.batch_size, self.data_seed, flat(prepare))
+        data = Dataset("images", train, train, (6,), 3)
+        resume = callbacks.Resume(path, data, run=dict(self.flags))
+        model.fit(train, epochs=self.epochs, verbose=0, shuffle=False, callbacks=[*others, resume])
+        return resume
+
+
+def flat(prepare):
+    def prepared(images, labels, seed):
+        images, labels = prepare(images, labels, seed)
+        return images.reshape(-1, 6), labels
+
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The file of a run that was killed."""
+    path = tmp_path_factory.mktemp("run") / "resume.npz"
+    with pytest.raises(KilledError):
+        Run().fit(path, Kill())
+    return path
+
+
+steps = keras.optimizers.schedules.CosineDecay
+OTHER_RUNS = {
+    "threshold": (Run(functools.partial(network, 2, 0.9, 1.0)), "threshold was 1.0, is 0.9"),
+    "slope": (Run(network), "alpha was 1.0, is 2.0"),
+    "steps": (Run(functools.partial(network, 3, alpha=1.0)), "timesteps was 2, is 3"),
+    "learning rate": (Run(optimizer=lambda: keras.optimizers.SGD(0.02)), "learning_rate was 0.01"),
+    "momentum": (Run(optimizer=lambda: keras.optimizers.SGD(0.01, 0.9)), "momentum was 0.0, is"),
+    "optimizer": (Run(optimizer=lambda: keras.optimizers.Adam(0.01)), "was 'SGD', is 'Adam'"),
+    "schedule": (Run(optimizer=lambda: keras.optimizers.SGD(steps(0.01, 9))), "is CosineDecay"),
+    "loss": (Run(loss=keras.losses.SparseCategoricalCrossentropy()), "from_logits was True, is F"),
+    "seed": (Run(seed=2), "seed was 1, is 2"),
+    "batches": (Run(batch_size=12), "steps was 3, is 2"),
+    "order": (Run(data_seed=4), "data.seed was 3, is 4"),
+    "images": (Run(images=X.reshape(24, 6, 1, 1) + 0.5), "data.first batch"),
+    "augmentation": (Run(augmentation=("shift",)), "data.first batch"),
+    "flags": (Run(flags=(("dropout", 0.1),)), "run.dropout was 0.5, is 0.1"),
+    "a flag more": (Run(flags=(("dropout", 0.5), ("x", 1))), "run.x was None, is 1"),
+    "frozen": (Run(frozen=True), "trainable was True, is False"),
+    "fewer epochs": (Run(epochs=1), "is at epoch 2, `fit` has `epochs=1`"),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHER_RUNS)
+def test_the_file_of_another_run_is_refused(name, interrupted, tmp_path):
+    other, message = OTHER_RUNS[name]
+    path = tmp_path / "resume.npz"
+    shutil.copy(interrupted, path)
+    with pytest.raises(ValueError, match="resume.npz is") as error:
+        other.fit(path)
+    assert message in str(error.value)
+    assert path.read_bytes() == interrupted.read_bytes()
+
+
+def test_more_epochs_go_on(interrupted, tmp_path):
+    shutil.copy(interrupted, tmp_path / "moved.npz")
+    resume = Run(epochs=5).fit(tmp_path / "moved.npz")
+    assert resume.starts == [{"epoch": 0, "epochs": 4}, {"epoch": 2, "epochs": 5}]
+    assert len(resume.history["loss"]) == 5 and not list(tmp_path.iterdir())
+
+    # A schedule may get longer with them, but not change otherwise.
+    def run(rate, decay_steps, epochs):
+        return Run(optimizer=lambda: keras.optimizers.SGD(steps(rate, decay_steps)), epochs=epochs)
+
+    path = tmp_path / "resume.npz"
+    with pytest.raises(KilledError):
+        run(0.1, 12, 4).fit(path, Kill())
+    for other in (run(0.2, 15, 5), run(0.1, 15, 4)):
+        with pytest.raises(ValueError, match="another run"):
+            other.fit(path)
+    assert len(run(0.1, 15, 5).fit(path).history["loss"]) == 5
+
+
+def test_the_file_stays_until_the_model_is_safe(tmp_path):
+    """What fails after training does not lose it: the next `fit` returns what was trained."""
+    path = tmp_path / "resume.npz"
+
+    def train(*more):
+        stop = keras.callbacks.EarlyStopping("loss", patience=2, restore_best_weights=True)
+        model = dropout_network(adam(use_ema=True, ema_momentum=0.5))
+        resume = callbacks.Resume(path, others=[stop], keep=True)
+        watch = [keras.callbacks.SwapEMAWeights(), stop, *more, resume]
+        logs = model.fit(X, Y, epochs=4, callbacks=watch, **FIT)
+        return model.get_weights(), len(logs.epoch), resume
+
+    weights, epochs, resume = train()
+    again, epochs_again, same = train()
+    assert (epochs, epochs_again) == (4, 0)
+    assert same.history == resume.history and len(same.history["loss"]) == 4
+    assert same.seconds >= resume.seconds > 0
+    for a, b in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    same.remove()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_early_stopping_goes_on_counting(tmp_path):
+    """Losses that rise after the second epoch: training stops at the same epoch, broken or not."""
+    losses = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+    class Told(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["told"] = losses[epoch]
+
+    def train(path, *more):
+        stop = keras.callbacks.EarlyStopping("told", 0, 3, 0, "min", None, True)
+        model = dropout_network(adam())
+        watch = [Told(), stop, *more, callbacks.Resume(path, others=[stop])]
+        return model.fit(X, Y, epochs=8, callbacks=watch, **FIT).epoch[-1], model.get_weights()
+
+    whole = train(tmp_path / "whole.npz")
+    with pytest.raises(KilledError):
+        train(tmp_path / "resume.npz", Kill())
+    resumed = train(tmp_path / "resume.npz")
+    assert whole[0] == resumed[0] == 4
+    for a, b in zip(whole[1], resumed[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "junk", "earlier"])
+def test_damaged_files(damage, interrupted, tmp_path):
+    path, blob = tmp_path / "resume.npz", interrupted.read_bytes()
+    flipped = bytearray(blob)
+    flipped[len(blob) // 2] ^= 4
+    blobs = {"empty": b"", "cut": blob[: len(blob) // 2], "flipped": flipped, "junk": b"junk"}
+    if damage == "earlier":
+        np.savez(path, epoch=2, generator=np.zeros(0, "uint8"), variable_0=np.zeros(3))
+    else:
+        path.write_bytes(blobs[damage])
+    with pytest.raises(ValueError, match="resume.npz is damaged, or of an earlier version; remove"):
+        Run().fit(path)
+
+
+@pytest.mark.once
+def test_bfloat16_weights(tmp_path):
+    def train(*more):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(3, dtype="bfloat16")])
+        model.compile("adam", "mse")
+        watch = [*more, callbacks.Resume(tmp_path / "resume.npz")]
+        model.fit(X, X[:, :3], epochs=4, callbacks=watch, **FIT)
+        return [to_numpy(v.value) for v in model.variables]
+
+    whole = train()
+    with pytest.raises(KilledError):
+        train(Kill())
+    for a, b in zip(whole, train(), strict=True):
+        np.testing.assert_array_equal(a, b)

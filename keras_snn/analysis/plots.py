@@ -5,6 +5,8 @@ Each function takes `ax`, or makes its own, and returns what it drew on; none sh
 
 import numpy as np
 
+from keras_snn import files
+
 __all__ = [
     "plot_accuracy",
     "plot_energy",
@@ -220,7 +222,7 @@ def save_event_animation(frames, path, fps=10, data_format="channels_last"):
 
     Args:
         frames: Frames of one recording, `(time, height, width, polarities)`, 1 or 2 polarities.
-        path: Where to write the GIF.
+        path: Where to write the GIF; an existing one is replaced once the new one is complete.
         fps: Frames in a second.
         data_format: Where the polarities are.
 
@@ -228,9 +230,10 @@ def save_event_animation(frames, path, fps=10, data_format="channels_last"):
         The path.
 
     Raises:
-        ValueError: If the shape is another one.
+        ValueError: If the shape is another one, or no GIF can be written to `path`.
         ImportError: If the extra `plot` is not installed.
     """
+    files.check_path(path, [".gif"])
     frames = np.asarray(frames, "float32")
     if data_format == "channels_first" and frames.ndim == 4:
         frames = np.moveaxis(frames, 1, -1)
@@ -249,7 +252,8 @@ def save_event_animation(frames, path, fps=10, data_format="channels_last"):
     pictures = [
         Image.fromarray((255 * c).astype("uint8").repeat(scale, 0).repeat(scale, 1)) for c in colors
     ]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0
-    )
+    with files.replacing(path) as (part,):
+        pictures[0].save(
+            part, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0
+        )
     return path

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_snn import files
 from keras_snn.analysis.over_time import accuracy_over_time, batches_of
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.analysis.walk import First, membrane_of, walk
@@ -147,8 +148,7 @@ class Profile:
         """
         text = json.dumps(self.to_dict(), indent=1)
         if path is not None:
-            with open(path, "w") as file:
-                file.write(text)
+            files.write(path, text)
         return text
 
     def to_frame(self):

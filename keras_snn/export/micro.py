@@ -1,10 +1,8 @@
-"""Files for TensorFlow Lite Micro: a C array, its header, and the memory it needs."""
+"""Files for TensorFlow Lite Micro: a C array and its header."""
 
-import os
 import re
-import tempfile
 
-__all__ = ["arena", "c_array", "renamed"]
+__all__ = ["c_array", "renamed"]
 
 # Names that the worker's files have until they are put in place.
 SOURCE, HEADER, NAME = "model.cc", "model.h", "keras_snn_model"
@@ -21,7 +19,7 @@ METHODS = {
 
 def renamed(text, path):
     """Source or header, with the names that a file at `path` should have."""
-    name = re.sub(r"\W", "_", path.stem)
+    name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
     name = f"_{name}" if name[0].isdigit() else name
     text = text.replace(f"{NAME}.h".encode(), f"{path.stem}.h".encode())
     return text.replace(NAME.encode(), name.encode())
@@ -66,24 +64,3 @@ def c_array(blob, report):
     lines += ["", f"// tflite::MicroMutableOpResolver<{len(methods)}> resolver;"]
     lines += [f"// resolver.Add{method}();" for method in methods]
     return source, "\n".join(lines) + "\n"
-
-
-def arena(blob):
-    """Bytes of the arena that TensorFlow Lite Micro needs; `None` if it is not installed."""
-    try:
-        from tflite_micro.python.tflite_micro import runtime
-    except ImportError:
-        return None
-    with tempfile.TemporaryFile() as log:
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            interpreter = runtime.Interpreter.from_bytes(blob)
-            interpreter.print_allocations()
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-        log.seek(0)
-        text = log.read().decode(errors="replace")
-    found = re.search(r"Arena allocation total (\d+)", text)
-    return int(found[1]) if found else None

@@ -6,19 +6,21 @@ the input is not divided. Source: Pedersen et al. (2024), and NIR's own document
 """
 
 import dataclasses
-import os
+import io
 import pathlib
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_snn import files
 from keras_snn import layers as snn
 from keras_snn.layers import fused
 
 __all__ = ["from_nir", "to_nir"]
 
 DT = 1e-4
+SUFFIXES = (".nir", ".h5", ".hdf5")
 
 
 def _package():
@@ -52,7 +54,8 @@ def to_nir(model, path=None, dt=DT):
     Args:
         model: A functional or Sequential model. Its readout over time is the host's work in NIR:
             cut the model in front of it.
-        path: Where to write an HDF5 file, if given.
+        path: Where to write an HDF5 file, `.nir` or `.h5`, if given; an existing one is replaced
+            once the new one is complete.
         dt: Seconds of a step.
 
     Returns:
@@ -60,6 +63,8 @@ def to_nir(model, path=None, dt=DT):
 
     Raises:
         TypeError: If NIR can't say what a layer does; the layer is named.
+        ValueError: If no file can be written to `path`, see `keras_snn.files.check_path`.
+        OSError: If the file can't be written; one that was there stays.
         ImportError: If the extra `nir` is not installed.
 
     Example:
@@ -70,6 +75,8 @@ def to_nir(model, path=None, dt=DT):
     ```
     """
     nir = _package()
+    if path is not None:
+        path = files.check_path(path, SUFFIXES)
     if not getattr(model, "inputs", None) or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise TypeError(f"NIR takes models with one input and one output, got {model!r}.")
     writer = _Writer(nir, dt)
@@ -85,13 +92,9 @@ def to_nir(model, path=None, dt=DT):
         writer.nodes, writer.edges, metadata={"dt": dt, "fires_at_threshold": True}
     )
     if path is not None:
-        path = pathlib.Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            nir.write(part, graph)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        content = io.BytesIO()  # HDF5 itself dies where a disk is full
+        nir.write(content, graph)
+        files.write(path, content.getvalue())
     return graph
 
 
@@ -295,7 +298,9 @@ def from_nir(graph, timesteps=None, dt=None):
     Raises:
         TypeError: If a node is not known, or has values that differ between neurons where ours
             have one; the node is named.
-        ValueError: If the graph has a cycle, or more than one input or output.
+        ValueError: If the graph has a cycle, or more than one input or output, or the file is
+            damaged.
+        FileNotFoundError: If there is no such file.
         ImportError: If the extra `nir` is not installed.
 
     Example:
@@ -305,7 +310,7 @@ def from_nir(graph, timesteps=None, dt=None):
     ```
     """
     nir = _package()
-    graph = graph if isinstance(graph, nir.NIRGraph) else nir.read(graph)
+    graph = graph if isinstance(graph, nir.NIRGraph) else _read_file(nir, graph)
     if dt is None:
         dt = float((graph.metadata or {}).get("dt", DT))
     sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
@@ -331,6 +336,15 @@ def from_nir(graph, timesteps=None, dt=None):
         return built[name]
 
     return keras.Model(inputs, build(end))
+
+
+def _read_file(nir, path):
+    path = pathlib.Path(path).expanduser()
+    content = path.read_bytes()
+    try:
+        return nir.read(io.BytesIO(content))
+    except Exception as error:  # HDF5's, and NIR's own
+        raise ValueError(f"{path} is no NIR file, or is damaged: {error}") from error
 
 
 def _read_node(nir, name, node, x, dt):

@@ -1,6 +1,7 @@
 """Export to ONNX, checked in onnxruntime."""
 
 import collections
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from keras_snn.export.tflite import MODES, Job, _check, run
 __all__ = ["OnnxRunner", "convert", "to_onnx"]
 
 OPSET = 17
+MISSING = "Export to ONNX needs the extra `onnx`: pip install keras-snn[onnx]"
 
 
 def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, verify_samples=32):
@@ -22,7 +24,8 @@ def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, veri
 
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
-        path: Where to write the file; an existing one is replaced once the new one is complete.
+        path: Where to write the file, `.onnx`; an existing one is replaced once the new one is
+            complete.
         mode: `"sequence"` or `"step"`.
         verify_data: Inputs to compare with; noise by default.
         timesteps: Number of steps where the model does not tell it.
@@ -33,7 +36,8 @@ def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, veri
         has is empty.
 
     Raises:
-        ValueError: If an argument is invalid.
+        ValueError: If an argument is invalid, or no file can be written to `path`.
+        OSError: If the file can't be written; one that was there stays.
         TypeError: If the model has a layer that can't be exported; it is named.
         ImportError: If the extra `onnx` is not installed.
 
@@ -45,6 +49,8 @@ def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, veri
     """
     _check("mode", mode, MODES)
     _packages()
+    if importlib.util.find_spec("tf2onnx") is None:  # its import takes seconds
+        raise ImportError(MISSING)
     job = Job("onnx", mode, timesteps=timesteps, samples=verify_samples)
     return run(model, path, job, {"representative": None, "verify": verify_data})
 
@@ -54,9 +60,7 @@ def _packages():
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise ImportError(
-            "Export to ONNX needs the extra `onnx`: pip install keras-snn[onnx]"
-        ) from error
+        raise ImportError(MISSING) from error
     return onnx, onnxruntime
 
 
@@ -104,13 +108,18 @@ class OnnxRunner(Runner):
 
     def __init__(self, file, states=None):
         onnx, runtime = _packages()
-        self._blob = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+        given = isinstance(file, bytes)
+        self._blob = file if given else pathlib.Path(file).expanduser().read_bytes()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = runtime.InferenceSession(
-            self._blob, options, providers=["CPUExecutionProvider"]
-        )
-        self._model = onnx.load_from_string(self._blob)
+        try:
+            self._session = runtime.InferenceSession(
+                self._blob, options, providers=["CPUExecutionProvider"]
+            )
+            self._model = onnx.load_from_string(self._blob)
+        except Exception as error:
+            name = "The file" if given else f"The file {file}"
+            raise ValueError(f"{name} is damaged, or no ONNX file: {error}") from error
         shapes = {v.name: tuple(v.shape) for v in self._session.get_inputs()}
         self._names = [v.name for v in self._session.get_outputs()]
         self._first = {n: np.zeros(s, "float32") for n, s in shapes.items()}

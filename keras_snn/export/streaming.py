@@ -61,6 +61,9 @@ class StreamingInterpreter(Runner):
         threads: Number of threads.
 
     Raises:
+        ValueError: If the file is damaged, or of another kind. Of files that other programs wrote,
+            which have no sum to check, the runtime finds out some damage, and may abort.
+        FileNotFoundError: If there is no such file.
         ImportError: If the extra `export` is not installed.
 
     Example:
@@ -75,16 +78,21 @@ class StreamingInterpreter(Runner):
 
     def __init__(self, file, xnnpack=True, threads=1):
         litert = _litert()
-        blob = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+        blob = file if isinstance(file, bytes) else pathlib.Path(file).expanduser().read_bytes()
         self._blob, kinds = blob, litert.OpResolverType
         kind = kinds.AUTO if xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        self._interpreter = litert.Interpreter(
-            model_content=blob, num_threads=threads, experimental_op_resolver_type=kind
-        )
-        self._interpreter.allocate_tensors()
-        signatures = self._interpreter.get_signature_list()
-        self._key = "step" if "step" in signatures else next(iter(signatures))
-        self._runner = self._interpreter.get_signature_runner(self._key)
+        try:
+            flatbuffer.check_sum(blob)
+            self._interpreter = litert.Interpreter(
+                model_content=blob, num_threads=threads, experimental_op_resolver_type=kind
+            )
+            self._interpreter.allocate_tensors()
+            signatures = self._interpreter.get_signature_list()
+            self._key = "step" if "step" in signatures else next(iter(signatures))
+            self._runner = self._interpreter.get_signature_runner(self._key)
+        except Exception as error:
+            name = "The file" if isinstance(file, bytes) else f"The file {file}"
+            raise ValueError(f"{name} is damaged, or no TensorFlow Lite file: {error}") from error
         self._in = self._runner.get_input_details()
         self._out = self._runner.get_output_details()
         self._resets = "reset" in signatures

@@ -1,6 +1,7 @@
 """Export to TensorFlow Lite (LiteRT), with a report that compares the file with the model."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,8 +12,10 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_snn import files
 from keras_snn.export import micro
 from keras_snn.export.report import ExportReport
+from keras_snn.export.streaming import _litert
 from keras_snn.layers import PaddedConv2D
 from keras_snn.layers.arguments import check_integer
 
@@ -57,8 +60,9 @@ def to_tflite(
 
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
-        path: Where to write the file; an existing one is replaced once the new one is complete.
-            With `target="tflm"` a C array and header of the same name are written beside it.
+        path: Where to write the file, `.tflite`; an existing one is replaced once the new one is
+            complete. With `target="tflm"` a C array and header of the same name are written beside
+            it.
         mode: `"sequence"`: a whole clip (or image) in, the answer out. `"step"`: one step in,
             states in and out, with the signatures `step` and `reset`; after T steps the output is
             that of the clip.
@@ -77,9 +81,13 @@ def to_tflite(
         An `ExportReport`.
 
     Raises:
-        ValueError: If an argument is invalid or missing, or the model does not tell its shapes.
+        ValueError: If an argument is invalid or missing, the model does not tell its shapes, or no
+            file can be written to `path`, see `keras_snn.files.check_path`.
         TypeError: If the model has a layer that can't be exported; it is named.
-        RuntimeError: If TensorFlow's converter fails; no file is left.
+        RuntimeError: If TensorFlow's converter fails, or the runtime can't run the file, because
+            layers never fire say; no file is left.
+        OSError: If a file can't be written; those that were there stay.
+        ImportError: If TensorFlow or the extra `export` is not installed.
 
     Example:
 
@@ -104,6 +112,7 @@ def to_tflite(
             "`state='internal'` is for `mode='step'`, `target='litert'` and weights that are float "
             f"or dynamic, got `mode={mode!r}`, `target={target!r}` and `quantize={quantize!r}`."
         )
+    _litert()
     data = {"representative": representative_data, "verify": verify_data}
     job = Job("tflite", mode, quantize, target, state, timesteps, verify_samples)
     return run(model, path, job, data)
@@ -126,9 +135,9 @@ def run(model, path, job, data):
             f"Only functional and Sequential models that know their inputs can be exported, got "
             f"{model!r}."
         )
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    path = files.check_path(path, [f".{job.format}"])
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError("Exports are TensorFlow's work, on any backend: pip install tensorflow")
     job = dataclasses.replace(job, timesteps=_timesteps(model, job.timesteps))
     data = {name: _arrays(model, value, name) for name, value in data.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -218,9 +227,8 @@ def _elsewhere(folder):
         error = pathlib.Path(folder, "error.json")
         if error.exists():
             kind, message = json.loads(error.read_text())
-            raise {"TypeError": TypeError, "ValueError": ValueError}.get(kind, RuntimeError)(
-                message
-            )
+            kinds = (TypeError, ValueError, ImportError, OSError)
+            raise {x.__name__: x for x in kinds}.get(kind, RuntimeError)(message)
         raise RuntimeError(f"The export failed under TensorFlow:\n{run.stderr[-2000:]}")
 
 
@@ -229,19 +237,12 @@ def _read(folder, name):
 
 
 def _write(folder, path):
-    """Puts complete files in place, in one move each."""
+    """Puts complete files in place, all of them or none."""
     places = {"model": path}
     places |= {micro.SOURCE: path.with_suffix(".cc"), micro.HEADER: path.with_suffix(".h")}
-    parts = {}
-    try:
-        for name, place in places.items():
-            source = pathlib.Path(folder, name)
-            if source.exists():
-                parts[place] = place.with_name(f".{place.name}.{os.getpid()}")
-                blob = source.read_bytes()
-                parts[place].write_bytes(blob if place == path else micro.renamed(blob, path))
-        for place, part in parts.items():
-            os.replace(part, place)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    places = {pathlib.Path(folder, name): place for name, place in places.items()}
+    places = {source: place for source, place in places.items() if source.exists()}
+    with files.replacing(*places.values()) as parts:
+        for (source, place), part in zip(places.items(), parts):
+            blob = source.read_bytes()
+            part.write_bytes(blob if place == path else micro.renamed(blob, path))

@@ -8,7 +8,10 @@ the report, or the error.
 
 import importlib
 import json
+import os
 import pathlib
+import re
+import subprocess
 import sys
 import tempfile
 
@@ -17,7 +20,7 @@ import numpy as np
 from keras import tree
 
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.export import flatbuffer, micro, onnx
+from keras_snn.export import flatbuffer, micro, onnx, trial
 from keras_snn.export.graph import Walk
 from keras_snn.export.report import ExportReport, compare
 from keras_snn.export.streaming import StreamingInterpreter
@@ -50,18 +53,68 @@ def work(folder):
             program, job, blob, runs, onnx.OnnxRunner(blob, program.states()), examples
         )
     else:
-        blob, probe = _convert(program, job, data), _convert(program, job, data, probe=True)
+        blob = flatbuffer.with_sum(_convert(program, job, data))
+        probe = _convert(program, job, data, probe=True)
         flatbuffer.check(blob, internal=job.state == "internal", micro=job.target == "tflm")
+        arena = _tried(program, job, blob, probe, data)
         kinds = {"XNNPACK": True, "built-in": False}
         runs = {name: StreamingInterpreter(probe, kind) for name, kind in kinds.items()}
         report = _report(program, job, blob, runs, StreamingInterpreter(blob), examples)
-        report.arena_bytes = micro.arena(blob) if job.target == "tflm" else None
+        report.arena_bytes = arena
     (folder / "model").write_bytes(blob)
     if job.target == "tflm":
         source, header = micro.c_array(blob, report)
         (folder / micro.SOURCE).write_text(source)
         (folder / micro.HEADER).write_text(header)
     (folder / "report.json").write_text(report.to_json())
+
+
+def _tried(program, job, blob, probe, data):
+    """Has runtimes try files that they may abort on; bytes of Micro's arena, if it says so.
+
+    LiteRT and Micro abort their process where a quantised scale is out of their bounds, which
+    happens where something is zero in all examples.
+    """
+    trials = {"probe": "litert", "model": "litert"} if _is_calibrated(job) else {}
+    trials |= {"micro": "micro"} if job.target == "tflm" else {}
+    if not trials:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-P", trial.__file__]
+        for name, runtime in trials.items():
+            path = pathlib.Path(folder, name)
+            path.write_bytes(probe if name == "probe" else blob)
+            command += [runtime, str(path)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        run = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
+    if run.returncode:
+        lines = [x for x in run.stderr.splitlines() if x and not x.startswith("INFO")]
+        raise RuntimeError(
+            f"{RUNTIMES[run.stdout.split()[-1]]} can't run the file. Layers that never fire in the "
+            "data that ranges are taken from, so that there are none: "
+            f"{', '.join(_silent(program, data)) or 'none'}. Train the network first, or give data "
+            f"on which its neurons fire. The runtime ended with code {run.returncode}"
+            + (f" and said: {lines[-1]}" if lines else ".")
+        )
+    found = re.search(r"Arena allocation total (\d+)", run.stderr)
+    return int(found[1]) if found else None
+
+
+RUNTIMES = {"litert": "LiteRT", "micro": "TensorFlow Lite Micro"}
+
+
+def _silent(program, data):
+    """Names of the layers without a spike in examples that ranges are taken from."""
+    examples = list(zip(*data.get("representative", ())))[: program.job.samples]
+    spikes = [program.reference(example)[1] for example in examples]
+    fired = [sum(float(layer.sum()) for layer in layers) for layers in zip(*spikes)]
+    return [name for name, count in zip(program.spike_names, fired) if not count]
+
+
+def _is_calibrated(job):
+    return job.quantize in ("int8", "int16x8")
 
 
 class Program:
@@ -105,8 +158,8 @@ class Program:
     def walk(self, states):
         """A new walk: of a clip, or with states, of one step."""
         timed = () if states is None else self.timed_inputs
-        calibrated = self.job.quantize in ("int8", "int16x8")
-        floor = self.job.format == "tflite" and self.job.target == "litert" and not calibrated
+        floor = self.job.format == "tflite" and self.job.target == "litert"
+        floor = floor and not _is_calibrated(self.job)
         return Walk(self.model, self.job.timesteps, states, timed, floor)
 
     def _trace(self, states, shapes):
@@ -273,7 +326,7 @@ def _quantized(converter, program, signatures, job, data):
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if job.quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if job.quantize in ("int8", "int16x8"):
+    if _is_calibrated(job):
         key = "step" if job.mode == "step" else "serving_default"
         converter.representative_dataset = lambda: _ranges(program, signatures, data, key)
     if job.quantize == "int8":
