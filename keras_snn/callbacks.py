@@ -617,7 +617,9 @@ def _memory(callback, arrays, prefix):
             continue
         if value is None or isinstance(value, (bool, int, float, np.generic)):
             memory[name] = _plain(value)
-        elif isinstance(value, list) and all(isinstance(x, np.ndarray) for x in value):
+        elif isinstance(value, list) and all(
+            isinstance(x, (np.ndarray, np.generic)) for x in value
+        ):
             memory[name] = [f"{prefix}{name}_{i}" for i in range(len(value))]
             arrays.update(zip(memory[name], value))
     return memory
