@@ -7,7 +7,7 @@ Compares, at every number of steps up to T, conversion alone (IF neurons) with t
 and after fine-tuning (neurons of Rathi et al., 2020, whose layers delay by one step each). The ANN
 is that of `convert.py`, whose flags this program shares: those of the optimizer are of the ANN's
 training only. Fine-tuning is that of the authors' code: Adam with AMSGrad, the learning rate a
-tenth after 60, 80 and 90 % of the steps.
+tenth after 60, 80 and 90 % of the epochs.
 """
 
 import json
@@ -21,6 +21,7 @@ from absl import app, flags
 
 from keras_snn import callbacks, conversion
 from keras_snn import layers as snn
+from keras_snn.optimizers import Adam
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("finetune_epochs", 5, "Epochs of fine-tuning (the paper: 20).", lower_bound=1)
@@ -63,10 +64,11 @@ def fine_tune(model, data):
     for layer in convolutional_dropouts(model):
         layer.rate = FLAGS.dropout
     steps = FLAGS.finetune_steps or len(data.train)
+    falls = [int(share * FLAGS.finetune_epochs) * steps for share in (0.6, 0.8, 0.9)]
     model.compile(
-        keras.optimizers.Adam(
-            optimizers.in_steps(FLAGS.finetune_learning_rate, FLAGS.finetune_epochs * steps),
-            weight_decay=FLAGS.finetune_weight_decay or None,
+        Adam(
+            optimizers.in_steps(FLAGS.finetune_learning_rate, falls),
+            weight_decay=FLAGS.finetune_weight_decay,
             amsgrad=True,
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -3,66 +3,105 @@
 import keras
 from absl import flags
 
+from keras_snn.optimizers import SGD, Adam, EpochSchedule
+
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("optimizer", "adamw", ["adam", "adamw", "sgd"], "Optimizer; SGD has momentum.")
-flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
+# `sgd` and `adam` decay weights as those of torch.optim, through momentum; the others beside it.
+OPTIMIZERS = {
+    "adam": Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": SGD,
+    "sgdw": keras.optimizers.SGD,
+}
+flags.DEFINE_enum(
+    "optimizer", "adamw", list(OPTIMIZERS), "Optimizer; `sgd` and `sgdw` have momentum."
+)
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", 0.0, 1.0)
 flags.DEFINE_bool("amsgrad", False, "Whether Adam is AMSGrad.")
 flags.DEFINE_float("learning_rate", 2e-3, "First learning rate.", lower_bound=0.0)
 flags.DEFINE_enum(
     "schedule", "cosine", ["cosine", "steps", "constant"], "How the learning rate falls."
 )
+flags.DEFINE_enum(
+    "schedule_every", "step", ["step", "epoch"], "When: at every batch, or between epochs alone."
+)
 flags.DEFINE_list("decay_at", ["0.6", "0.8", "0.9"], "Where `steps` fall, in shares of training.")
-flags.DEFINE_float("decay_factor", 0.1, "To what share `steps` fall.")
-flags.DEFINE_float("warmup_epochs", 0.0, "Epochs in which the learning rate rises from 0.")
-flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay.", lower_bound=0.0)
-flags.DEFINE_float("clip_norm", None, "Largest norm of a gradient.")
+flags.DEFINE_float("decay_factor", 0.1, "To what share `steps` fall.", lower_bound=0.0)
+flags.DEFINE_float(
+    "warmup_epochs", 0.0, "Epochs in which the learning rate rises from 0.", lower_bound=0.0
+)
+flags.DEFINE_float(
+    "weight_decay",
+    0.0,
+    "Weight decay: of `sgd` and `adam` the gradient of an L2 penalty, as in torch.optim; of "
+    "`sgdw` and `adamw` decoupled.",
+    lower_bound=0.0,
+)
+flags.DEFINE_float("clip_norm", None, "Largest norm of the gradient of a weight.")
 flags.DEFINE_integer("accumulate", None, "Batches whose gradients make one step.", lower_bound=2)
-flags.DEFINE_float("ema", None, "Momentum of a moving average of weights, which is saved.")
+flags.DEFINE_float(
+    "ema", None, "Momentum of a moving average of weights, which is saved.", 0.0, 1.0
+)
+
+
+@flags.validator("decay_at", "must be shares from 0 to 1 that rise, such as 0.6,0.8")
+def _are_shares(values):
+    try:
+        shares = list(map(float, values))
+    except ValueError:
+        return False
+    return shares == sorted(shares) and all(0 <= share <= 1 for share in shares)
+
+
+@flags.validator("clip_norm", "must be above 0")
+def _is_positive(value):
+    return value is None or value > 0
+
 
 # Flags that only some values of another one leave an effect.
 NEEDS = {
-    "momentum": ("optimizer", ["sgd"]),
+    "momentum": ("optimizer", ["sgd", "sgdw"]),
     "amsgrad": ("optimizer", ["adam", "adamw"]),
+    "schedule_every": ("schedule", ["cosine", "steps"]),
     "decay_at": ("schedule", ["steps"]),
     "decay_factor": ("schedule", ["steps"]),
-    "warmup_epochs": ("schedule", ["cosine"]),
 }
 
 
 def learning_rate(first, epochs, steps):
-    """The learning rate over `epochs` of `steps` batches: a number or a schedule."""
-    every = FLAGS.accumulate or 1
-    total, warmup = max(epochs * steps // every, 1), int(FLAGS.warmup_epochs * steps) // every
+    """The learning rate over `epochs` of `steps` batches: a number or a schedule of batches."""
+    warmup = round(FLAGS.warmup_epochs * steps)
+    rest, every = max(epochs * steps - warmup, 1), 1
     if FLAGS.schedule == "constant":
-        return first
-    if FLAGS.schedule == "cosine":
-        cosine = keras.optimizers.schedules.CosineDecay
-        if not warmup:
-            return cosine(first, total)
-        return cosine(0.0, max(total - warmup, 1), warmup_target=first, warmup_steps=warmup)
-    return in_steps(first, total, map(float, FLAGS.decay_at), FLAGS.decay_factor)
+        rate = first
+    elif FLAGS.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(first, rest)
+        every = steps if FLAGS.schedule_every == "epoch" else 1
+    else:
+        unit = steps if FLAGS.schedule_every == "epoch" else 1
+        shares = map(float, FLAGS.decay_at)
+        at = [round(share * epochs * steps / unit) * unit - warmup for share in shares]
+        rate = in_steps(first, at, FLAGS.decay_factor)
+    return rate if every == 1 and not warmup else EpochSchedule(rate, every, warmup)
 
 
-def in_steps(first, total, shares=(0.6, 0.8, 0.9), factor=0.1):
-    """A learning rate that falls to `factor` of itself after each of the shares of the steps."""
-    at = [int(share * total) for share in shares]
+def in_steps(first, at, factor=0.1):
+    """A learning rate that is `factor` times as large from each of the steps `at` on."""
     rates = [first * factor**i for i in range(len(at) + 1)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
+    # Keras's falls behind the steps that it is given.
+    return keras.optimizers.schedules.PiecewiseConstantDecay([step - 1 for step in at], rates)
 
 
 def optimizer(epochs, steps):
     """The optimizer of the flags, for `epochs` of `steps` batches."""
-    common = {
-        "learning_rate": learning_rate(FLAGS.learning_rate, epochs, steps),
-        "weight_decay": FLAGS.weight_decay or None,
-        "clipnorm": FLAGS.clip_norm,
-        "gradient_accumulation_steps": FLAGS.accumulate,
-        "use_ema": FLAGS.ema is not None,
-        "ema_momentum": FLAGS.ema or 0.99,
-    }
-    if FLAGS.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=FLAGS.momentum, **common)
-    if FLAGS.optimizer == "adamw":
-        common["weight_decay"] = FLAGS.weight_decay
-    kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[FLAGS.optimizer]
-    return kind(amsgrad=FLAGS.amsgrad, **common)
+    kind = OPTIMIZERS[FLAGS.optimizer]
+    own = "momentum" if issubclass(kind, keras.optimizers.SGD) else "amsgrad"
+    return kind(
+        learning_rate(FLAGS.learning_rate, epochs, steps),
+        weight_decay=FLAGS.weight_decay,
+        clipnorm=FLAGS.clip_norm,
+        gradient_accumulation_steps=FLAGS.accumulate,
+        use_ema=FLAGS.ema is not None,
+        ema_momentum=0.99 if FLAGS.ema is None else FLAGS.ema,
+        **{own: FLAGS[own].value},
+    )
