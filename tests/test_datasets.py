@@ -3,6 +3,7 @@
 import copy
 import sys
 import wave
+import zipfile
 
 import keras
 import numpy as np
@@ -347,6 +348,73 @@ def test_npz_damage(tmp_path):
         datasets.load(str(path))
 
 
+@pytest.mark.once
+def test_npz_of_other_images_and_labels(tmp_path):
+    path, x, y = tmp_path / "set.npz", pictures(6), np.arange(6) % 3
+    for changes, match in (
+        ({"y_train": np.eye(3)[y]}, r"y_train should be class numbers.*\(6, 3\)"),
+        ({"y_train": y - 1}, "y_train should be class numbers from 0, got -1 to 1"),
+        ({"y_test": np.array([0, 1, 2.5])}, "y_test should be class numbers.*2.5"),
+        ({"y_train": y.astype(float) * np.nan}, "y_train should be class numbers.*nan"),
+        ({"y_train": y.astype(str)}, "y_train should be class numbers.*<U"),
+        ({"y_train": y.astype("u8") + 2**63}, "y_train should be class numbers from 0"),
+        ({"x_train": (x / 255).astype("f4")}, "x_train should have values from 0 to 255, got 0.0"),
+        ({"x_test": pictures(3) / 127.5 - 1}, "x_test should have values from 0 to 255, got -0.9"),
+        ({"x_train": x * np.nan}, "x_train should have values from 0 to 255, got nan"),
+        ({"x_train": x.astype("u2") * 256}, "x_train should have values from 0 to 255, got 256"),
+        ({"x_train": x.astype(complex)}, "x_train should be images.*complex"),
+        ({"x_train": x.astype(str)}, "x_train should be images.*<U"),
+        ({"x_train": np.moveaxis(x, 3, 1)}, r"x_train should have channels last.*\(6, 3, 8, 8\)"),
+        ({"x_test": x[:0], "y_test": y[:0]}, r"x_test should be images.*\(0, 8, 8, 3\)"),
+    ):
+        write_npz(path, **changes)
+        with pytest.raises(ValueError, match=rf"set\.npz: {match}"):
+            datasets.load(str(path))
+    write_npz(path, x_test=pictures(3, 9))
+    with pytest.raises(ValueError, match=r"'set' .* one shape, got \(8, 8, 3\) .* \(9, 9, 3\)"):
+        datasets.load(str(path))
+    assert datasets.load(str(path), image_size=4).input_shape == (4, 4, 3)
+    for labels in (y.astype(float), y[:, None].astype("u1")):
+        write_npz(path, y_train=labels)
+        found = datasets.load(str(path), batch_size=6).train
+        np.testing.assert_array_equal(np.sort(found[0][1]), np.sort(y))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            file.writestr(f"{name}.npy", bytes(1 << 24))
+    with pytest.raises(ValueError, match=r"set\.npz.*unpacks to 67108864 bytes"):
+        datasets.load(str(path))
+
+
+@pytest.mark.once
+def test_damaged_archives_are_errors(tmp_path):
+    path, rng = tmp_path / "set.npz", np.random.default_rng(0)
+    write_npz(path)
+    whole = path.read_bytes()
+    for _ in range(150):
+        broken = bytearray(whole[: rng.integers(len(whole)) if rng.random() < 0.3 else None])
+        for place in rng.integers(len(broken), size=4) if broken else ():
+            broken[place] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            images.npz(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("size", [10, 23, 64])
+def test_images_are_resized_with_antialiasing(tmp_path, size):
+    Image = pytest.importorskip("PIL.Image")  # noqa: N806
+    x = pictures(3, 40)
+    found, _ = images._resized(x, np.zeros(3), size)
+    wanted = [Image.fromarray(one).resize((size, size), Image.Resampling.BILINEAR) for one in x]
+    assert found.dtype == "uint8"
+    # Pillow's weights have 8 bits, and it rounds after each direction.
+    np.testing.assert_allclose(found.astype(int), np.stack(wanted), atol=1)
+    floats, _ = images._resized(x.astype("float32"), np.zeros(3), size)
+    np.testing.assert_allclose(found, floats, atol=0.51)
+    assert (floats != np.floor(floats)).any()
+
+
 def test_without_tensorflow_keras_reads_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     held = (pictures(6, 32), np.arange(6)[:, None]), (pictures(3, 32), np.arange(3)[:, None])
@@ -392,6 +460,18 @@ def test_tfds_pipeline(mocked):
     plain = numpy_batches(datasets.load("cifar10", 10).test)[0]
     assert plain[0].shape == (10, 32, 32, 3) and plain[1].shape == (10,)
     assert plain[0].min() >= -1 and plain[0].max() <= 1
+
+
+@pytest.mark.once
+def test_channels_first(mocked, monkeypatch):
+    last = datasets.load("cifar10", 10)
+    (wanted, _), *_ = numpy_batches(last.test)
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    first = datasets.load("cifar10", 10, augmentation=["cutout"])
+    assert last.input_shape == (32, 32, 3) and first.input_shape == (3, 32, 32)
+    (found, _), *_ = numpy_batches(first.test)
+    np.testing.assert_array_equal(found.transpose(0, 2, 3, 1), wanted)
+    assert next(iter(first.train))[0].shape == (10, 3, 32, 32)
 
 
 def test_images_of_any_size(mocked):
@@ -498,9 +578,22 @@ def test_damaged_speech(tmp_path):
     path.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="8000 bytes of samples, 7900 are there, at byte 7944"):
         speech.read_wav(path, 8000)
+    for place in range(44):
+        for value in (0, 1, 0x10000000, 0x7FFFFFFF, 0xFFFFFFFF):
+            path.write_bytes(whole[:place] + value.to_bytes(4, "little") + whole[place + 4 :])
+            try:
+                assert len(speech.read_wav(path, 8000))
+            except ValueError as error:
+                assert str(path) in str(error)
+    path.write_bytes(whole[:40] + bytes(4) + whole[44:])
+    with pytest.raises(ValueError, match="has no samples, at byte 44"):
+        speech.read_wav(path, 8000)
     path.write_bytes(b"RIFX" + whole[4:])
     with pytest.raises(ValueError, match="no WAV file.* at byte"):
         speech.read_wav(path, 8000)
+    path.with_name("1_jane_new.wav").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"1_jane_new\.wav should be named"):
+        datasets.load("spoken_digits", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="free-spoken-digit-dataset"):
         datasets.load("spoken_digits")
     with pytest.raises(FileNotFoundError, match=r"speech_commands_v0\.02"):

@@ -23,12 +23,21 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
         batch_size: Images in a batch.
         seed: Seed of the shuffling.
         prepare: A `Preparation`.
-        image_size: Height and width to resize images to, if any.
+        image_size: Height and width to resize images to, if any, with antialiasing as torchvision
+            resizes; whole numbers stay so, rounded.
 
     Returns:
         A `Dataset`.
+
+    Raises:
+        ValueError: If images for training and held out differ in shape.
     """
     (train_x, train_y), (test_x, test_y) = (_resized(*part, image_size) for part in (train, test))
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise ValueError(
+            f"The data set {name!r} should have images of one shape, got {train_x.shape[1:]} for "
+            f"training and {test_x.shape[1:]} held out."
+        )
     return Dataset(
         name,
         ArrayBatches(train_x, train_y, batch_size, seed, prepare),
@@ -42,18 +51,20 @@ def _resized(images, labels, size):
     images = images[..., None] if images.ndim == 3 else images
     if size is not None and images.shape[1:3] != (size, size):
         images = np.concatenate(
-            [
-                keras.ops.convert_to_numpy(
-                    keras.ops.image.resize(
-                        part.astype("float32"), (size, size), data_format="channels_last"
-                    )
-                ).astype(images.dtype)
-                for part in np.array_split(images, -(-len(images) // 1000))
-            ]
+            [_resized_part(part, size) for part in np.array_split(images, -(-len(images) // 1000))]
         )
     if keras.config.image_data_format() == "channels_first":
         images = images.transpose(0, 3, 1, 2)
     return images, np.asarray(labels).reshape(-1).astype("int64")
+
+
+def _resized_part(images, size):
+    resized = keras.ops.convert_to_numpy(
+        keras.ops.image.resize(
+            images.astype("float32"), (size, size), antialias=True, data_format="channels_last"
+        )
+    )
+    return (resized if images.dtype.kind == "f" else np.round(resized)).astype(images.dtype)
 
 
 def digits(seed):
@@ -84,14 +95,15 @@ def npz(path):
     """Images from a file as that of `keras.datasets.mnist`: `x_train`, `y_train`, `x_test`, ...
 
     Args:
-        path: A `.npz` file; images are `(examples, height, width[, channels])`, from 0 to 255.
+        path: A `.npz` file; images are `(examples, height, width[, channels])`, from 0 to 255;
+            labels are class numbers, `(examples,)` or `(examples, 1)`.
 
     Returns:
         `(images, labels), (images, labels)`, for training and held out.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or lacks an array.
+        ValueError: If it is damaged or lacks an array, or these are no such images and labels.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -99,6 +111,9 @@ def npz(path):
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path, allow_pickle=False) as file:
+            size = sum(member.file_size for member in file.zip.infolist())
+            if size > DEFLATION * path.stat().st_size:
+                raise ValueError(f"it says that it unpacks to {size} bytes")
             missing = [name for name in names if name not in file.files]
             found = [] if missing else [file[name] for name in names]
     except Exception as error:  # zipfile's, zlib's, numpy's
@@ -106,12 +121,50 @@ def npz(path):
     if missing:
         raise ValueError(f"{path} should have the arrays {names}; it lacks {missing}.")
     for part in (0, 2):
-        if found[part].ndim not in (3, 4) or len(found[part]) != len(found[part + 1]):
+        if found[part].shape[:1] != found[part + 1].shape[:1]:
             raise ValueError(
                 f"{path}: {names[part]} should be (examples, height, width[, channels]) with as "
                 f"many {names[part + 1]}, got {found[part].shape} and {found[part + 1].shape}."
             )
+        try:
+            _check_images(names[part], found[part])
+            found[part + 1] = _class_numbers(names[part + 1], found[part + 1], len(found[part]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return tuple(found[:2]), tuple(found[2:])
+
+
+# The most that an archive's bytes may unpack to, each, by the usual compression.
+DEFLATION = 1032
+
+
+def _check_images(name, images):
+    if images.ndim not in (3, 4) or not images.size or images.dtype.kind not in "uif":
+        raise ValueError(
+            f"{name} should be images (examples, height, width[, channels]), got an array of "
+            f"{images.dtype} of the shape {images.shape}."
+        )
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(f"{name} should have channels last, got the shape {images.shape}.")
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 255) or 0 < high <= 1:
+        raise ValueError(f"{name} should have values from 0 to 255, got {low} to {high}.")
+
+
+def _class_numbers(name, labels, count):
+    whole = labels.dtype.kind in "ui" or (
+        labels.dtype.kind == "f" and (labels == np.floor(labels)).all()
+    )
+    if labels.shape not in ((count,), (count, 1)) or not whole:
+        raise ValueError(
+            f"{name} should be class numbers, one for each of {count} images, got an array of "
+            f"{labels.dtype} of the shape {labels.shape}, {labels.flat[:4].tolist()}."
+        )
+    if labels.min() < 0 or labels.max() >= 2**31:
+        raise ValueError(
+            f"{name} should be class numbers from 0, got {labels.min()} to {labels.max()}."
+        )
+    return labels.reshape(-1).astype("int64")
 
 
 def keras_dataset(name):
@@ -186,6 +239,7 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
     prepare = make_preparation(others, features["label"].num_classes)
     builder.download_and_prepare()
     epochs = _Epochs()
+    channels_first = keras.config.image_data_format() == "channels_first"
 
     def in_order_of(epoch):
         tf.random.set_seed(1)  # of this function's graph; with 0 `shuffle` takes no tensor
@@ -208,14 +262,18 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
             image = tf.slice(image, begin, size)
         elif varies:
             image = _central(tf, image, image_size)
-        return tf.image.resize(image, shape[:2])
+        return tf.image.resize(image, shape[:2], antialias=True)
+
+    def ordered(image):
+        image = tf.ensure_shape(image, shape)
+        return tf.transpose(image, (2, 0, 1)) if channels_first else image
 
     def training(epoch, number, example):
-        image = sized(example["image"], (epoch, number))
-        return tf.ensure_shape(image, shape), example["label"], epoch, number
+        image = ordered(sized(example["image"], (epoch, number)))
+        return image, example["label"], epoch, number
 
     def held_out(example):
-        return tf.ensure_shape(sized(example["image"], None), shape), example["label"]
+        return ordered(sized(example["image"], None)), example["label"]
 
     def prepare_training(images, labels, epoch, number):
         return prepare(images, labels, batch_seed(seed, epoch[0], number[0] // batch_size))
@@ -231,6 +289,7 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
     )
     test = test.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
     test = test.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    shape = (shape[2], *shape[:2]) if channels_first else shape
     return Dataset(name, train, test, shape, features["label"].num_classes, epochs)
 
 

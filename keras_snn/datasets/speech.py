@@ -5,6 +5,7 @@ Clips are cut or padded to one second; a step is a spectrum.
 
 import io
 import pathlib
+import struct
 import wave
 
 import keras
@@ -70,7 +71,9 @@ def spoken_digits(folder):
     """Paths and labels for training and held out, of `digit_speaker_number.wav`."""
     parts = ([], []), ([], [])
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
-        digit, _, number = path.stem.split("_")
+        digit, *_, number = path.stem.split("_")
+        if not number.isdecimal():
+            raise ValueError(f"{path} should be named digit_speaker_number.wav.")
         paths, labels = parts[int(number) < 5]
         paths.append(path)
         labels.append(int(digit))
@@ -80,7 +83,7 @@ def spoken_digits(folder):
 def speech_commands(folder):
     """Paths and labels for training and held out, of `word/clip.wav`."""
     held = {
-        name: set(lines.read_text().split())
+        name: set(lines.read_text(errors="replace").split())
         if (lines := folder / f"{name}_list.txt").is_file()
         else set()
         for name in ("testing", "validation")
@@ -124,7 +127,7 @@ def read_wav(path, rate):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such WAV file, or is cut; with the byte where.
+        ValueError: If it is no such WAV file, is cut or empty; with the byte where.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -136,9 +139,9 @@ def read_wav(path, rate):
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             frames = file.getnframes()
             samples = file.readframes(frames)
-    except (EOFError, wave.Error) as error:
+    except (EOFError, RuntimeError, struct.error, wave.Error) as error:
         raise ValueError(
-            f"{path} is no WAV file, or is damaged, at byte {stream.tell()}: {error}"
+            f"{path} is no WAV file, or is damaged, at byte {stream.tell()}: {error!r}"
         ) from error
     if kind != (1, 2, rate):
         raise ValueError(
@@ -150,6 +153,8 @@ def read_wav(path, rate):
             f"{path} is cut: it says {2 * frames} bytes of samples, {len(samples)} are there, at "
             f"byte {len(data)}."
         )
+    if not frames:
+        raise ValueError(f"{path} has no samples, at byte {stream.tell()}.")
     return np.frombuffer(samples, "<i2").astype("float32") / 2**15
 
 
