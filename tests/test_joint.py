@@ -46,8 +46,10 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def joint_layers(model):
-    return [layer for layer in model.layers if isinstance(layer, joint.JointConv2D)]
+def joint_layers(model, heads=False):
+    """The shared convolutions of the networks, or of their heads."""
+    found = [layer for layer in model.layers if isinstance(layer, joint.JointConv2D)]
+    return [layer for layer in found if layer.name.startswith("joint_head_") == heads]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_factors_are_those_of_the_kernel(channels, filters, size, options):
     kernel, bias = plain.get_weights()
     layer = joint.JointConv2D(filters, size, **options)
     layer.build(x.shape)
-    layer.factorize(kernel)
+    layer.start(kernel, bias)
     s = np.linalg.svd(kernel.astype("float64"), compute_uv=False)
     eye = np.broadcast_to(np.eye(s.shape[-1]), (size, size, s.shape[-1], s.shape[-1]))
     for directions in to_numpy([layer.u, layer.v]):
@@ -70,7 +72,6 @@ def test_factors_are_those_of_the_kernel(channels, filters, size, options):
     for name in ("ann", "snn"):
         np.testing.assert_allclose(to_numpy(layer.scales[name]), s, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(to_numpy(layer.kernel_of(name)), kernel, atol=1e-6)
-        layer.biases[name].assign(bias)
         np.testing.assert_allclose(to_numpy(layer(x, network=name)), wanted, atol=1e-5)
         sequences = to_numpy(layer(np.stack([x, 2 * x], 1), network=name))
         np.testing.assert_allclose(sequences[:, 0], wanted, atol=1e-5)
@@ -89,7 +90,7 @@ def test_a_fresh_layer_has_a_kernel_of_its_initializer():
 def test_both_networks_start_from_those_given():
     ann, snn = network(None), network(2)
     for layer in snn.layers:  # weights of its own
-        if "bn" in layer.name or layer.name == "predictions":
+        if "bn" in layer.name:
             layer.set_weights([w + 0.1 * np.random.random(w.shape) for w in layer.get_weights()])
     model = joint.joint_model(ann, snn)
     x = np.random.default_rng(0).random((3, 8, 8, 1), dtype="float32")
@@ -98,19 +99,85 @@ def test_both_networks_start_from_those_given():
     np.testing.assert_allclose(logits[:, -1, 0], ann.predict(x, verbose=0), rtol=1e-4, atol=1e-4)
     spiking = joint.finish(model)
     for layer in snn.layers:
-        source = ann.get_layer(layer.name) if "conv" in layer.name else layer
+        source = (
+            layer if "bn" in layer.name else ann.get_layer(layer.name) if layer.weights else snn
+        )
         for ours, wanted in zip(
-            spiking.get_layer(layer.name).get_weights(), source.get_weights(), strict=True
+            spiking.get_layer(layer.name).get_weights(),
+            source.get_weights() if layer.weights else [],
+            strict=True,
         ):
             np.testing.assert_allclose(ours, wanted, atol=1e-6)
-    # Shared: U and V of 9 convolutions; each network's own: scales, and all that is no convolution.
-    heads = sum(32 * 10 + 10 + 64 * 10 + 10 for _ in range(2))
+
+
+@pytest.mark.once
+def test_heads_and_what_is_shared():
+    ann, snn = network(None), network(2)
+    model = joint.joint_model(ann, snn)
+    # Maps of 8, 4 and 2 rows: the heads behind the first two come down to 2, of 128 channels.
+    heads = 0
+    for stage, inputs, k in (("stack1_block1_add", 32, 4), ("stack2_block1_add", 64, 2)):
+        for place, (size, before, after) in enumerate(((1, inputs, 32), (k, 32, 32), (1, 32, 128))):
+            layer = model.get_layer(f"joint_head_{stage}_conv{place + 1}")
+            assert (layer.kernel_size, layer.strides) == ((size, size), (size, size))
+            assert not layer.use_bias and tuple(layer.v.shape[2:]) == (before, min(before, after))
+            heads += size**2 * min(before, after) * (before + after + 2)
+            heads += 2 * 4 * after  # each network's normalisation
+        heads += 2 * 128 * 10 + 10  # kernels, one bias
+    # Shared: U and V of 9 convolutions, the bias; each network's own: scales, and all the rest.
     convolutions = [ann.get_layer(x.name[len("joint_") :]).kernel for x in joint_layers(model)]
-    shared = 0
+    shared = 10
     for k, _, inputs, filters in (tuple(kernel.shape) for kernel in convolutions):
         shared += k * k * min(inputs, filters) * (inputs + filters + 2)
-    rest = ann.count_params() - sum(int(np.prod(kernel.shape)) for kernel in convolutions)
+    rest = ann.count_params() - 10 - sum(int(np.prod(kernel.shape)) for kernel in convolutions)
     assert len(convolutions) == 9 and model.count_params() == shared + 2 * rest + heads
+
+
+def float64_loss(labels, logits, alpha, temperature):
+    """The authors' loss of each example, without features; and its gradient."""
+    y = np.eye(logits.shape[-1])[labels][:, None]
+    a, s = np.moveaxis(logits.astype("float64"), 2, 0)
+    hard = -(y * (log_softmax(a) + log_softmax(s))).sum((1, 2))
+    p, log_a, log_s = (
+        f(x / temperature)
+        for f, x in ((lambda z: np.exp(log_softmax(z)), a), (log_softmax, a), (log_softmax, s))
+    )
+    soft = -(p[:, -1:] * log_a[:, :-1]).sum((1, 2)) - (p * log_s).sum((1, 2))
+    deep = np.exp(log_a) - p[:, -1:]  # 0 of the last head, which has no teacher
+    gradient = [(1 - alpha) * (np.exp(log_softmax(x)) - y) for x in (a, s)]
+    gradient[0] += alpha * temperature * deep
+    gradient[1] += alpha * temperature * (np.exp(log_s) - p)
+    return (1 - alpha) * hard + alpha * temperature**2 * soft, np.stack(gradient, 2)
+
+
+@pytest.mark.once
+def test_outputs_are_sums_over_time_and_the_loss_is_the_authors():
+    images, labels = digits(16)
+    snn = network(3, neuron=snn_layers.IF(threshold=0.02))  # the deepest fire too
+    model = joint.joint_model(network(None), snn, feature_weight=0.01)
+    model.compile("sgd", joint.JointCrossentropy())
+    name, pooled = "head_stack1_block1_add", {}
+    for which in joint.NETWORKS:
+        probe = keras.Model(model.inputs, model.get_layer(f"{which}_{name}_pool").output)
+        pooled[which] = probe.predict(images, verbose=0)
+    logits = model.predict(images, verbose=0)
+    kernel, bias = model.get_layer(f"joint_{name}").folded_weights("snn")
+    assert pooled["snn"].shape == (16, 3, 128) and pooled["snn"].max() > 0
+    steps = pooled["snn"] @ kernel + bias + np.zeros((1, 3, 1))
+    np.testing.assert_allclose(logits[:, 0, 1], steps.sum(1), rtol=1e-4, atol=1e-4)
+    once = joint.finish(model).predict(images, verbose=0)
+    np.testing.assert_allclose(logits[:, -1, 1], 3 * once, rtol=1e-5, atol=1e-5)
+
+    distance = model.get_layer("feature_distance")
+    inputs = keras.Model(model.inputs, distance.input)
+    _, *features = keras.tree.flatten(inputs.predict(images, verbose=0))
+    a, s = (np.stack(x).astype("float64") for x in (features[:3], features[3:]))
+    np.testing.assert_allclose(a[0], pooled["ann"], rtol=1e-5)
+    np.testing.assert_allclose(s[0], pooled["snn"].sum(1), rtol=1e-5)
+    wanted = float64_loss(labels, logits, 0.1, 3.0)[0].mean()
+    wanted += 0.01 * ((s - a) ** 2 * ((s > 0) | (a > 0))).sum()
+    found = model.evaluate(images, labels, batch_size=16, verbose=0)
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("which", first_everywhere("snn", "ann"))
@@ -123,15 +190,15 @@ def test_gradients_of_one_network(which):
         lambda x: keras.ops.sum(model(x, training=True)[:, -1, index] ** 2), variables, x
     )
     moved = {id(v): np.abs(g).max() for v, g in zip(variables, found)}
+    dense = model.get_layer("joint_predictions")
+    assert moved[id(dense.kernels[other])] == 0 < moved[id(dense.kernels[which])]
     for layer in joint_layers(model):
         assert moved[id(layer.scales[other])] == 0
         assert min(moved[id(w)] for w in (layer.u, layer.v, layer.scales[which])) > 0
     for layer in model.layers:
         for weight in layer.trainable_variables:
-            if layer.name.startswith((f"{other}_", "head_")):
+            if layer.name.startswith((f"{other}_", "joint_head_")):
                 assert moved[id(weight)] == 0
-            if layer.name == f"{which}_predictions":
-                assert moved[id(weight)] > 0
 
 
 def batch():
@@ -139,25 +206,39 @@ def batch():
     return rng.integers(0, 5, 6), rng.normal(size=(6, 3, 2, 5)).astype("float32")
 
 
-@pytest.mark.parametrize("kl, square", [(1.0, 0.25), (0.0, 0.0), (0.7, 0.0), (0.0, 2.0)])
-def test_loss_and_its_gradients(kl, square):
+@pytest.mark.parametrize("values", first_everywhere((0.1, 3.0), (0.0, 1.0), (1.0, 0.5)))
+def test_loss_and_its_gradients(values):
+    alpha, temperature = values
     labels, logits = batch()
-    loss = joint.JointCrossentropy(kl=kl, square=square)
-    y, (a, s) = np.eye(5)[labels], np.moveaxis(logits.astype("float64"), 2, 0)
-    log_a, log_s, rows = log_softmax(a), log_softmax(s), np.arange(6)
-    wanted = -(log_a + log_s)[rows, :, labels].sum(-1)
-    wanted += kl * (np.exp(log_a) * (log_a - log_s)).sum((1, 2))
-    wanted += square * ((s - a) ** 2).mean(-1).sum(-1)
-    for given in (labels, labels[:, None], y):
+    loss = joint.JointCrossentropy(alpha, temperature)
+    wanted, gradient = float64_loss(labels, logits, alpha, temperature)
+    for given in (labels, labels[:, None], np.eye(5)[labels]):
         np.testing.assert_allclose(to_numpy(loss.call(given, logits)), wanted, rtol=1e-5)
         assert float(to_numpy(loss(given, logits))) == pytest.approx(wanted.mean(), rel=1e-5)
     _, (found,), _ = gradients(lambda z: keras.ops.sum(loss.call(labels, z)), [], logits)
-    p, q = np.exp(log_a), np.exp(log_s)
-    np.testing.assert_allclose(found[:, :, 0], p - y[:, None], atol=1e-5)
-    wanted = q - y[:, None] + kl * (q - p) + square * 2 / 5 * (s - a)
-    np.testing.assert_allclose(found[:, :, 1], wanted, atol=1e-5)
+    np.testing.assert_allclose(found, gradient, atol=1e-5)
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
+    assert (
+        joint.JointCrossentropy().get_config().items() >= {"alpha": 0.1, "temperature": 3.0}.items()
+    )
+
+
+def test_distance_of_features_and_its_gradients():
+    rng = np.random.default_rng(0)
+    a, s = rng.normal(size=(2, 2, 4, 7)).astype("float32")
+    layer = joint.FeatureDistance(0.5)
+
+    def distance(a, s):
+        with keras.StatelessScope(collect_losses=True) as scope:  # as training on JAX collects them
+            layer(keras.ops.ones((4, 2)), list(a), list(s))
+        return scope.losses[0]
+
+    counted = (s > 0) | (a > 0)
+    value, found, _ = gradients(distance, [], a, s)
+    assert value == pytest.approx(0.5 * ((s - a).astype("float64") ** 2 * counted).sum(), rel=1e-5)
+    np.testing.assert_array_equal(found[0], 0)
+    np.testing.assert_allclose(found[1], (s - a) * counted, rtol=1e-5, atol=1e-6)
 
 
 def test_accuracies():
@@ -194,21 +275,21 @@ def test_trained_saved_and_finished(tmp_path):
     spiking = joint.finish(model)
     assert [spiking.name, spiking.layers[0].name] == [snn.name, snn.layers[0].name]
     assert {x.name: type(x) for x in spiking.layers} == {x.name: type(x) for x in snn.layers}
-    np.testing.assert_allclose(spiking.predict(images, verbose=0), logits[:, -1, 1], atol=1e-5)
+    logits = logits[:, -1, 1]
+    np.testing.assert_allclose(2 * spiking.predict(images, verbose=0), logits, atol=1e-4)
     applications.load_keras_weights(snn, spiking)
     spiking.save(tmp_path / "snn.keras")
     again = keras.saving.load_model(tmp_path / "snn.keras")
     for other in (snn, again):
-        np.testing.assert_allclose(other.predict(images, verbose=0), logits[:, -1, 1], atol=1e-5)
+        np.testing.assert_allclose(2 * other.predict(images, verbose=0), logits, atol=1e-4)
 
     model.save(tmp_path / "joint.keras")
     again = keras.saving.load_model(tmp_path / "joint.keras")
-    np.testing.assert_allclose(again.predict(images, verbose=0), logits, atol=1e-5)
+    np.testing.assert_allclose(again.predict(images, verbose=0)[:, -1, 1], logits, atol=1e-4)
     assert again.evaluate(images, labels, verbose=0, return_dict=True) == pytest.approx(found)
     assert len(again.weights) == len(model.weights)  # still shared
-    np.testing.assert_allclose(
-        joint.finish(again).predict(images, verbose=0), logits[:, -1, 1], atol=1e-5
-    )
+    once = joint.finish(again).predict(images, verbose=0)
+    np.testing.assert_allclose(2 * once, logits, atol=1e-4)
 
 
 def test_sequences_biases_and_stages():
@@ -222,9 +303,15 @@ def test_sequences_biases_and_stages():
     for layer in joint_layers(model):
         layer.scales["ann"].assign(0 * layer.scales["ann"])
     spiking = joint.finish(model)
-    np.testing.assert_allclose(spiking.predict(x, verbose=0), logits[:, -1, 1], atol=1e-5)
+    np.testing.assert_allclose(3 * spiking.predict(x, verbose=0), logits[:, -1, 1], atol=1e-5)
     bias = spiking.get_layer("block1_conv").get_weights()[1]
-    np.testing.assert_array_equal(bias, snn.get_layer("block1_conv").get_weights()[1])
+    np.testing.assert_array_equal(bias, ann.get_layer("block1_conv").get_weights()[1])
+    summed = keras.models.clone_model(
+        snn, clone_function=lambda x: snn_layers.SumOverTime(name=x.name) if "mean" in x.name else x
+    )
+    model = joint.joint_model(ann, summed, ())
+    once = joint.finish(model).predict(x, verbose=0)
+    np.testing.assert_allclose(model.predict(x, verbose=0)[:, -1, 1], once, atol=1e-5)
 
 
 @pytest.mark.once
@@ -245,7 +332,7 @@ def test_another_family():
     logits = model.predict(x, verbose=0)
     assert logits.shape == (2, 3, 2, 3)
     spiking = joint.finish(model).predict(x, verbose=0)
-    np.testing.assert_allclose(spiking, logits[:, -1, 1], atol=1e-5)
+    np.testing.assert_allclose(3 * spiking, logits[:, -1, 1], atol=1e-5)
 
 
 @pytest.mark.once
@@ -270,6 +357,16 @@ def test_refused():
         joint.joint_model(keras.Sequential([layers.Dense(2)]), snn)
     with pytest.raises(ValueError, match="stages"):
         joint.joint_model(ann, snn, stages=["stack9"])
+    with pytest.raises(ValueError, match="'avg_pool', expected maps"):
+        joint.joint_model(ann, snn, stages=["avg_pool"])
+    last = keras.models.clone_model(
+        snn,
+        clone_function=lambda x: snn_layers.LastOverTime(name=x.name) if "mean" in x.name else x,
+    )
+    with pytest.raises(ValueError, match="`SumOverTime`.*without one"):
+        joint.joint_model(ann, last)
+    with pytest.raises(ValueError, match="feature_weight"):
+        joint.joint_model(ann, snn, feature_weight=-1)
     with pytest.raises(ValueError, match="joint_model"):
         joint.finish(snn)
     with pytest.raises(ValueError, match="kernel_regularizer"):
@@ -278,7 +375,7 @@ def test_refused():
         joint.JointConv2D(4, 3)(np.ones((1, 4, 4, 2), "float32"), network="cnn")
     with pytest.raises(ValueError, match=r"\(batch, stages, 2, classes\)"):
         joint.JointCrossentropy()(np.zeros(2, int), np.zeros((2, 3, 4), "float32"))
-    for bad in ({"kl": -1}, {"square": -1}):
+    for bad in ({"alpha": 1.5}, {"alpha": -1}, {"temperature": 0}):
         with pytest.raises(ValueError):
             joint.JointCrossentropy(**bad)
 
