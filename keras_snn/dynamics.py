@@ -5,26 +5,102 @@ membrane potential `v` takes the input `x` in, the charged potential `h` is comp
 threshold, the spike `s` resets it. Nothing here holds configuration or state; the cells in
 `keras_snn.layers` do. All tensors of one call have the same shape, `(batch, ...)`, or broadcast
 to it; the order of operations is SpikingJelly's, so that float32 results are equal bit for bit.
+
+Layers take infinite currents for very large ones, see `saturate`, so that a neuron fires or is
+silent and goes on. NaN stays NaN: the spike of a NaN potential is NaN, or nothing behind a neuron
+would show it.
 """
 
+import contextlib
+import contextvars
+import functools
+
+import keras
+import ml_dtypes
 from keras import ops
 
 __all__ = [
     "CONNECTIONS",
     "RESETS",
     "adaptive_threshold",
+    "assume_finite",
     "connect",
     "decay_charge",
     "exponential_charge",
     "fire",
     "if_charge",
+    "keep_nan",
     "lif_charge",
     "lif_step",
     "quadratic_charge",
     "reset_membrane",
+    "saturate",
 ]
 
 RESETS = ("hard", "soft", "none")
+
+_FINITE = contextvars.ContextVar("assume_finite", default=False)
+
+
+@contextlib.contextmanager
+def assume_finite():
+    """Within, all numbers are taken to be finite: `saturate` and `keep_nan` do nothing.
+
+    For exported files: integers have neither infinity nor NaN.
+    """
+    token = _FINITE.set(True)
+    try:
+        yield
+    finally:
+        _FINITE.reset(token)
+
+
+@functools.cache
+def bound(dtype):
+    """How far from 0 `saturate` lets numbers of a dtype be."""
+    return float(ml_dtypes.finfo(dtype).max) ** 0.75
+
+
+def saturate(x):
+    """Keeps numbers within bounds whose sums and differences are finite (8e28 in float32).
+
+    NaN stays.
+
+    Args:
+        x: A float tensor of any shape.
+
+    Returns:
+        A tensor like `x`.
+
+    Example:
+
+    >>> large, one = saturate(ops.array([float("inf"), 1.0]))
+    >>> float(large - large), float(one)
+    (0.0, 1.0)
+    """
+    if _FINITE.get():
+        return x
+    largest = bound(keras.backend.standardize_dtype(x.dtype))
+    return ops.clip(x, -largest, largest)
+
+
+def keep_nan(spikes, x):
+    """Spikes that were found by comparing `x`, but NaN where `x` is.
+
+    Args:
+        spikes: A float tensor.
+        x: A float tensor, of the shape of `spikes` or one that broadcasts to it.
+
+    Returns:
+        A tensor like `spikes`.
+
+    Example:
+
+    >>> x = ops.array([float("nan"), 1.0])
+    >>> print(ops.convert_to_numpy(keep_nan(ops.cast(x > 0, x.dtype), x)))
+    [nan  1.]
+    """
+    return spikes if _FINITE.get() else ops.where(x == x, spikes, x)
 
 
 def if_charge(v, x):
@@ -97,7 +173,7 @@ def quadratic_charge(v, x, tau, v_rest, v_critical, a0):
 
     Source: SpikingJelly `QIFNode`.
     """
-    return v + (x + a0 * (v - v_rest) * (v - v_critical)) / tau
+    return v + (x + saturate(a0 * (v - v_rest) * (v - v_critical))) / tau
 
 
 def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
@@ -118,7 +194,8 @@ def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
 
     Source: SpikingJelly `EIFNode`.
     """
-    return v + (x + v_rest - v + delta_t * ops.exp((v - theta_rh) / delta_t)) / tau
+    growth = saturate(delta_t * ops.exp((v - theta_rh) / delta_t))
+    return v + (x + v_rest - v + growth) / tau
 
 
 def fire(h, threshold, surrogate, strict=False):
@@ -131,7 +208,7 @@ def fire(h, threshold, surrogate, strict=False):
         strict: Whether a potential of exactly the threshold stays silent.
 
     Returns:
-        Zeros and ones.
+        Zeros and ones; NaN where `h` is NaN.
     """
     return surrogate(h - threshold, strict)
 
@@ -156,6 +233,8 @@ def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True)
     """
     if detach:
         spikes = ops.stop_gradient(spikes)
+    if reset == "hard" and detach and not _FINITE.get():
+        return ops.where(spikes > 0, v_reset, h)  # a product of infinity and 0 is NaN
     if reset == "hard":
         return (1.0 - spikes) * h + spikes * v_reset
     if reset == "soft":

@@ -1,9 +1,9 @@
 """Surrogate gradients: the Heaviside step forward, a named smooth derivative backward.
 
 A surrogate is a small serialisable object. Calling it on `u` (membrane potential minus
-threshold) gives spikes that are exactly 0 or 1; differentiating through the call uses
-`derivative(u)` instead of the step's zero-or-infinite slope. `primitive(u)` is the function
-whose slope `derivative` is, so that finite differences can test it.
+threshold) gives spikes that are exactly 0 or 1 (NaN where `u` is NaN); differentiating through the
+call uses `derivative(u)` instead of the step's zero-or-infinite slope. `primitive(u)` is the
+function whose slope `derivative` is, so that finite differences can test it.
 
 Add a surrogate by subclassing `Surrogate` here; its name is then known to `get`.
 """
@@ -13,6 +13,8 @@ import math
 
 import keras
 from keras import ops
+
+from keras_snn import dynamics
 
 __all__ = [
     "S2NN",
@@ -45,7 +47,7 @@ __all__ = [
 
 
 def heaviside(x, strict=False):
-    """The step function: 1 where `x >= 0` (where `x > 0` if `strict`), else 0.
+    """The step function: 1 where `x >= 0` (where `x > 0` if `strict`), else 0; NaN stays NaN.
 
     Args:
         x: A float tensor of any shape.
@@ -60,7 +62,7 @@ def heaviside(x, strict=False):
     [0. 1. 1.]
     """
     # Operators, not `ops.greater_equal`: the latter breaks torch's ONNX export.
-    return ops.cast(x > 0 if strict else x >= 0, x.dtype)
+    return dynamics.keep_nan(ops.cast(x > 0 if strict else x >= 0, x.dtype), x)
 
 
 class Surrogate:

@@ -243,3 +243,28 @@ def test_fit_is_the_same(steps):
         weights.append(model.get_weights())
     for a, b in zip(*weights):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+INFINITE = [[np.inf, 3, 3], [-np.inf, 3, 3], [np.inf, -np.inf, 3], [-np.inf, -np.inf, np.inf]]
+SPIKING = ["IF", "LIF", "ParametricLIF", "DecayLIF", "AdaptiveLIF", "STDBLIF", "DelayedLIF"]
+SPIKING += ["SynapticLIF", "KLIF", "QIF", "EIF", "Izhikevich"]
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft", "none"])
+@pytest.mark.parametrize("name", SPIKING)
+def test_infinite_currents_make_spikes_and_nan_shows(name, reset):
+    """Spikes are 0 or 1 for any current but NaN, which is in all spikes from its step on."""
+    x = np.array([*INFINITE, [0, np.nan, 3]], "float32")[..., None]
+    late = name in ("STDBLIF", "DelayedLIF")  # they fire one step later
+    for use_fused in (True, False):
+        layer = getattr(layers, name)(reset=reset)
+        layer.use_fused = use_fused
+        spikes = to_numpy(layer(x))[..., 0]
+        assert np.isin(spikes[:-1], (0, 1)).all()
+        assert spikes[0, late] == 1
+        np.testing.assert_array_equal(np.isnan(spikes[-1]), [False, not late, True])
+
+
+def test_a_neuron_fires_on_after_an_infinite_current():
+    for layer in (layers.LIF(), layers.LIF(detach_reset=False), layers.IF(reset="soft")):
+        assert to_numpy(layer(np.array([np.inf, 3, 3, 3], "float32")[None, :, None])).all()

@@ -151,7 +151,7 @@ from triton.compiler import ASTSource
 from keras_snn.layers import fused_triton
 
 TENSORS = "x", "v", "spikes", "last", "h", "gs", "slopes", "gv", "dx"
-NUMBERS = "rate", "threshold", "v_reset", "v_rest", "p", "q"
+NUMBERS = "rate", "threshold", "v_reset", "v_rest", "bound", "p", "q"
 
 
 def ptx(kernel, **options):
@@ -208,6 +208,19 @@ def test_what_both_ways_are_given():
     gs = torch.tensor(g, dtype=torch.float32, device=DEVICE).reshape(1, 4, 1)
     dx = fused_triton.backward(neuron, h, gs, x[:, 0] * 0, ())
     np.testing.assert_allclose(dx.flatten().cpu(), wanted / 2, rtol=1e-6)
+
+
+def test_infinite_and_not_a_number():
+    neuron = fused.Neuron(
+        fused.Leak(0.0, True, tau=2.0),
+        fused.Fire(surrogates.ATan(), False, "hard", 0.0, True),
+        (0.0, None, 1.0),
+    )
+    x = [[np.inf, 3, -np.inf, 3], [1, np.nan, 3, 3]]
+    x = torch.tensor(x, dtype=torch.float32, device=DEVICE)[..., None]
+    spikes = fused_triton.forward(neuron, x, (), True)[0]
+    np.testing.assert_array_equal(spikes[..., 0].cpu(), [[1, 1, 0, 0], [0] + [np.nan] * 3])
+    np.testing.assert_array_equal(fused_torch.InPlace.forward(neuron, x, (), True)[0], spikes)
 
 
 def test_from_the_resting_potential(monkeypatch):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_snn import dynamics
 from keras_snn import layers as snn
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.layers import fused
@@ -94,7 +95,8 @@ class Walk:
             Value(x, True if self.step and i in self.timed_inputs else None, frozenset([i]))
             for i, x in enumerate(tensors)
         ]
-        outputs = tree.flatten(self.nested(self.model, values))
+        with dynamics.assume_finite():
+            outputs = tree.flatten(self.nested(self.model, values))
         self.timed_outputs = [output.timed for output in outputs]
         if self.step:
             return [output.tensor for output in outputs]

@@ -7,8 +7,10 @@ All but `DeltaEncoder` turn a static input, `(batch, ...)`, into a sequence,
 import keras
 from keras import ops
 
+from keras_snn.dynamics import keep_nan, saturate
 from keras_snn.layers.arguments import check_choice, check_integer, check_number
 from keras_snn.layers.time import RepeatTime, check_rank
+from keras_snn.surrogates import heaviside
 
 __all__ = [
     "DeltaEncoder",
@@ -72,7 +74,7 @@ class PoissonEncoder(_Encoder, RepeatTime):
         )
         x = ops.expand_dims(x, 1)
         fires = ops.cast(drawn < self.gain * (ops.abs(x) if self.signed else x), x.dtype)
-        return fires * ops.sign(x) if self.signed else fires
+        return keep_nan(fires * ops.sign(x) if self.signed else fires, x)
 
     def get_config(self):
         names = ("gain", "signed", "seed")
@@ -117,8 +119,8 @@ class LatencyEncoder(_Encoder, RepeatTime):
             # Of many steps that is 0 in float32, and the logarithm of 0 minus infinity.
             when = ops.minimum(ops.round(-ops.log(x + (1 - x) * small)), last)
         steps = ops.reshape(ops.arange(self.timesteps), (-1, *[1] * (len(x.shape) - 1)))
-        when = ops.expand_dims(ops.cast(when, "int32"), 1)
-        return ops.cast(steps, "int32") == when
+        x, when = ops.expand_dims(x, 1), ops.expand_dims(ops.cast(when, "int32"), 1)
+        return keep_nan(ops.cast(ops.cast(steps, "int32") == when, x.dtype), x)
 
     def get_config(self):
         return super().get_config() | {"mode": self.mode}
@@ -147,7 +149,7 @@ class PhaseEncoder(_Encoder, RepeatTime):
         digits = []
         for _ in range(self.timesteps):
             rest = 2 * rest
-            digit = ops.cast(rest >= 1, rest.dtype)
+            digit = heaviside(rest - 1)
             rest = rest - digit
             digits.append(digit)
         return ops.stack(digits, axis=1)
@@ -190,8 +192,9 @@ class DeltaEncoder(_Encoder):
         return tuple(input_shape)
 
     def encode(self, x):
+        x = saturate(x)
         change = x - ops.concatenate([ops.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
-        spikes = ops.cast(change >= self.threshold, x.dtype)
+        spikes = keep_nan(ops.cast(change >= self.threshold, x.dtype), change)
         if self.off_spikes:
             spikes = spikes - ops.cast(change <= -self.threshold, x.dtype)
         return spikes

@@ -194,14 +194,14 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def _forward(neuron, recur, keep, x, *tensors):
+def forward(neuron, recur, keep, x, *tensors):
     """Spikes, the last potential if it is wanted and, to `keep`, charged potentials."""
     first, rate, threshold = neuron.parameters(tensors)
     h = recur(
         lambda v, x: neuron.form.charge(v, x, rate),
         lambda h: neuron.fire.after(h, threshold),
         first,
-        x,
+        dynamics.saturate(x),
     )
     found = [neuron.fire.spikes(h, threshold)]
     found += [neuron.fire.after(h[:, -1], threshold)] if neuron.wants_last else []
@@ -224,11 +224,11 @@ def _backward(neuron, recur, h, upstream, tensors):
 
 def _backward_again(neuron, recur, x, upstream, tensors):
     """The same, from the currents."""
-    h = _forward(neuron, recur, True, x, *tensors)[-1]
+    h = forward(neuron, recur, True, x, *tensors)[-1]
     return _backward(neuron, recur, h, upstream, tensors)
 
 
-def _unrolled(step, follow, carry, *xs, reverse=False):
+def unrolled(step, follow, carry, *xs, reverse=False):
     """Outputs `y[t] = step(carry, x[t], ...)`, where `follow(y[t])` is carried to the next step."""
     outputs = []
     steps = list(zip(*(ops.unstack(x, axis=1) for x in xs)))
@@ -266,7 +266,7 @@ UNROLL_LIMIT = 4
 def _jax(neuron, sequences, *tensors):
     # What is not used of its results, XLA does not compute.
     if sequences.shape[1] <= UNROLL_LIMIT:
-        return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
+        return _custom_gradient(neuron, unrolled, lambda f: f, True, sequences, *tensors)
     return _custom_gradient(neuron, _looped, _xla, True, sequences, *tensors)
 
 
@@ -275,8 +275,8 @@ def _tensorflow(training, neuron, sequences, *tensors):
 
     timesteps = sequences.shape[1]
     if tf.executing_eagerly() and timesteps <= EAGER_LIMIT:
-        return _custom_gradient(neuron, _unrolled, lambda f: f, True, sequences, *tensors)
-    recur = _unrolled if timesteps <= UNROLL_LIMIT else _looped
+        return _custom_gradient(neuron, unrolled, lambda f: f, True, sequences, *tensors)
+    recur = unrolled if timesteps <= UNROLL_LIMIT else _looped
     # To charge few steps again costs less than to write and read the potentials.
     keep = training and recur is _looped
     return _custom_gradient(neuron, recur, _xla, keep, sequences, *tensors)
@@ -303,14 +303,14 @@ def _xla(function):
 
 def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
     """Spikes and the last potential of currents `x`."""
-    forward = compiled(_partial(_forward, neuron, recur, keep))
+    run = compiled(_partial(forward, neuron, recur, keep))
     backward = compiled(_partial(_backward if keep else _backward_again, neuron, recur))
 
     @ops.custom_gradient
     def sequence(*inputs):
         # Or TensorFlow looks for a gradient of the compiled function too.
         inputs = tree.map_structure(ops.stop_gradient, inputs)
-        found = forward(*inputs)
+        found = run(*inputs)
         outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[0])
 
         def grad(*upstream):

@@ -82,7 +82,11 @@ class Shapes:
 
 
 class InPlace:
-    """PyTorch's own operations, in buffers that are made once."""
+    """PyTorch's own operations, in buffers that are made once.
+
+    They take potentials to be finite. One that is not stays so to the last step (infinity less
+    infinity, or times 0, is NaN), where it is found; then all is done again as other backends do.
+    """
 
     @staticmethod
     def forward(neuron, x, tensors, keep):
@@ -119,6 +123,9 @@ class InPlace:
                 if neuron.wants_last or step < x.shape[1]:
                     reset(ht, st, out=after)
                 before = after
+            if not ht.sum(dtype=torch.float32).isfinite():
+                spikes, *last, h = fused.forward(neuron, fused.unrolled, True, x, *tensors)
+                return spikes, last[0] if last else None, h
         return spikes, last, h
 
     @staticmethod

@@ -15,7 +15,7 @@ import warnings
 
 from keras import ops
 
-from keras_snn import surrogates
+from keras_snn import dynamics, surrogates
 from keras_snn.layers import fused, fused_torch
 
 try:
@@ -76,6 +76,7 @@ def forward(neuron, x, tensors, keep):
             *(xs, *xs.stride(), vs, *vs.stride()),
             *(flat(spikes, 2), flat(last, 1), flat(h, 2), *xs.shape),
             **_arguments(neuron, flat, tensors),
+            bound=dynamics.bound("float32"),
             v_rest=float(getattr(neuron.form, "v_rest", 0.0)),
             keep=keep,
         )
@@ -222,6 +223,7 @@ def _forward(
     threshold_stride,
     v_reset,
     v_rest,
+    bound,
     leaky: constexpr,
     divides_input: constexpr,
     learned_rate: constexpr,
@@ -242,6 +244,7 @@ def _forward(
     vt = tl.load(v + b * v_b + n * v_n, mask=real, other=0.0)
     for _ in range(steps):
         xt = tl.load(x, mask=real, other=0.0)
+        xt = tl.where(xt > bound, bound, tl.where(xt < -bound, -bound, xt))
         if leaky:
             away = vt - v_rest
             away = xt - away if divides_input else away
@@ -250,7 +253,7 @@ def _forward(
         else:
             ht = rate * vt + xt
         fires = ht > threshold if strict else ht >= threshold
-        st = fires.to(tl.float32)
+        st = tl.where(ht == ht, fires.to(tl.float32), ht)
         tl.store(spikes + out, st, mask=real)
         if keep:
             tl.store(h + out, ht, mask=real)

@@ -10,7 +10,7 @@ import math
 import keras
 from keras import KerasTensor, ops
 
-from keras_snn import surrogates
+from keras_snn import dynamics, surrogates
 from keras_snn.layers.arguments import check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank
 
@@ -51,7 +51,8 @@ class _Parallel(keras.layers.Layer):
         return KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def call(self, inputs, mask=None):
-        inputs = ops.cast(inputs, self.variable_dtype)
+        # Or steps that do not see an infinite one, by a weight of 0, would be NaN.
+        inputs = dynamics.saturate(ops.cast(inputs, self.variable_dtype))
         if check_mask(self.name, mask, inputs) is not None:
             mask = ops.cast(mask, inputs.dtype)
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))

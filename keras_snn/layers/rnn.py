@@ -9,6 +9,7 @@ import inspect
 import keras
 from keras import KerasTensor, ops, tree
 
+from keras_snn import dynamics
 from keras_snn.layers import fused, fused_compiled, torch_compile
 from keras_snn.layers.arguments import (
     argument_docs,
@@ -258,7 +259,9 @@ class SpikingRNN(keras.layers.RNN):
             )
         else:
             states = self._first_states(sequences, initial_state)
-            last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+            last_output, outputs, states = self.inner_loop(
+                dynamics.saturate(sequences), states, mask, training
+            )
         if self.stateful:
             for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
                 variable.assign(ops.stop_gradient(state))
@@ -275,7 +278,9 @@ class SpikingRNN(keras.layers.RNN):
             states = self.cell.initial_states(sequences[:, 0])
         else:
             states = self.get_initial_state(ops.shape(sequences)[0])
-        return tree.map_structure(lambda s: ops.cast(s, self.variable_dtype), list(states))
+        return tree.map_structure(
+            lambda s: dynamics.saturate(ops.cast(s, self.variable_dtype)), list(states)
+        )
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The loop over time: `(last output, outputs or None, states)`."""
