@@ -575,6 +575,9 @@ class _Recordings(collections.abc.Sequence):
     def __len__(self):
         return self.count
 
+    def __str__(self):
+        return str(self.path)
+
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(self.count)[index]]

@@ -556,6 +556,64 @@ def test_spectra_of_tones_peak_where_the_mel_scale_says():
     np.testing.assert_allclose(x.std((1, 2)), 1, atol=1e-3)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("rate, timesteps", [(8000, 50), (16000, 100), (16000, 40)])
+def test_spectra_are_keras(rate, timesteps):
+    clips = np.random.default_rng(0).normal(size=(3, rate)).astype("float32")
+    clips[1] = np.sin(np.arange(rate) * 0.3) * 1e-3
+    clips[2] = 0
+    layer = keras.layers.MelSpectrogram(
+        fft_length=rate * 4 // 125,
+        sequence_stride=rate // timesteps,
+        sampling_rate=rate,
+        num_mel_bins=40,
+        min_freq=20.0,
+        dtype="float32",
+    )
+    sequences = speech.MelSequence(rate, timesteps)
+    found, _ = sequences(clips, None)
+    for clip, one in zip(clips, found):  # each by itself: Keras's floor is one of the batch
+        wanted = keras.ops.convert_to_numpy(layer(clip[None]))[0, :, :timesteps].T
+        wanted = (wanted - wanted.mean()) / (wanted.std() + 1e-3)
+        np.testing.assert_allclose(one, wanted, atol=2e-3)
+        np.testing.assert_allclose(sequences(clip[None], None)[0][0], one, atol=1e-5)
+
+
+def test_spectra_divide_the_second_evenly():
+    clip = np.zeros((1, 8000), "float32")
+    clip[0, 7600] = 1
+    x, _ = speech.MelSequence(8000, 3000)(clip, None)
+    assert abs(x[0].mean(-1).argmax() - 7600 / 8000 * 3000) <= 1
+
+
+@pytest.mark.once
+def test_what_does_not_change_is_kept(tmp_path, monkeypatch):
+    for number in range(7):
+        write_wav(tmp_path / f"0_jane_{number}.wav", tone(300 + 10 * number))
+    reads, read_wav = [], speech.read_wav
+    monkeypatch.setattr(speech, "read_wav", lambda *a: reads.append(a) or read_wav(*a))
+
+    def epochs(**kwargs):
+        data = datasets.load("spoken_digits", 4, data_dir=tmp_path, **kwargs)
+        found = []
+        for epoch in range(2):
+            data.set_epoch(epoch)
+            found.append([b[i][0] for b in (data.train, data.test) for i in range(len(b))])
+        return found
+
+    first, second = epochs()
+    assert len(reads) == 7
+    np.testing.assert_array_equal(np.concatenate(first[1:]), np.concatenate(second[1:]))
+    varied = epochs(augmentation=["noise"])
+    assert len(reads) == 14 and not np.array_equal(varied[0][0], varied[1][0])
+    monkeypatch.setattr(speech, "KEPT", 50 * 40 * 4 * 2)  # room for two sequences of each
+    again = epochs(timesteps=50)
+    assert len(reads) == 14 + 7 + 3
+    few = FileBatches(range(4), np.arange(4), 2, lambda i: reads.append(i) or np.zeros(2), keep=16)
+    few[0], few[0], few[1], few[1]
+    assert reads[-7:] == [0, 1, 1, 2, 3, 2, 3] and len(again) == 2
+
+
 def test_clips_are_cut_and_padded_around_their_middle():
     np.testing.assert_array_equal(speech.fitted(np.arange(4), 8), [0, 0, 0, 1, 2, 3, 0, 0])
     np.testing.assert_array_equal(speech.fitted(np.arange(8), 4), [2, 3, 4, 5])

@@ -351,7 +351,9 @@ def test_incomplete_folders(tmp_path):
         load("cifar10_dvs", tmp_path / "d")
 
 
-@pytest.mark.parametrize("line", ["12,0,5", "0,0,5", "3,7", "wave,1,2", "1,2,3,4"])
+@pytest.mark.parametrize(
+    "line", ["12,0,5", "0,0,5", "3,7", "wave,1,2", "1,2,3,4", "3,9,5", "3,-7,5", "3,5,5"]
+)
 def test_bad_tables_of_gestures(tmp_path, line):
     dvs_gesture(tmp_path)
     with (tmp_path / "user01_led_labels.csv").open("a") as file:
@@ -373,6 +375,25 @@ def test_damaged_files_are_named(tmp_path):
     spoken("shd", 20)(tmp_path / "shd")
     (tmp_path / "shd" / "shd_test.h5").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"shd_test\.h5.*damaged"):
+        load("shd", tmp_path / "shd")
+
+
+def test_empty_recordings_and_events_outside_are_named(tmp_path):
+    nmnist(tmp_path / "nmnist")
+    path = tmp_path / "nmnist" / "Test" / "3" / "00001.bin"
+    for content, match in ((b"", "has no events"), (bytes([34, 0, 0, 0, 0]), "columns 34 to 34")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"00001\.bin.*{match}"):
+            examples(load("nmnist", tmp_path / "nmnist").test)
+    dvs_gesture(tmp_path / "gestures")
+    table = tmp_path / "gestures" / "user24_led_labels.csv"
+    table.write_text(table.read_text() + "3,90000000,91000000\n")
+    with pytest.raises(ValueError, match=r"user24_led\.aedat, 90000000, 91000000 has no events"):
+        examples(load("dvs_gesture", tmp_path / "gestures").test)
+    spoken("ssc", 35)(tmp_path / "shd")
+    for split in ("train", "test"):
+        (tmp_path / "shd" / f"ssc_{split}.h5").rename(tmp_path / "shd" / f"shd_{split}.h5")
+    with pytest.raises(ValueError, match=r"Labels to train with in .*shd should be below 20, got"):
         load("shd", tmp_path / "shd")
 
 

@@ -104,6 +104,7 @@ class FileBatches(ArrayBatches):
         vary: If given, a function from an example and a `numpy.random.Generator` to an array,
             applied to all examples; what it draws is a function of seed, epoch and example.
         prepare: What is done to a batch, see `ArrayBatches`.
+        keep: Bytes of examples that stay in memory as they were read; the others are read anew.
         **kwargs: Those of `keras.utils.PyDataset`; `workers` is the number of threads that read.
 
     Example:
@@ -114,16 +115,31 @@ class FileBatches(ArrayBatches):
     """
 
     def __init__(
-        self, sources, labels, batch_size, read, seed=None, vary=None, prepare=None, **kwargs
+        self,
+        sources,
+        labels,
+        batch_size,
+        read,
+        seed=None,
+        vary=None,
+        prepare=None,
+        keep=0,
+        **kwargs,
     ):
         self.read, self.vary = read, vary
+        self._kept, self._room = {}, keep
         super().__init__(list(sources), np.asarray(labels), batch_size, seed, prepare, **kwargs)
 
     def read_examples(self, chosen):
         return np.stack([self._example(index) for index in chosen])
 
     def _example(self, index):
-        example = self.read(self.examples[index])
+        example = self._kept.get(index)
+        if example is None:
+            example = self.read(self.examples[index])
+            size = getattr(example, "nbytes", math.inf)
+            if size <= self._room:  # threads may both read an example, and count it twice
+                self._kept[index], self._room = example, self._room - size
         if self.vary is None:
             return example
         generator = np.random.default_rng((self.seed or 0, self.epoch, int(index)))

@@ -112,6 +112,16 @@ def load(
     if of_frames or one_hot:
         prepare = Preparation(None, None, of_frames, row.classes if one_hot else None)
 
+    def read(source):
+        recording = row.read(source)
+        name = ", ".join(map(str, source)) if isinstance(source, tuple) else source
+        if not len(recording.t):
+            raise ValueError(f"The recording {name} has no events.")
+        try:
+            return events.as_events(recording, row.size)
+        except ValueError as error:
+            raise ValueError(f"The recording {name}: {error}") from error
+
     def frames(recording):
         return row.frames(recording, timesteps, row.size)
 
@@ -126,8 +136,8 @@ def load(
         return FileBatches(sources, np.array(labels), batch_size, read, **kwargs)
 
     found = _found(row, data_dir)
-    train = batches(found["train"], row.read, seed=seed, vary=vary)
-    test = batches(found["test"], lambda source: frames(row.read(source)))
+    train = batches(found["train"], read, seed=seed, vary=vary)
+    test = batches(found["test"], lambda source: frames(read(source)))
     nothing = events.Events(*(np.zeros(0, np.int64),) * 4)
     steps = timesteps if drawn == timesteps else None
     return Dataset(name, train, test, (steps, *frames(nothing).shape[1:]), row.classes)
@@ -142,6 +152,11 @@ def _found(row, data_dir):
         for split, examples in found.items():
             if not examples:
                 raise FileNotFoundError(f"There are no recordings to {split} with in {folder}.")
+            if (largest := max(label for _, label in examples)) >= row.classes:
+                raise ValueError(
+                    f"Labels to {split} with in {folder} should be below {row.classes}, got "
+                    f"{largest}."
+                )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} {row.get}") from error
     return found
@@ -193,11 +208,11 @@ def _gestures(path):
         try:
             kind, start, end = map(int, line.split(","))
         except ValueError:
-            kind = 0
-        if not 1 <= kind <= 11:
+            kind = start = end = 0
+        if not (1 <= kind <= 11 and 0 <= start < end):
             raise ValueError(
                 f"{table}: a line should be class,startTime_usec,endTime_usec with a class from 1 "
-                f"to 11, got {line!r}."
+                f"to 11 and a start before the end, got {line!r}."
             )
         yield (path, start, end), kind - 1
 

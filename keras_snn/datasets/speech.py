@@ -1,6 +1,7 @@
 """Spoken words as sequences of mel spectra, from folders of WAV files; needs no TensorFlow.
 
-Clips are cut or padded to one second; a step is a spectrum.
+Clips are cut or padded to one second; a step is a spectrum. Up to `KEPT` bytes of what is read, for
+training and held out each, stay in memory: clips if they are varied, else their spectra.
 """
 
 import io
@@ -18,6 +19,7 @@ from keras_snn.layers.arguments import check_choice, check_integer
 __all__ = ["MelSequence", "load", "read_wav"]
 
 VARIATIONS = ("shift", "noise")
+KEPT = 1 << 28
 
 
 def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=False):
@@ -39,8 +41,9 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=F
     """
     for variation in augmentation:
         check_choice("augmentation", variation, VARIATIONS)
-    check_integer("timesteps", timesteps)
     list_files, rate, what = SETS[name]
+    if check_integer("timesteps", timesteps) > rate:
+        raise ValueError(f"`timesteps` should be at most {rate}, got {timesteps}.")
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise FileNotFoundError(f"{name} needs `data_dir`, got {data_dir!r}. {what}")
     (train, train_labels), (test, test_labels) = list_files(pathlib.Path(data_dir))
@@ -53,15 +56,21 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=F
     def vary(clip, generator):
         return varied(clip, rate, augmentation, generator)
 
+    def spectra(path):
+        return prepare(read(path)[None], None)[0][0]
+
     prepare = MelSequence(rate, timesteps)
+    variation = {"read": read, "vary": vary, "prepare": prepare} if augmentation else {}
     classes = max([*train_labels, *test_labels]) + 1
     if one_hot:
         vectors = np.eye(classes, dtype="float32")
         train_labels, test_labels = vectors[train_labels], vectors[test_labels]
     return Dataset(
         name,
-        FileBatches(train, train_labels, batch_size, read, seed, vary, prepare),
-        FileBatches(test, test_labels, batch_size, read, prepare=prepare),
+        FileBatches(
+            train, train_labels, batch_size, seed=seed, keep=KEPT, **{"read": spectra} | variation
+        ),
+        FileBatches(test, test_labels, batch_size, spectra, keep=KEPT),
         (timesteps, MEL_BINS),
         classes,
     )
@@ -183,9 +192,12 @@ MEL_BINS = 40
 class MelSequence:
     """Clips of a second as sequences of log-mel spectra, each clip of mean 0 and deviation 1.
 
+    Spectra are those of `keras.layers.MelSpectrogram`, but for the floor 80 dB below the loudest
+    value: that is one of the clip here, and of the batch there.
+
     Args:
         rate: Samples a second.
-        timesteps: Spectra of a clip.
+        timesteps: Spectra of a clip, of 32 ms around times that divide the second evenly.
 
     Call arguments:
         clips: `(batch, rate)`.
@@ -200,19 +212,19 @@ class MelSequence:
     """
 
     def __init__(self, rate, timesteps):
-        self.timesteps = timesteps
-        self.mel = layers.MelSpectrogram(
-            fft_length=rate * 4 // 125,  # 32 ms, 256 or 512 samples
-            sequence_stride=rate // timesteps,
-            sampling_rate=rate,
-            num_mel_bins=MEL_BINS,
-            min_freq=20.0,
-            max_freq=rate / 2,
-            dtype="float32",
+        length = rate * 4 // 125  # 256 or 512 samples
+        self.samples = (np.arange(timesteps) * rate // timesteps)[:, None] + np.arange(length)
+        self.window = np.hanning(length + 1)[:-1].astype("float32")
+        mel = layers.MelSpectrogram(dtype="float32").linear_to_mel_weight_matrix(
+            MEL_BINS, length // 2 + 1, rate, lower_edge_hertz=20.0, upper_edge_hertz=rate / 2
         )
+        self.mel = keras.ops.convert_to_numpy(mel)
 
     def __call__(self, clips, labels, seed=None):
-        mel = keras.ops.convert_to_numpy(self.mel(np.asarray(clips, "float32")))
-        x = mel.transpose(0, 2, 1)[:, : self.timesteps]
+        side = len(self.window) // 2
+        clips = np.pad(np.asarray(clips, "float32"), ((0, 0), (side, side)), mode="reflect")
+        power = np.abs(np.fft.rfft(clips[:, self.samples] * self.window)) ** 2
+        x = 10 * np.log10(np.maximum(power @ self.mel, 1e-10))
+        x = np.maximum(x, x.max((1, 2), keepdims=True) - 80)
         mean, std = x.mean((1, 2), keepdims=True), x.std((1, 2), keepdims=True)
         return ((x - mean) / (std + 1e-3)).astype("float32"), labels
