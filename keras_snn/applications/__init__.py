@@ -1,5 +1,4 @@
 """Spiking networks of the papers, with the contract of `keras.applications`."""
-# ruff: noqa: F401
 
 from keras_snn.applications import (
     danet,
@@ -34,3 +33,9 @@ FAMILIES = (
     danet,
     small,
 )
+
+__all__ = [
+    *(name for family in FAMILIES for name in family.__all__),
+    *weights.__all__,
+    *zoo.__all__,
+]

@@ -1,3 +1,5 @@
+"""Export to LiteRT (TFLite), ONNX and NIR, with reports that compare results."""
+
 from keras_snn.export.nir import from_nir, to_nir
 from keras_snn.export.onnx import OnnxRunner, to_onnx
 from keras_snn.export.report import ExportReport

@@ -1,3 +1,19 @@
+"""Layers of spiking networks: neurons, encoders, readouts, normalisation, connections, time."""
+
+from keras_snn.layers import (
+    base,
+    connections,
+    conversion,
+    convolution,
+    encoders,
+    neurons,
+    normalization,
+    parallel,
+    readouts,
+    registry,
+    rnn,
+    time,
+)
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.conversion import *
@@ -10,3 +26,22 @@ from keras_snn.layers.readouts import *
 from keras_snn.layers.registry import *
 from keras_snn.layers.rnn import *
 from keras_snn.layers.time import *
+
+__all__ = [
+    *base.__all__,
+    *connections.__all__,
+    *conversion.__all__,
+    *convolution.__all__,
+    *encoders.__all__,
+    *neurons.__all__,
+    *normalization.__all__,
+    *parallel.__all__,
+    *readouts.__all__,
+    *registry.__all__,
+    *rnn.__all__,
+    *time.__all__,
+]
+
+
+def __dir__():
+    return __all__

@@ -1,6 +1,7 @@
 """Arguments of layers: checks, and signatures and docstrings put together from several classes."""
 
 import inspect
+import re
 import textwrap
 
 import keras
@@ -95,42 +96,119 @@ def freeze(owner, *layers):
         layer.trainable = False
 
 
+def is_ours(cls):
+    """Whether a class stands in this package, not in a user's code."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def register(cls):
+    """Registers a class of this package with Keras; a user's is the user's to register."""
+    return keras.saving.register_keras_serializable("keras_snn")(cls) if is_ours(cls) else cls
+
+
+def _constructor(cls):
+    """The class that `cls` has its constructor from, its named parameters, if it takes others."""
+    owner = next(parent for parent in cls.__mro__ if "__init__" in parent.__dict__)
+    parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return owner, {p.name: p for p in parameters if p.kind in named}, takes_others
+
+
 def arguments(cls, base):
     """Own and inherited keyword arguments of `cls` up to and with `base`, own ones first."""
-    found = {}
-    for parent in cls.__mro__:
-        init = parent.__dict__.get("__init__")
-        for parameter in list(inspect.signature(init).parameters.values())[1:] if init else []:
-            if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-                found.setdefault(parameter.name, parameter)
-        if parent is base:
-            return found
+    owner, found, takes_others = _constructor(cls)
+    if takes_others and owner is not base:
+        above = cls.__mro__[cls.__mro__.index(owner) + 1]
+        inherited = arguments(above, base)
+        found |= {name: p for name, p in inherited.items() if name not in found}
     return found
+
+
+class Configured:
+    """A layer whose config is what its constructor takes.
+
+    Classes of this package take their parents' arguments too. Of a user's class with a constructor
+    of its own nobody knows which of these it fixes: its config has its own arguments, and of the
+    inherited ones those that it was given.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        layer = super().__new__(cls, *args, **kwargs)
+        owner, own, _ = _constructor(cls)
+        if not is_ours(owner):
+            names = [*own, *(name for name in cls.__signature__.parameters if name not in own)]
+            # Not for Keras to track: arguments may be layers.
+            object.__setattr__(layer, "_given", dict(zip(names, args)) | kwargs)
+        return layer
+
+    def accepted(self, config):
+        """Of all that could be a config of this layer what its constructor takes."""
+        owner, own, _ = _constructor(type(self))
+        if is_ours(owner):
+            return config
+        names = {*own, *self._given, *OF_EVERY_LAYER}
+        renamed = {
+            name: getattr(self, name, self._given.get(name, parameter.default))
+            for name, parameter in own.items()
+            if name not in config
+        }
+        return {name: value for name, value in config.items() if name in names} | renamed
+
+    @classmethod
+    def from_config(cls, config):
+        return construct(cls, config)
+
+
+OF_EVERY_LAYER = ("name", "trainable", "dtype")
+
+
+def construct(cls, config):
+    """A layer with the arguments `config`; what no constructor takes is set afterwards."""
+    _, own, takes_others = _constructor(cls)
+    later = [k for k in OF_EVERY_LAYER if k in config and k not in own and not takes_others]
+    layer = cls(**{name: value for name, value in config.items() if name not in later})
+    for name in later:
+        setattr(layer, "dtype_policy" if name == "dtype" else name, config[name])
+    return layer
 
 
 def sections(doc):
     """A docstring in three: the text before its `Args:`, the arguments, the text after."""
     lines = inspect.cleandoc(doc or "").split("\n")
-    titles = [i for i, line in enumerate(lines) if line in TITLES] + [len(lines)]
-    head, arguments, tail = lines[: titles[0]], [], lines[titles[0] :]
-    if tail and tail[0] == "Args:":
-        arguments, tail = lines[titles[0] + 1 : titles[1]], lines[titles[1] :]
-    arguments = textwrap.dedent("\n".join(arguments)).strip().split("\n**kwargs")[0]
-    return "\n".join(head).strip(), arguments, "\n".join(tail)
+    titles = [i for i, line in enumerate(lines) if line.startswith(TITLES)] + [len(lines)]
+    start = end = titles[0]
+    if "Args:" in lines:
+        start = lines.index("Args:")
+        end = titles[titles.index(start) + 1]
+    arguments = textwrap.dedent("\n".join(lines[start + 1 : end])).strip().split("\n**kwargs")[0]
+    return "\n".join(lines[:start]).strip(), arguments, "\n".join(lines[end:])
 
 
 def argument_docs(cls, base):
     """The documentation of own and inherited arguments of `cls` up to and with `base`."""
     classes = cls.__mro__[: cls.__mro__.index(base) + 1]
     texts = [sections(c.__dict__.get("_own_doc", c.__doc__))[1] for c in classes]
-    return "\n".join(text for text in texts if text and not text.startswith("**"))
+    entries = [entry for text in texts for entry in entries_of(text) if not entry.startswith("**")]
+    # Of an argument that a class takes as its parent does, the class's own words.
+    unique = {}
+    for entry in entries:
+        unique.setdefault(entry.partition(":")[0], entry)
+    return "\n".join(unique.values())
+
+
+def entries_of(text):
+    """The entries of an `Args:` section: each is a line and those indented under it."""
+    return re.split(r"\n(?! )", text) if text else []
 
 
 def describe(cls, arguments, documentation, tail=""):
-    """Registers a class with Keras and gives it a full signature and docstring."""
-    keras.saving.register_keras_serializable(package="keras_snn")(cls)
+    """Registers a class of ours with Keras and gives any a full signature and docstring."""
+    register(cls)
     kwargs = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
-    cls.__signature__ = inspect.Signature([*arguments.values(), kwargs])
+    positional = (p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in arguments.values())
+    ordered = sorted(positional, key=lambda p: p.default is not p.empty)
+    cls.__signature__ = inspect.Signature([*ordered, kwargs])
     cls._own_doc = cls.__doc__
     if cls.__doc__:
         head, _, own_tail = sections(cls.__doc__)

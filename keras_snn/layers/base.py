@@ -11,11 +11,13 @@ from keras import ops, tree
 from keras_snn import dynamics, surrogates
 from keras_snn.layers import fused, fused_compiled
 from keras_snn.layers.arguments import (
+    Configured,
     argument_docs,
     arguments,
     check_choice,
     check_number,
     describe,
+    is_ours,
 )
 
 __all__ = ["NeuronCell", "SpikingCell"]
@@ -28,7 +30,7 @@ def positive(weight):
     return ops.maximum(weight, keras.config.epsilon())
 
 
-class NeuronCell(keras.layers.Layer):
+class NeuronCell(Configured, keras.layers.Layer):
     """One step of a neuron without a threshold; the base class of all cells.
 
     A subclass defines `charge`, or `step` if it has other states than the membrane potential. Its
@@ -145,8 +147,9 @@ class NeuronCell(keras.layers.Layer):
         )
 
     def get_config(self):
-        config = super().get_config()
-        return config | {name: getattr(self, name) for name in arguments(type(self), NeuronCell)}
+        ours = next(filter(is_ours, type(self).__mro__))
+        own = {name: getattr(self, name) for name in arguments(ours, NeuronCell)}
+        return self.accepted(super().get_config() | own)
 
 
 class SpikingCell(NeuronCell):
@@ -246,4 +249,5 @@ class SpikingCell(NeuronCell):
         return form, fire, threshold
 
     def get_config(self):
-        return super().get_config() | {"surrogate": surrogates.serialize(self.surrogate)}
+        surrogate = surrogates.serialize(self.surrogate)
+        return self.accepted(super().get_config() | {"surrogate": surrogate})

@@ -112,10 +112,8 @@ class RecurrentCell(NeuronCell):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        return super().get_config() | {
-            "neuron": serialize(self.neuron),
-            "connection": serialize(self.connection),
-        }
+        own = {"neuron": serialize(self.neuron), "connection": serialize(self.connection)}
+        return self.accepted(super().get_config() | own)
 
 
 def _layer(name, value):

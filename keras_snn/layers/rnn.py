@@ -8,13 +8,16 @@ import inspect
 
 import keras
 from keras import KerasTensor, ops, tree
+from keras.src.backend import AutocastScope
 
 from keras_snn import dynamics
 from keras_snn.layers import fused, fused_compiled, torch_compile
 from keras_snn.layers.arguments import (
+    Configured,
     argument_docs,
     arguments,
     check_mask,
+    construct,
     describe,
     freeze,
     sections,
@@ -52,6 +55,23 @@ def _cell_shapes(cell, input_shape):
     sizes = [sizes] if isinstance(sizes, int) else sizes
     states = [(batch, size) if isinstance(size, int) else (batch, *size) for size in sizes]
     return (batch, getattr(cell, "output_size", None) or sizes[0]), states
+
+
+def _zeros(cell, x):
+    """Zeros like the output of a cell for a step's input."""
+    shape, _ = _cell_shapes(cell, tuple(ops.shape(x)))
+    return ops.zeros(shape, dtype=x.dtype)
+
+
+def _draw_dropout(cell, x, states):
+    """Has Keras's cells draw dropout masks for a whole call, as `keras.layers.RNN` does."""
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        for part, state in zip(cell.cells, states):
+            _draw_dropout(part, x, state)
+            x = _zeros(part, x)
+    elif hasattr(cell, "get_dropout_mask"):
+        cell.get_dropout_mask(ops.cast(x, cell.compute_dtype))
+        cell.get_recurrent_dropout_mask(ops.cast(tree.flatten(states)[0], cell.compute_dtype))
 
 
 def _compatible(shape, other):
@@ -248,10 +268,7 @@ class SpikingRNN(keras.layers.RNN):
         initial_state = self._check(sequences, initial_state, mask)
         sequences = ops.cast(sequences, self.variable_dtype)
         if self.stateful and sequences.shape[0] is None:  # TensorFlow's graphs: the run must tell
-            import tensorflow as tf
-
-            batch = tree.flatten(self.states)[0].shape[0]
-            sequences = tf.ensure_shape(sequences, (batch, *sequences.shape[1:]))
+            sequences = self._whole_batch(sequences)
         parts = self._fused_parts(sequences, mask)
         if parts is not None:
             last_output, outputs, states = self._fused_loop(
@@ -259,14 +276,32 @@ class SpikingRNN(keras.layers.RNN):
             )
         else:
             states = self._first_states(sequences, initial_state)
-            last_output, outputs, states = self.inner_loop(
-                dynamics.saturate(sequences), states, mask, training
-            )
+            sequences = dynamics.saturate(sequences)
+            try:
+                if training and not isinstance(self.cell, NeuronCell):
+                    _draw_dropout(self.cell, sequences[:, 0], states)
+                last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+            finally:
+                self._maybe_reset_dropout_masks(self.cell)
         if self.stateful:
             for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
                 variable.assign(ops.stop_gradient(state))
         output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
         return (output, *states) if self.return_state else output
+
+    def _whole_batch(self, sequences):
+        """`sequences` with the batch size that the states have."""
+        import tensorflow as tf
+
+        batch = tree.flatten(self.states)[0].shape[0]
+        message = (
+            f"{self.name} is stateful and was built for batches of {batch} examples: leave out a "
+            "last batch with fewer."
+        )
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(tf.shape(sequences)[0], batch, message)]
+        ):
+            return tf.ensure_shape(sequences, (batch, *sequences.shape[1:]))
 
     def _first_states(self, sequences, initial_state):
         if initial_state is not None:
@@ -299,7 +334,7 @@ class SpikingRNN(keras.layers.RNN):
         xs, carry = sequences, ((), initial_state)
         if mask is not None:
             xs = (sequences, ops.cast(mask, "bool"))
-            nothing = ops.zeros_like(step(sequences[:, 0], initial_state)[0])
+            nothing = _zeros(self.cell, sequences[:, 0])
             step, carry = self._masked(step), (nothing, initial_state)
 
         def body(carry, x):
@@ -366,31 +401,67 @@ class SpikingRNN(keras.layers.RNN):
         xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
         if self.go_backwards:
             xs = tree.map_structure(lambda x: ops.flip(x, axis=0), xs)
-        # Keras's scan over two tensors fails on TensorFlow if the number of steps is unknown:
-        # the mask is read by index, which has no gradient to slow down.
-        sequences, mask = xs if masked else (xs, None)
-
-        def at(index, x):
-            return (x, ops.take(mask, index, axis=0)) if masked else x
-
-        blank = ops.zeros_like(body(carry, at(0, sequences[0]))[1])
-
-        # On TensorFlow what `scan` collects must have the structure of what it carries.
-        def scanned(carry, x):
-            index, _, carry = carry
-            carry, output = body(carry, at(index, x))
-            return (index + 1, output, carry), (index, output, carry)
-
-        start = (ops.zeros((), dtype="int32"), blank, carry)
-        (_, last_output, carry), (_, outputs, _) = ops.scan(scanned, start, sequences)
-        last_output = carry[0] if masked else last_output
+        scan = _scan_tensorflow if keras.backend.backend() == "tensorflow" else _scan
+        carry, outputs = scan(body, carry, xs, self.cell.variables)
+        last_output = carry[0] if masked else outputs[-1]
         return last_output, ops.swapaxes(outputs, 0, 1), carry[1]
 
 
-class Neuron(SpikingRNN):
+def _scan(body, carry, xs, variables):
+    """`keras.ops.scan` for a body that may assign `variables`: moving statistics, seeds."""
+    assigned = [variable for variable in variables if not variable.trainable]
+    if not assigned:
+        return ops.scan(body, carry, xs)
+
+    def scanned(carry, x):
+        carry, values = carry
+        with keras.StatelessScope([*read, *zip(assigned, values)]) as scope:
+            carry, output = body(carry, x)
+        return (carry, [scope.get_current_value(variable) for variable in assigned]), output
+
+    with AutocastScope(None):  # values in their own dtype, whatever layer is around
+        read = [(variable, variable.value) for variable in variables if variable.trainable]
+        start = (carry, [variable.value for variable in assigned])
+        (carry, values), outputs = ops.scan(scanned, start, xs)
+    for variable, value in zip(assigned, values):
+        variable.assign(ops.stop_gradient(value))
+    return carry, outputs
+
+
+def _scan_tensorflow(body, carry, xs, variables):
+    """`keras.ops.scan` with a bound on the steps, without which XLA has no gradient."""
+    import tensorflow as tf
+
+    flat = tree.flatten(xs)
+    steps = flat[0].shape[0] or tf.shape(flat[0])[0]
+    inputs = [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in flat]
+
+    def step(index, carry, outputs):
+        x = tree.pack_sequence_as(xs, [values.read(index) for values in inputs])
+        carry, output = body(tree.pack_sequence_as(start, carry), x)
+        return index + 1, tree.flatten(carry), outputs.write(index, output)
+
+    start = carry
+    outputs = tf.TensorArray(flat[0].dtype, steps)
+    _, carry, outputs = tf.while_loop(
+        lambda index, *_: index < steps,
+        step,
+        (0, tree.flatten(start), outputs),
+        maximum_iterations=steps,
+    )
+    return tree.pack_sequence_as(start, carry), outputs.stack()
+
+
+class Neuron(Configured, SpikingRNN):
     """A `SpikingRNN` that takes the arguments of the cell that its class names.
 
-    `class LIF(Neuron, cell=LIFCell)` has the signature, config and documentation of both.
+    `class LIF(Neuron, cell=LIFCell)` has the signature, config and documentation of both. Keras
+    knows it in files once it is registered by `keras.saving.register_keras_serializable` or given
+    as one of the `custom_objects`.
+
+    Args:
+        *args: Arguments of the cell, by position.
+        **kwargs: Arguments of the cell and of `SpikingRNN`, by name.
     """
 
     cell_class = None
@@ -422,7 +493,7 @@ class Neuron(SpikingRNN):
         if twice:
             raise TypeError(f"{type(self).__name__} got two values for {twice}.")
         given |= {name: kwargs.pop(name) for name in own if name in kwargs}
-        cell = self.cell_class(**given, dtype=kwargs.get("dtype"))
+        cell = construct(self.cell_class, given | {"dtype": kwargs.get("dtype")})
         super().__init__(cell, **(self.defaults | kwargs))
 
     def get_config(self):
@@ -430,8 +501,9 @@ class Neuron(SpikingRNN):
         del config["cell"]
         config["trainable"] = self.trainable and self.cell.trainable
         own = self.cell.get_config()
-        return config | {name: own[name] for name in arguments(self.cell_class, NeuronCell)}
+        names = (name for name in arguments(self.cell_class, NeuronCell) if name in own)
+        return self.accepted(config | {name: own[name] for name in names})
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        return construct(cls, config)
