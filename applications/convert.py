@@ -128,15 +128,17 @@ def obtain_ann(data):
         metrics=["accuracy"],
     )
     print(f"{FLAGS.model} as an ANN on {data.name}, {model.count_params():,} parameters")
+    interrupted = callbacks.Resume(resume, data, keep=True)
     model.fit(
         data.train,
         epochs=FLAGS.epochs,
         validation_data=data.test,
         shuffle=False,
-        callbacks=[callbacks.Resume(resume, data)],
+        callbacks=[interrupted],
         verbose=2,
     )
     model.save(path)
+    interrupted.remove()
     return model
 
 

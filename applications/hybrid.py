@@ -11,7 +11,6 @@ tenth after 60, 80 and 90 % of the epochs.
 """
 
 import json
-import pathlib
 
 import common
 import convert
@@ -59,7 +58,7 @@ def convolutional_dropouts(model):
     ]
 
 
-def fine_tune(model, data):
+def fine_tune(model, data, resume):
     """A few epochs of STDB; an interrupted run goes on."""
     for layer in convolutional_dropouts(model):
         layer.rate = FLAGS.dropout
@@ -77,13 +76,12 @@ def fine_tune(model, data):
     train = data.train
     if FLAGS.finetune_steps and hasattr(train, "repeat"):
         train = train.repeat()
-    resume = callbacks.Resume(pathlib.Path(FLAGS.output_dir) / "resume_finetune.npz", data)
-    return model.fit(
+    model.fit(
         train,
         epochs=FLAGS.finetune_epochs,
         steps_per_epoch=FLAGS.finetune_steps,
         shuffle=False,
-        callbacks=[resume, keras.callbacks.TerminateOnNaN()],
+        callbacks=[keras.callbacks.TerminateOnNaN(), resume],
         verbose=2,
     )
 
@@ -126,11 +124,13 @@ def main(argv):
     )
     print(report)
     evaluate("before fine-tuning", model)
-    history = fine_tune(model, coded)
-    evaluate("hybrid", model)
-    results["history"] = history.history
+    resume = callbacks.Resume(output / "resume_finetune.npz", coded, keep=True)
+    fine_tune(model, coded, resume)
     path = output / f"{ann.name}_hybrid.keras"
     model.save(path)
+    resume.remove()
+    evaluate("hybrid", model)
+    results["history"] = resume.history
     (output / "hybrid.json").write_text(json.dumps(results, indent=1))
     print(f"Saved {path}")
 

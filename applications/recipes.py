@@ -51,6 +51,7 @@ VGG16_ANN = {
     "schedule": "steps",
     "decay_at": ["0.6", "0.8", "0.9"],
     "calibration_examples": 512,
+    "calibration_timesteps": 1000,
     "method": ["spike_norm"],
     **SGD,
     **CIFAR10,
@@ -151,6 +152,8 @@ RECIPES = {
         "about": "Rathi et al. (2020), 91.13 % at T = 100",
         "program": "hybrid",
         "timesteps": 100,
+        "input_coding": "poisson",
+        "snn_normalization": "unit",  # that of the ANN has the data's mean and deviation
         "threshold_scale": 0.7,
         "finetune_epochs": 20,
         "finetune_learning_rate": 1e-4,

@@ -213,7 +213,7 @@ NEURONS = {
     "Accumulator": (silent(lambda p, v, x: v + x), {}, ()),
 }
 # States behind the membrane potential, which starts at `v_reset`.
-STARTS = {"STDBLIF": [999.0], "AdaptiveLIF": [0.0], "SynapticLIF": [0.0], "Izhikevich": [0.0]}
+STARTS = {"STDBLIF": [998.0], "AdaptiveLIF": [0.0], "SynapticLIF": [0.0], "Izhikevich": [0.0]}
 
 
 def arguments(name, **changes):

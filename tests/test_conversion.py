@@ -588,13 +588,13 @@ def test_clip_floor_shift_converts_exactly():
 
 def test_clip_floor_shift_learns():
     layer = snn.ClipFloorShift(4, 2.0)
-    x = np.array([-1.0, 0.7, 1.9, 3.0], "float32")
+    x = np.array([-1.0, 0.0, 0.7, 1.9, 2.0, 3.0], "float32")
     layer.build(x.shape)
     _, (dx,), (dm,) = gradients(lambda z: ops.sum(layer(z)), layer.trainable_variables, x)
-    np.testing.assert_allclose(dx, [0, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(dx, [0, 1, 1, 1, 1, 0], atol=1e-6)  # as torch.clamp has it
     # d/dm of m (level) and of the straight-through share: y/m - x/m within, 1 above.
-    level = np.array([0, 0.25, 1, 1])
-    share = np.array([0, 0.35, 0.95, 0])
+    level = np.array([0, 0, 0.25, 1, 1, 1])
+    share = np.array([0, 0, 0.35, 0.95, 1, 0])
     np.testing.assert_allclose(dm, np.sum(level - share), atol=1e-5)
 
 
@@ -818,6 +818,33 @@ def test_stdb_slope():
     np.testing.assert_allclose(slope, 0.3 * (1 - 0.8) / 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("slope", ["time", "linear"])
+def test_stdb_is_the_authors(slope):
+    """Spikes and the gradient through time of Rathi et al.'s code, in float64."""
+    leak, threshold, alpha, beta, steps = 0.9, 0.7, 0.3, 0.2, 12
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(0.3, 0.5, (2, 5, steps)), rng.normal(size=(5, steps))
+    u, last, slopes, spikes = np.zeros((2, 5)), np.full((2, 5), -1000.0), [], []
+    for t in range(steps):
+        z = u / threshold - 1
+        by_time = alpha * np.exp(-beta * (t - 1 - last))
+        slopes.append(by_time if slope == "time" else alpha * np.maximum(1 - np.abs(z), 0))
+        spikes.append(z > 0)
+        last = np.where(z > 0, t - 1, last)
+        u = leak * u + x[..., t] - threshold * (z > 0)  # no gradient through the reset
+    wanted, g = np.zeros_like(x), np.zeros((2, 5))
+    for t in reversed(range(steps)):
+        wanted[..., t] = g
+        g = leak * g + weights[:, t] * slopes[t] / threshold
+    layer = snn.STDBLIF(leak, alpha, beta, slope, threshold=threshold)
+    weights, x = weights.T.astype("float32"), x.transpose(0, 2, 1).astype("float32")
+    _, (found,), _ = gradients(lambda z: ops.sum(ops.multiply(layer(z), weights)), [], x)
+    spikes = np.stack(spikes, 1)
+    np.testing.assert_array_equal(to_numpy(layer(x)), spikes)
+    assert 0.1 < spikes.mean() < 0.5
+    np.testing.assert_allclose(found, wanted.transpose(0, 2, 1), rtol=1e-4, atol=1e-7)
+
+
 def test_stdb_learns_leak_and_threshold():
     layer = snn.STDBLIF(trainable_threshold=True, trainable_decay=True, decay=0.9)
     x = np.random.default_rng(0).normal(0.5, 1, (2, 8, 5)).astype("float32")
@@ -985,6 +1012,7 @@ EFFECTS = {
     "amsgrad": ["true"],
     "learning_rate": ["0.5"],
     "schedule": ["constant"],
+    "schedule_every": ["epoch"],
     "decay_at": ["0.5", STEPS],
     "decay_factor": ["0.5", STEPS],
     "warmup_epochs": ["1"],
@@ -1035,7 +1063,7 @@ REFUSED = [
     ("amsgrad", ["--amsgrad", SGD]),
     ("decay_at", ["--decay_at=0.5"]),
     ("decay_factor", ["--decay_factor=0.5"]),
-    ("warmup_epochs", ["--warmup_epochs=1", STEPS]),
+    ("schedule_every", ["--schedule_every=epoch", "--schedule=constant"]),
     ("initial_potential", ["--initial_potential=0.5", "--reset=hard"]),
     ("percentile", ["--percentile=90"]),
     ("calibration_timesteps", ["--calibration_timesteps=3", "--method=max"]),
@@ -1057,7 +1085,15 @@ REFUSED_BY_HYBRID = [
 # Flags that make an ANN. (`model` and `dataset` name its file.)
 MADE = [
     *("image_size", "batch_size", "augmentation", "normalization", "seed", "optimizer"),
-    *("amsgrad", "learning_rate", "schedule", "warmup_epochs", "weight_decay", "clip_norm"),
+    *(
+        "amsgrad",
+        "learning_rate",
+        "schedule",
+        "schedule_every",
+        "warmup_epochs",
+        "weight_decay",
+        "clip_norm",
+    ),
     *("accumulate", "ema", "width", "epochs"),
 ]
 
@@ -1121,19 +1157,19 @@ def print_traces(program, folder, cases):
         pathlib.Path(path).touch()
 
     accuracy = conversion.AccuracyOverTime(np.zeros(2), {}, 8)
-    history = types.SimpleNamespace(history={})
+    resume = types.SimpleNamespace(history={}, remove=asked("remove"))
     with contextlib.ExitStack() as stack:
         for owner, name, stub in (
             (common.datasets, "load", asked("load", data)),
             (keras.utils, "set_random_seed", asked("seed")),
             (keras.saving, "load_model", load),
             (trained, "compile", asked("compile")),
-            (trained, "fit", asked("fit", history)),
+            (trained, "fit", asked("fit")),
             (trained, "save", save),
             (trained, "predict", lambda model, x, **kwargs: np.eye(10)[np.zeros(len(x), int)]),
             (conversion, "convert", asked("convert", found)),
             (conversion, "accuracy_over_time", asked("accuracy_over_time", accuracy)),
-            (callbacks, "Resume", asked("Resume")),
+            (callbacks, "Resume", asked("Resume", resume)),
             (applications, "ConversionVGG5", build("VGG5", True)),
             (applications, "ConversionVGG9", build("VGG9", True)),
             (applications, "ConversionVGG16", build("VGG16", False)),

@@ -103,7 +103,7 @@ NEURONS = {
     "DelayedLIF-hard": Row(
         layers.DelayedLIF, {"decay": 0.9, "reset": "hard", "v_reset": -0.1}, delayed_hard, (-0.1,)
     ),
-    "STDBLIF": Row(layers.STDBLIF, {"decay": 0.9}, stdb, (0.0, 999.0)),
+    "STDBLIF": Row(layers.STDBLIF, {"decay": 0.9}, stdb, (0.0, 998.0)),
     "AdaptiveLIF": Row(
         layers.AdaptiveLIF,
         {"adaptation": 0.5, "tau_adaptation": 4.0, "reset": "soft"},

@@ -177,7 +177,7 @@ class ProgressiveTandem(keras.callbacks.Callback):
             raise ValueError(f"There is no {self.monitor!r} in the logs, but {sorted(logs or {})}.")
         sign = -1 if self.monitor.endswith("loss") else 1
         value = sign * logs[self.monitor]
-        if self.best is None or value > self.best:
+        if self.best is None or value > self.best or np.isnan(self.best):
             self.best, self.since, self.best_weights = value, 0, self.model.get_weights()
             return
         self.since += 1

@@ -67,7 +67,10 @@ class ClipFloorShift(keras.layers.Layer):
 
     def call(self, inputs):
         maximum = ops.cast(self.maximum_weight, inputs.dtype)
-        share = ops.clip(inputs / maximum, 0, 1)
+        share = inputs / maximum
+        # Both borders pass the gradient, as in PyTorch; of a tie JAX's `clip` passes half.
+        inside = ops.logical_and(share >= 0, share <= 1)
+        share = ops.where(inside, share, ops.stop_gradient(ops.clip(share, 0, 1)))
         level = ops.floor(share * self.levels + 0.5) / self.levels
         return maximum * (share + ops.stop_gradient(level - share))
 

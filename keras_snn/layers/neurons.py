@@ -261,7 +261,7 @@ class STDBLIFCell(DelayedLIFCell):
     Source: Rathi et al. (2020); a learned decay and threshold: Rathi and Roy (2020), DIET-SNN.
     """
 
-    initial_values = (None, 999.0)
+    initial_values = (None, 998.0)  # the authors' last spike is 1000 steps before the first
 
     def __init__(
         self,
