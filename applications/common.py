@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -9,9 +10,9 @@ import sys
 import keras
 import numpy as np
 import recipes
-from absl import app, flags
+from absl import app, flags, logging
 
-from keras_snn import datasets
+from keras_snn import datasets, files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("recipe", None, list(recipes.RECIPES), "Values for the other flags, by name.")
@@ -48,7 +49,36 @@ def run(main, program):
                 FLAGS.set_default(flag, value)
         return main(argv)
 
-    app.run(with_recipe)
+    def explained(argv):
+        """Says in a line what a user can mend; faults of the program keep their traceback."""
+        try:
+            return with_recipe(argv)
+        except (ValueError, OSError, ImportError, app.UsageError) as error:
+            logging.debug("%s", error, exc_info=True)  # with --verbosity=1
+            sys.exit(f"{program}: {' '.join(str(error).split())}")
+        except KeyboardInterrupt:
+            print(f"\n{program}: interrupted.{what_goes_on()}", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(explained)
+
+
+def what_goes_on():
+    """What a restart does, where training was interrupted."""
+    if "output_dir" in FLAGS and any(pathlib.Path(FLAGS.output_dir).expanduser().glob("*.npz")):
+        return " Started again with the same flags, training goes on after its last whole epoch."
+    return ""
+
+
+def json_flag(name):
+    """The dictionary that a flag gives as JSON."""
+    try:
+        found = json.loads(FLAGS[name].value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{name}: {FLAGS[name].value!r} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--{name} should be a dictionary in JSON, got {FLAGS[name].value!r}.")
+    return found
 
 
 def configuration(module):
@@ -56,13 +86,135 @@ def configuration(module):
     return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(module)}
 
 
-def output_dir():
+# Flags that change no trained weight: a run goes on under other values of them.
+FREE = {"recipe", "epochs", "patience", "progress", "watch", "tensorboard"}
+FREE |= {"output_dir", "data_dir", "workers"}
+
+
+def run_flags():
+    """The flags that tell a run from others, for `Resume`."""
+    return {k: v for k, v in configuration(sys.argv[0]).items() if k not in FREE}
+
+
+def output_dir(write=True):
     """The folder of results, made if need be; the values of all flags are in `config.json`."""
-    output = pathlib.Path(FLAGS.output_dir)
+    output = pathlib.Path(FLAGS.output_dir).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    used = {"backend": keras.backend.backend()} | configuration(sys.argv[0])
-    (output / "config.json").write_text(json.dumps(used, indent=1) + "\n")
+    files.check_path(output / "config.json")
+    if write:
+        write_config(output)
     return output
+
+
+def write_config(output):
+    """Writes the values of all flags."""
+    used = {"backend": keras.backend.backend()} | configuration(sys.argv[0])
+    write_json(output / "config.json", used)
+
+
+def write_json(path, value):
+    """Writes a value as JSON; a file that is there is replaced by a whole one or stays."""
+    files.write(path, json.dumps(value, indent=1) + "\n")
+
+
+def save(model, path):
+    """Saves a model; a file that is there is replaced by a whole one or stays."""
+    with files.replacing(path) as (part,):
+        model.save(part)
+
+
+def load_keras(path):
+    """A saved model."""
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # zipfile's, h5py's, those of layers
+        raise ValueError(f"{path} is no Keras model, or is damaged: {error}") from error
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"{path} is not a functional or Sequential model, but {model!r}.")
+    return model
+
+
+def load_model(path):
+    """A saved model, with what it was trained on where a `config.json` beside it says so.
+
+    Flags of data that were not given take the values of that file; where one was given another
+    value, a line says so.
+    """
+    model = load_keras(path)
+    use_config(pathlib.Path(path).expanduser().with_name("config.json"), model)
+    return model
+
+
+# Flags that say what a network reads.
+DATA = ("dataset", "data_dir", "image_size", "normalization", "seed")
+
+
+def use_config(path, model):
+    """Takes flags of data from the configuration of a model's training, if it is that model's."""
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text())
+
+    def plain(name):
+        return str(name).replace("_", "").lower()
+
+    if not plain(model.name).startswith(plain(config.get("model"))):
+        print(f"{path} is of {config.get('model')}, not of {model.name}: not used.")
+        return
+    given = recipes.RECIPES.get(FLAGS.recipe, {})
+    used = []
+    for name in DATA:
+        if name not in config:
+            continue
+        if FLAGS[name].using_default_value and name not in given:
+            FLAGS[name].value = config[name]
+            used.append(f"{name}={config[name]}")
+        elif FLAGS[name].value != config[name]:
+            print(f"The model was trained with {name}={config[name]}, now {FLAGS[name].value}.")
+    print(f"From {path}: {', '.join(used)}")
+
+
+def load_data_for(model, timesteps=None):
+    """The data of the flags, as a model reads them: its frames, its size of images."""
+    shape = model.input_shape
+    if isinstance(shape, list):
+        raise ValueError(f"The model should have one input, got {len(shape)}.")
+    timed = len(shape) != 4  # not an image
+    data = load_data(shape[1] or timesteps or 10 if timed else 10)
+    different = [
+        b is not None and a is not None and a != b for a, b in zip(data.input_shape, shape[1:])
+    ]
+    if len(data.input_shape) != len(shape) - 1 or any(different):
+        raise ValueError(
+            f"The model reads {shape[1:]}, examples of {data.name} are {data.input_shape}: give "
+            "--dataset or --image_size."
+        )
+    classes = model.output_shape[-1]
+    if classes != data.classes:
+        raise ValueError(f"The model has {classes} classes, {data.name} has {data.classes}.")
+    return data
+
+
+def wilson_interval(right, count, z=1.959964):
+    """Wilson's interval of a share, 95 % by default, which is not 0 wide at 0 and 100 %.
+
+    Args:
+        right: How many are.
+        count: Of how many, at least 1.
+        z: Standard deviations of a normal distribution.
+
+    Returns:
+        Its two ends, of 1.
+
+    Source: Wilson (1927).
+    """
+    share, extra = right / count, z**2 / count
+    half = z * math.sqrt(share * (1 - share) / count + extra / (4 * count))
+    middle = share + extra / 2
+    return max(0.0, (middle - half) / (1 + extra)), min(1.0, (middle + half) / (1 + extra))
 
 
 def names_of_flags(module):

@@ -4,15 +4,13 @@ python applications/evaluate.py --model_file=results/demo/SEWResNet8_digits.kera
 python applications/evaluate.py --model_file=net.keras --dataset=nmnist --data_dir=NMNIST
 """
 
-import json
 import pathlib
 
 import common
-import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from keras_snn import analysis
+from keras_snn import analysis, files
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -31,24 +29,28 @@ def confusion_matrix(labels, answers, classes):
 def main(argv):
     """Evaluates, prints, writes."""
     path = pathlib.Path(FLAGS.model_file)
-    if not path.is_file():
-        raise app.UsageError(f"There is no file {path}.")
-    model = keras.saving.load_model(path)
-    shape = model.input_shape
-    data = common.load_data(10 if len(shape) == 4 else shape[1] or FLAGS.timesteps or 16)
+    if FLAGS.json:
+        files.check_path(FLAGS.json, [".json"])
+    model = common.load_model(path)
+    data = common.load_data_for(model, FLAGS.timesteps or 16)
     found = [(model.predict_on_batch(x), y) for x, y in common.in_order(data.test)]
     outputs = np.concatenate([np.asarray(output) for output, _ in found])
     labels = np.concatenate([y for _, y in found])
+    if not np.isfinite(outputs).all():
+        raise ValueError(f"{path} gives outputs that are not numbers.")
     order = np.argsort(-outputs, axis=-1, kind="stable")
     top = {
         k: float((order[:, :k] == labels[:, None]).any(-1).mean())
         for k in (1, 5)
         if k < outputs.shape[-1]
     }
-    error = 1.96 * np.sqrt(top[1] * (1 - top[1]) / len(labels))
+    intervals = {
+        k: common.wilson_interval(share * len(labels), len(labels)) for k, share in top.items()
+    }
     print(f"{path.name} on {len(labels)} test examples of {data.name}")
     for k, share in top.items():
-        print(f"Top-{k} accuracy {100 * share:.2f} %" + (f" +- {100 * error:.2f}" * (k == 1)))
+        low, high = (100 * end for end in intervals[k])
+        print(f"Top-{k} accuracy {100 * share:.2f} % (95 % interval {low:.2f} to {high:.2f})")
     matrix = confusion_matrix(labels, order[:, 0], data.classes)
     if data.classes <= 20:
         print("\nConfusions (rows: labels, columns: answers)")
@@ -69,12 +71,13 @@ def main(argv):
     if FLAGS.json:
         result = {
             "top": top,
+            "intervals": intervals,
             "examples": len(labels),
             "confusions": matrix.tolist(),
             "firing_rates": rates,
             "over_time": None if over_time is None else over_time.to_dict(),
         }
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=1))
+        common.write_json(FLAGS.json, result)
         print(f"Wrote {FLAGS.json}")
 
 

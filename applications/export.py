@@ -9,11 +9,10 @@ Inputs to compare with, and to take the ranges of quantised files from, are thos
 import pathlib
 
 import common
-import keras
 import numpy as np
 from absl import flags
 
-from keras_snn import export
+from keras_snn import export, files
 from keras_snn.export.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
 
 FLAGS = flags.FLAGS
@@ -31,25 +30,29 @@ flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.",
 
 def main(argv):
     """Exports, prints the report, predicts with the file."""
-    model = keras.saving.load_model(FLAGS.model_file)
+    path = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
+    files.check_path(path, [".tflite"])
+    model = common.load_model(FLAGS.model_file)
     shape = model.input_shape
     if len(shape) == 4:
         FLAGS.set_default("image_size", shape[-2])
-    data = common.load_data(10 if len(shape) == 4 else shape[1] or FLAGS.timesteps or 10)
-    path = FLAGS.output or str(pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
-    report = export.to_tflite(
-        model,
-        path,
-        mode=FLAGS.mode,
-        quantize=FLAGS.quantize,
-        target=FLAGS.target,
-        state=FLAGS.state,
-        timesteps=FLAGS.timesteps,
-        representative_data=common.collect(data.train, FLAGS.examples)[0],
-        verify_data=common.collect(data.test, FLAGS.examples)[0],
-    )
+    data = common.load_data_for(model, FLAGS.timesteps)
+    try:
+        report = export.to_tflite(
+            model,
+            path,
+            mode=FLAGS.mode,
+            quantize=FLAGS.quantize,
+            target=FLAGS.target,
+            state=FLAGS.state,
+            timesteps=FLAGS.timesteps,
+            representative_data=common.collect(data.train, FLAGS.examples)[0],
+            verify_data=common.collect(data.test, FLAGS.examples)[0],
+        )
+    except (TypeError, RuntimeError) as error:  # what can't be exported
+        raise ValueError(str(error)) from error
     print(report)
-    pathlib.Path(path).with_suffix(".json").write_text(report.to_json())
+    files.write(path.with_suffix(".json"), report.to_json())
 
     images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
     stream = export.StreamingInterpreter(path)
@@ -66,8 +69,10 @@ def main(argv):
     print(f"The file says {answers[0]}; the label is {labels[0]}")
     if FLAGS.test_examples:
         own = model.predict(images, verbose=0).argmax(-1)
+        low, high = common.wilson_interval(np.sum(answers == labels), len(labels))
         print(
-            f"Accuracy on {len(labels)} examples: file {np.mean(answers == labels):.4f}, model "
+            f"Accuracy on {len(labels)} examples: file {np.mean(answers == labels):.4f} (95 % "
+            f"interval {low:.4f} to {high:.4f}), model "
             f"{np.mean(own == labels):.4f}; the same answer for {np.mean(answers == own):.4f}"
         )
 

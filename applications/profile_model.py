@@ -1,14 +1,13 @@
 """What `profile.py` does."""
 
 import importlib.util
-import pathlib
 
 import common
 import keras
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications
+from keras_snn import analysis, applications, files
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -50,20 +49,24 @@ def draw(model, profile, images, labels, output):
     except TypeError as error:  # some layers know their number of steps
         print(f"No picture of accuracy over time: {error}")
     for name, figure in pictures.items():
-        figure.savefig(output / f"{name}.png", dpi=100)
+        with files.replacing(output / f"{name}.png") as (part,):
+            figure.savefig(part, dpi=100)
 
 
 def main(argv):
     """Profiles, prints, writes."""
-    if (FLAGS.model_file is None) == (FLAGS.model is None):
+    given = not FLAGS["model"].using_default_value  # by the user, not by a recipe
+    if given == (FLAGS.model_file is not None) or not (FLAGS.model or FLAGS.model_file):
         raise app.UsageError("Give either --model_file or --model.")
-    data = common.load_data()
+    output = common.output_dir(write=False)
     if FLAGS.model_file:
-        model = keras.saving.load_model(FLAGS.model_file)
+        model = common.load_model(FLAGS.model_file)
+        data = common.load_data_for(model, FLAGS.timesteps)
     else:
         known = {entry.name for entry in applications.list_models()}
         if FLAGS.model not in known:
             raise app.UsageError(f"--model: {FLAGS.model!r} is none of {sorted(known)}.")
+        data = common.load_data(FLAGS.timesteps or 10)
         model = getattr(applications, FLAGS.model)(
             input_shape=data.input_shape, classes=data.classes
         )
@@ -77,8 +80,6 @@ def main(argv):
         timesteps=FLAGS.timesteps,
     )
     print(profile)
-    output = pathlib.Path(FLAGS.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     profile.to_json(output / "profile.json")
     print(f"Wrote {output / 'profile.json'} (keras_snn {keras_snn.__version__})")
     if importlib.util.find_spec("matplotlib"):

@@ -15,10 +15,7 @@ or torch.
 
 import contextlib
 import inspect
-import json
 import math
-import pathlib
-import time
 
 import common
 import keras
@@ -95,7 +92,7 @@ def build(data, **changes):
     build = getattr(applications, FLAGS.model)
     options = {"neuron": FLAGS.neuron, "connect": FLAGS.connect, "small_images": FLAGS.small_images}
     options = {name: value for name, value in options.items() if value is not None}
-    options |= json.loads(FLAGS.options)
+    options |= common.json_flag("options")
     known = inspect.signature(build).parameters
     for name in options:
         if name not in known:
@@ -140,10 +137,7 @@ def way_of_training(data, steps):
 
 def distilled(model, steps):
     """The network with a teacher."""
-    path = pathlib.Path(FLAGS.teacher)
-    if not path.is_file():
-        raise app.UsageError(f"--teacher: there is no file {path}.")
-    teacher = keras.saving.load_model(path)
+    teacher = common.load_keras(FLAGS.teacher)
     distiller = keras.distillation.Distiller(
         teacher,
         model,
@@ -157,13 +151,11 @@ def distilled(model, steps):
 
 
 def watchers(output, data, process, network):
-    """The callbacks of the flags; firing rates are those of `network`."""
-    found = [keras.callbacks.TerminateOnNaN()]
-    found += [callbacks.Schedule(*item) for item in json.loads(FLAGS.schedules).items()]
+    """The callbacks of the flags; firing rates are those of `network`. The last is a `Resume`."""
+    found, others = [keras.callbacks.TerminateOnNaN()], []
+    found += [callbacks.Schedule(*item) for item in common.json_flag("schedules").items()]
     if FLAGS.ema is not None:
         found.append(keras.callbacks.SwapEMAWeights())
-    # An interrupted run started again goes on where it was; behind the swap of weights.
-    found.append(callbacks.Resume(output / f"resume{process or ''}.npz", data))
     if FLAGS.watch or FLAGS.tensorboard:
         examples = common.collect(data.test, 32)[0]
         found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard, network=network)]
@@ -176,7 +168,10 @@ def watchers(output, data, process, network):
             monitor, patience=FLAGS.patience, restore_best_weights=True
         )
         found.append(stop)
-    return found
+        others.append(stop)
+    path = output / f"resume{process or ''}.npz"
+    resume = callbacks.Resume(path, data, common.run_flags(), others, keep=True)
+    return [*found, resume]
 
 
 @contextlib.contextmanager
@@ -198,7 +193,7 @@ def print_rates(rates):
 
 
 def train(data, output, devices):
-    """The trained network and the history of its training."""
+    """The trained network and the callback that knows the history of its training."""
     steps = FLAGS.steps_per_epoch or len(data.train)
     model, trained, finish = way_of_training(data, steps)
     if devices.is_chief:
@@ -211,16 +206,27 @@ def train(data, output, devices):
     examples = devices.shard(data.train)
     if FLAGS.steps_per_epoch and hasattr(examples, "repeat"):
         examples = examples.repeat()
-    history = devices.prepare(trained).fit(
+    watch = watchers(output, data, devices.process, trained if FLAGS.joint else model)
+    accepted = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: devices.is_chief and common.write_config(output)
+    )
+    devices.prepare(trained).fit(
         examples,
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
         validation_data=None if FLAGS.steps_per_epoch else devices.shard(data.test),
         shuffle=False,
         verbose=int(FLAGS.progress) if devices.is_chief else 0,
-        callbacks=watchers(output, data, devices.process, trained if FLAGS.joint else model),
+        callbacks=[*watch, accepted],
     )
-    return finish(), history.history
+    losses_so_far = watch[-1].history["loss"]
+    if not math.isfinite(losses_so_far[-1]):
+        watch[-1].remove()
+        raise ValueError(
+            f"The loss is no number after {len(losses_so_far)} epochs: try a lower "
+            "--learning_rate, or --clip_norm."
+        )
+    return finish(), watch[-1]
 
 
 def main(argv):
@@ -228,24 +234,24 @@ def main(argv):
     own_loss = FLAGS.joint or FLAGS.teacher is not None
     if (own_loss and FLAGS.loss != "crossentropy") or (FLAGS.joint and FLAGS.label_smoothing):
         raise app.UsageError("--joint and --teacher have a loss of their own.")
-    output = common.output_dir()
+    output = common.output_dir(write=False)
     keras.config.set_dtype_policy(FLAGS.dtype)
     with devices() as found:
         data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
-        started = time.perf_counter()
-        model, history = train(data, output, found)
-        seconds = time.perf_counter() - started
+        model, resume = train(data, output, found)
     if found.is_chief:
-        report(model, data, output, {"fit_seconds": seconds, "history": history}, argv)
+        result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}
+        report(model, data, output, result, argv)
+    resume.remove()  # all that was trained is in other files now
 
 
 def report(model, data, output, result, argv):
     """Evaluates a trained network, prints and saves all there is."""
+    path = output / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras"
+    common.save(model, path)
     accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     rates = analysis.firing_rates(model, data.test, steps=min(8, len(data.test)))
     print_rates(rates)
-    path = output / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras"
-    model.save(path)
     again = keras.saving.load_model(path).evaluate(data.test, verbose=0, return_dict=True)
     result = {
         "flags": common.configuration(argv[0]),
@@ -255,7 +261,7 @@ def report(model, data, output, result, argv):
         "reloaded_test_accuracy": again["accuracy"],
         "firing_rates": rates,
     } | result
-    (output / "results.json").write_text(json.dumps(result, indent=1))
+    common.write_json(output / "results.json", result)
     print(f"\nTest accuracy {accuracy:.4f} after {result['fit_seconds']:.0f} s of training")
     print(f"Saved {path}; reloaded, it has test accuracy {again['accuracy']:.4f}")
     if not math.isclose(accuracy, again["accuracy"], abs_tol=1e-6):

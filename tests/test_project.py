@@ -172,6 +172,9 @@ def test_training_program_refuses(tmp_path):
         ["--timesteps=0"],
         ["--dataset=no_such_set"],
         ["--connect=and", "--model=SpikingResNet18"],
+        ["--options={bad"],
+        ["--schedules=[1]"],
+        ["--teacher=missing.keras"],
     )
     found = in_a_process(print_refusals, [[*r, f"--output_dir={tmp_path}"] for r in refused])
     answers = json.loads(found.stdout.splitlines()[-1])
@@ -179,6 +182,113 @@ def test_training_program_refuses(tmp_path):
     for flags, answer in zip(refused, answers):
         assert flags[-1].split("=")[1] in answer
     assert program("train", *refused[0]).returncode == 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (
+            "train",
+            ["--dataset=no_such_set", "--output_dir={}/out"],
+            "Unknown data set 'no_such_set'",
+        ),
+        ("train", ["--output_dir=/proc/no/folder"], "/proc/no"),
+        ("evaluate", ["--model_file={}/missing.keras"], "There is no file"),
+        ("evaluate", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
+        ("export", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
+        ("export", ["--model_file={}/junk.keras", "--output=a.h"], "end in .tflite, got 'a.h'"),
+        ("profile", ["--model=ResNet", "--output_dir={}"], "'ResNet' is none of"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(name, flags, message, tmp_path):
+    (tmp_path / "junk.keras").write_bytes(b"junk")
+    found = program(name, *(flag.format(tmp_path) for flag in flags))
+    lines = [x for x in found.stderr.splitlines() if x.startswith(f"{name}: ")]
+    assert found.returncode == 1 and "Traceback" not in found.stderr
+    assert len(lines) == 1 and message in lines[0], found.stderr
+
+
+def print_intervals(cases):
+    import common
+
+    print(json.dumps([common.wilson_interval(*case) for case in cases]))
+
+
+@pytest.mark.once
+def test_intervals_of_shares():
+    """Wilson's: ends are the roots of (p - share)^2 = z^2 p (1 - p) / n; known values."""
+    found = in_a_process(print_intervals, [(98, 100), (0, 10), (10, 10), (81, 263)])
+    found = json.loads(found.stdout.splitlines()[-1])
+    assert found[0] == pytest.approx([0.9300, 0.9945], abs=1e-4)
+    assert found[1] == pytest.approx([0, 0.2775], abs=1e-4)
+    assert found[2] == pytest.approx([0.7225, 1], abs=1e-4)
+    assert found[3] == pytest.approx([0.2553, 0.3662], abs=1e-4)  # Newcombe (1998), table I
+    for (right, count), ends in zip([(98, 100), (81, 263)], (found[0], found[3])):
+        for p in ends:
+            left = (p - right / count) ** 2
+            assert left == pytest.approx(1.959964**2 * p * (1 - p) / count, rel=1e-6)
+
+
+def train_and_fail(folder, more):
+    """Training whose evaluation fails."""
+    import train
+    from absl.testing import flagsaver
+
+    def fail(*args, **kwargs):
+        raise OSError("evaluation failed")
+
+    flags = ["train", "--timesteps=1", "--steps_per_epoch=2", f"--output_dir={folder}", *more]
+    sys.argv = flags
+    with flagsaver.flagsaver():
+        train.analysis.firing_rates = fail
+        train.main(train.FLAGS(flags))
+
+
+@pytest.mark.once
+def test_what_fails_after_training_does_not_lose_it(tmp_path):
+    quick = ("--timesteps=1", "--steps_per_epoch=2", f"--output_dir={tmp_path}", "--progress=0")
+    flags = ["--epochs=2", "--progress=0"]
+    assert "evaluation failed" in in_a_process(train_and_fail, tmp_path, flags).stderr
+    weights = keras.saving.load_model(tmp_path / "SEWResNet8_digits.keras").get_weights()
+    config = (tmp_path / "config.json").read_text()
+
+    other = program("train", *quick, "--epochs=2", "--seed=1", "--learning_rate=1")
+    assert other.returncode == 1 and "learning_rate was 0.002, is 1.0" in other.stderr
+    assert (tmp_path / "config.json").read_text() == config
+
+    found = program("train", *quick, "--epochs=2")
+    assert found.returncode == 0, found.stderr[-2000:]
+    again = keras.saving.load_model(tmp_path / "SEWResNet8_digits.keras").get_weights()
+    for a, b in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    result = json.loads((tmp_path / "results.json").read_text())
+    starts = [{"epoch": 0, "epochs": 2}, {"epoch": 2, "epochs": 2}]
+    assert result["starts"] == starts and len(result["history"]["loss"]) == 2
+    assert not list(tmp_path.glob("*.npz"))
+
+
+@pytest.mark.once
+def test_programs_read_the_configuration_beside_a_model(tmp_path):
+    model = keras_snn.applications.SEWResNet8(input_shape=(8, 8, 1), classes=10, timesteps=2)
+    model.save(tmp_path / "model.keras")
+    file = f"--model_file={tmp_path / 'model.keras'}"
+    config = {"model": "SEWResNet8", "dataset": "digits", "normalization": "mnist", "seed": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = program("evaluate", file, "--seed=4")
+    assert "normalization=mnist" in found.stdout, found.stderr[-2000:]
+    assert "trained with seed=3, now 4" in found.stdout
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": "TDBNResNet19"}))
+    found = program(
+        "profile",
+        file,
+        "--examples=8",
+        f"--output_dir={tmp_path}",
+        "--recipe=nmnist",
+        "--dataset=digits",
+    )
+    assert "is of TDBNResNet19, not of" in found.stdout, found.stderr[-2000:]
+    assert found.returncode == 0 and (tmp_path / "profile.json").is_file()
 
 
 def print_recipes(name):
