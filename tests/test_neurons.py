@@ -1178,6 +1178,56 @@ def test_bad_types():
         layers.LIF(2.0, tau=3.0)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("cls", "argument", "ours"),
+    [
+        (layers.LIF, "beta", r"1 / \(1 - beta\).*`decay`"),
+        (layers.LIFCell, "v_threshold", "`threshold`"),
+        (layers.IF, "thresh", "`threshold`"),
+        (layers.LIF, "tau_mem", "`tau`"),
+        (layers.SynapticLIF, "alpha", "`synaptic_decay`"),
+        (layers.LIF, "step_mode", "sequences"),
+        (layers.ParametricLIF, "init_tau", "`tau`"),
+        (layers.LeakyIntegrator, "surrogate_function", "`surrogate`"),
+    ],
+)
+def test_arguments_of_other_packages(cls, argument, ours):
+    with pytest.raises(TypeError, match=f"{cls.__name__} takes no argument `{argument}`.*{ours}"):
+        cls(**{argument: 0.9})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [layers.LIFCell(), x]])
+def test_a_layer_is_no_cell(wrap):
+    with pytest.raises(TypeError, match=r"expects a cell.*`IFCell\(\)`.*layer 'if'"):
+        layers.SpikingRNN(wrap(layers.IF(name="if")))
+
+
+@pytest.mark.once
+def test_images_are_no_sequences():
+    x = keras.layers.Conv2D(2, 3, name="conv")(keras.Input((8, 8, 1)))
+    for maps in (x, keras.layers.BatchNormalization()(x)):
+        with pytest.warns(UserWarning, match=r"axis 1 of \(None, 6, 6, 2\) for time, and 'conv'"):
+            layers.LIF()(maps)
+
+
+@pytest.mark.once
+def test_all_states_of_a_model_are_reset_by_one_call():
+    def net():
+        return [layers.LIF(stateful=True), layers.SpikingRNN([layers.IFCell()], stateful=True)]
+
+    inner = keras.Sequential([keras.Input((None, 3), batch_size=2), *net()])
+    gru = keras.layers.GRU(3, stateful=True, return_sequences=True)
+    both = keras.layers.Bidirectional(layers.LeakyIntegrator(stateful=True))
+    model = keras.Sequential([keras.Input((None, 3), batch_size=2), inner, gru, both])
+    x = currents(2, 4, 3)
+    first = to_numpy(model(x))
+    assert np.any(to_numpy(model(x)) != first)
+    layers.reset_states(model)
+    assert_same(model(x), first, exact=True)
+
+
 @pytest.mark.parametrize("shape", [(2,), (2, 3)])
 def test_bad_rank(shape):
     with pytest.raises(ValueError, match=rf"rank 3 or more.*{shape[-1]}"):

@@ -87,6 +87,37 @@ def check_mask(owner, mask, sequences):
     return mask
 
 
+# What arguments of other packages are called here.
+_DECAY = "`tau=1 / (1 - {0})` of `LIF(decay_input=False)`, or `decay` of `DecayLIF`, `DelayedLIF`"
+_CURRENT = "`synaptic_decay` of `SynapticLIF`"
+PEERS = {
+    "alpha": _CURRENT,
+    "beta": _DECAY.format("beta"),
+    "init_tau": "`tau` of `ParametricLIF`",
+    "learn_beta": "`ParametricLIF`",
+    "learn_threshold": "`trainable_threshold`",
+    "reset_mechanism": '`reset`, one of "hard" (zero), "soft" (subtract), "none"',
+    "spike_grad": "`surrogate`",
+    "step_mode": "nothing: layers take sequences (batch, time, ...), cells a step",
+    "surrogate_function": "`surrogate`",
+    "tau_mem": "`tau`, in steps: `tau_mem / dt`",
+    "tau_mem_inv": "`tau`, in steps: `1 / (dt * tau_mem_inv)`",
+    "tau_syn_inv": _CURRENT + ": `1 - dt * tau_syn_inv`",
+    "thresh": "`threshold`",
+    "v_leak": "`v_reset`",
+    "v_rest": "`v_reset`",
+    "v_th": "`threshold`",
+    "v_threshold": "`threshold`",
+}
+
+
+def check_peers(owner, given):
+    """An error for arguments that other packages have, which says what they are called here."""
+    for name in given:
+        if name in PEERS:
+            raise TypeError(f"{owner} takes no argument `{name}`. Here that is {PEERS[name]}.")
+
+
 def freeze(owner, *layers):
     """Freezes the layers within an `owner` that is made with `trainable=False`.
 

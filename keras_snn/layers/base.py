@@ -16,6 +16,7 @@ from keras_snn.layers.arguments import (
     arguments,
     check_choice,
     check_number,
+    check_peers,
     describe,
     is_ours,
 )
@@ -49,6 +50,7 @@ class NeuronCell(Configured, keras.layers.Layer):
         # States and weights keep the policy's variable dtype (float32 under mixed precision);
         # Keras's autocast would round them to the compute dtype.
         kwargs.setdefault("autocast", False)
+        check_peers(type(self).__name__, kwargs)
         super().__init__(**kwargs)
         self._step_shape = None
 

@@ -5,6 +5,7 @@ a `SpikingRNN` that takes its cell's arguments, as `keras.layers.GRU` takes thos
 """
 
 import inspect
+import warnings
 
 import keras
 from keras import KerasTensor, ops, tree
@@ -17,6 +18,7 @@ from keras_snn.layers.arguments import (
     argument_docs,
     arguments,
     check_mask,
+    check_peers,
     construct,
     describe,
     freeze,
@@ -24,10 +26,49 @@ from keras_snn.layers.arguments import (
 )
 from keras_snn.layers.base import NeuronCell, SpikingCell
 
-__all__ = ["Neuron", "SpikingRNN"]
+__all__ = ["Neuron", "SpikingRNN", "reset_states"]
 
 # Above so many steps a loop that is compiled is rolled: compile time grows with unrolled length.
 UNROLL_LIMIT = {"tensorflow": 64, "jax": 16}
+
+
+def reset_states(model):
+    """Puts the states of all stateful layers of a model back, as each `reset_state()` does.
+
+    Args:
+        model: A model or layer; those within are found, in models and wrappers too.
+
+    Example:
+
+    >>> from keras_snn.layers import LIF
+    >>> model = keras.Sequential([keras.Input((None, 3), batch_size=2), LIF(stateful=True)])
+    >>> first = model(keras.ops.ones((2, 1, 3)))
+    >>> reset_states(model)
+    >>> float(keras.ops.sum(model.layers[0].states[0].value))
+    0.0
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN):
+            layer.reset_state()
+
+
+_IMAGES = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "MaxPooling2D", "AveragePooling2D")
+
+
+def _warn_of_images(name, sequences):
+    """Tells who feeds maps of images, whose height would be time."""
+    while history := getattr(sequences, "_keras_history", None):
+        producer = history.operation
+        if type(producer).__name__ in _IMAGES:
+            warnings.warn(
+                f"{name} takes axis 1 of {tuple(sequences.shape)} for time, and {producer.name!r} "
+                "gives (batch, height, width, channels). Repeat images with `RepeatTime`, and wrap "
+                "layers on sequences of images in `FoldTime`.",
+                stacklevel=2,
+            )
+        if not isinstance(producer, keras.layers.BatchNormalization):
+            return
+        sequences = producer._inbound_nodes[history.node_index].input_tensors[0]
 
 
 def _build_cell(cell, input_shape):
@@ -142,6 +183,13 @@ class SpikingRNN(keras.layers.RNN):
         **kwargs,
     ):
         kwargs.setdefault("autocast", False)
+        for part in cell if isinstance(cell, (list, tuple)) else [cell]:
+            if isinstance(part, keras.layers.RNN):
+                raise TypeError(
+                    f"{type(self).__name__} expects a cell, one step of a neuron, such as "
+                    f"`{type(part.cell).__name__}()`; got the layer {part.name!r}, which runs over "
+                    "time itself."
+                )
         if isinstance(cell, (list, tuple)):
             cell = keras.layers.StackedRNNCells(cell, dtype=kwargs.get("dtype"))
         if isinstance(cell, keras.layers.StackedRNNCells):
@@ -226,6 +274,7 @@ class SpikingRNN(keras.layers.RNN):
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         self._check(sequences, initial_state, mask)
+        _warn_of_images(self.name, sequences)
         shape = self.compute_output_shape(sequences.shape)
         if not self.return_state:
             return KerasTensor(shape, dtype=self.compute_dtype)
@@ -493,6 +542,7 @@ class Neuron(Configured, SpikingRNN):
         if twice:
             raise TypeError(f"{type(self).__name__} got two values for {twice}.")
         given |= {name: kwargs.pop(name) for name in own if name in kwargs}
+        check_peers(type(self).__name__, kwargs)
         cell = construct(self.cell_class, given | {"dtype": kwargs.get("dtype")})
         super().__init__(cell, **(self.defaults | kwargs))
 
