@@ -5,9 +5,12 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 import pytest
+from helpers import gradients, to_numpy
+from keras import ops
 
 from keras_snn import applications
 from keras_snn.applications import list_models, summarize
+from keras_snn.applications.common import Builder
 from keras_snn.layers import BatchNormalizationThroughTime
 
 pytestmark = pytest.mark.usefixtures("large_models")
@@ -172,3 +175,22 @@ def test_table_and_errors():
     assert "11,689,512" in lines[1] and "224x224x3" in lines[1]
     with pytest.raises(ValueError, match="'ResNext'"):
         list_models("ResNext")
+
+
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("values", [(0, 1), (0, 0), (-2, 2)])
+def test_padded_maximum_has_the_gradient_of_pytorch(size, values):
+    """Ties too, which spikes have all the time: the first maximum takes all."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.integers(*values, (2, size, size + 1, 3), endpoint=True).astype("float32")
+    pixels = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_(True)
+    wanted = torch.nn.functional.max_pool2d(pixels, 3, 2, 1)
+    upstream = torch.randn_like(wanted)
+    wanted.backward(upstream)
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, Builder("if", 1).max_pool(inputs, "pool", 3, 2))
+    factors = ops.convert_to_tensor(upstream.permute(0, 2, 3, 1).numpy())
+    _, (found,), _ = gradients(lambda x: ops.sum(factors * model(x)), [], x)
+    np.testing.assert_array_equal(to_numpy(model(x)), wanted.permute(0, 2, 3, 1).detach().numpy())
+    np.testing.assert_array_equal(found, pixels.grad.permute(0, 2, 3, 1).numpy())

@@ -178,14 +178,10 @@ class Builder:
         layer = snn.TimeConstantDropout if self.has_time(x) else layers.Dropout
         return layer(rate, name=name)(x)
 
-    def max_pool(self, x, name, size=2, strides=2, signed=False):
-        """Maximum over windows, padded by `size // 2` if they overlap.
-
-        Zeros are right for spikes; for maps with values below 0, say `signed`.
-        """
+    def max_pool(self, x, name, size=2, strides=2):
+        """Maximum over windows; windows of 3 overlap, and the maps are padded by 1."""
         if size > strides:
-            padding = _EdgePadding2D if signed else layers.ZeroPadding2D
-            x = self.apply(padding(size // 2, name=name + "_pad"), x)
+            x = self.apply(_EdgePadding2D(1, name=name + "_pad"), x)
         return self.apply(layers.MaxPooling2D(size, strides, name=name), x)
 
     def average_pool(self, x, name, size=2):
@@ -228,7 +224,12 @@ NORMS = {"tdbn": _tdbn, "tebn": _tebn, "bntt": _bntt}
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class _EdgePadding2D(layers.ZeroPadding2D):
-    """Repeats the edges, so that maxima over windows are those of the unpadded values."""
+    """Repeats the edges in front of a maximum, where PyTorch pads with minus infinity.
+
+    A window that sees the copy of a pixel sees the pixel too: maxima and, as a copy's gradient goes
+    to its pixel, gradients are those of windows without padding. Zeros would take the gradient of
+    silent windows, and minus infinity would ruin the range of quantised maps.
+    """
 
     scales_with_input = True  # so that it may stay in conversion
 

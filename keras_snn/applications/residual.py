@@ -43,7 +43,7 @@ def stem(net, x, filters, small_images=False, neuron=True, pool=True):
     x = net.neuron(x, "stem_neuron") if neuron else x
     if not pool or small_images:
         return x
-    return net.max_pool(x, "stem_pool", 3, 2, signed=not neuron)
+    return net.max_pool(x, "stem_pool", 3, 2)
 
 
 def stages(x, block, blocks, filters, first_strides=1):
