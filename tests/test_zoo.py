@@ -194,3 +194,64 @@ def test_padded_maximum_has_the_gradient_of_pytorch(size, values):
     _, (found,), _ = gradients(lambda x: ops.sum(factors * model(x)), [], x)
     np.testing.assert_array_equal(to_numpy(model(x)), wanted.permute(0, 2, 3, 1).detach().numpy())
     np.testing.assert_array_equal(found, pixels.grad.permute(0, 2, 3, 1).numpy())
+
+
+def pytorch(shape):
+    return "uniform", 3**-0.5 * np.prod(shape[:-1]) ** -0.5
+
+
+def he(shape):
+    return "normal", (2 / (np.prod(shape[:-2]) * shape[-1])) ** 0.5
+
+
+def xavier(shape):  # gain 2
+    fans = np.prod(shape[:-2]) * (shape[-2] + shape[-1])
+    return "uniform", 2 * (2 / fans) ** 0.5
+
+
+def small(shape):
+    return "normal", 0.01
+
+
+# Of convolutions and dense layers, in the authors' code (SpikingJelly's for the VGGs): kind of
+# distribution and its deviation.
+INITIALIZERS = {
+    "SEWResNet18": (he, pytorch),
+    "SpikingResNet18": (he, pytorch),
+    "TDBNResNet19": (he, pytorch),
+    "DANet18": (he, pytorch),  # ours: no code is known
+    "MSResNet18": (pytorch, pytorch),
+    "MSResNet104": (pytorch, pytorch),
+    "SEW7BNet": (pytorch, pytorch),
+    "SResNet20": (xavier, xavier),
+    "ConversionResNet12": (he, small),
+    "ConversionVGG5": (he, small),
+    "SpikingVGG11": (he, small),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_fresh_weights_are_those_of_the_papers_code(name):
+    conv, dense = INITIALIZERS[name]
+    shape = (2, 128, 128, 2) if name == "SEW7BNet" else (32, 32, 3)
+    width = {"width": 0.1} if "VGG" in name and "Conv" not in name else {}
+    model = getattr(applications, name)(input_shape=shape, timesteps=2, **width)
+    layers = [getattr(layer, "layer", layer) for layer in model.layers]
+    layers = [layer for layer in layers if hasattr(layer, "kernel")]
+    assert len(layers) > 3
+    for layer in layers:
+        kernel = to_numpy(layer.kernel)
+        rule = conv if kernel.ndim == 4 else dense
+        kind, deviation = rule(kernel.shape)
+        assert abs(kernel.std() / deviation - 1) < 5 / kernel.size**0.5, layer.name
+        largest = np.abs(kernel).max() / deviation
+        if kind == "uniform":
+            assert 1.6 < largest <= 3**0.5 * 1.0001, layer.name
+        else:
+            assert largest > 2.5 or kernel.size < 2000, layer.name
+        if layer.use_bias and rule is pytorch:
+            bias = np.abs(to_numpy(layer.bias)) * 3**-0.5 / deviation
+            assert 0.5 < bias.max() <= 1.0001, layer.name
+        elif layer.use_bias:
+            assert not to_numpy(layer.bias).any(), layer.name

@@ -43,6 +43,10 @@ class KaimingNormal(keras.initializers.VarianceScaling):
 
 
 HE_NORMAL = KaimingNormal()
+# PyTorch's default of convolutions and dense layers, uniform within 1 / sqrt(fan-in).
+TORCH_UNIFORM = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+GLOROT = keras.initializers.GlorotUniform()
+SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
 
 preprocess_input = functools.partial(
     keras.applications.imagenet_utils.preprocess_input, mode="torch"
@@ -74,9 +78,17 @@ class Builder:
         norm: `"bn"`, `"tdbn"`, `"tebn"`, `"bntt"`, `None`, or a function from a name to a layer on
             sequences.
         kernel_initializer: Initializer of the convolutions.
+        dense_initializer: Initializer of the dense layers. Biases are 0, but for `TORCH_UNIFORM`.
     """
 
-    def __init__(self, neuron, timesteps, norm="bn", kernel_initializer=HE_NORMAL):
+    def __init__(
+        self,
+        neuron,
+        timesteps,
+        norm="bn",
+        kernel_initializer=HE_NORMAL,
+        dense_initializer=TORCH_UNIFORM,
+    ):
         layer = snn.get_neuron(neuron)  # bad arguments fail before any work
         if timesteps is not None:
             check_integer("timesteps", timesteps)
@@ -88,7 +100,7 @@ class Builder:
         if not callable(norm):
             check_choice("norm", norm, (None, "bn", *NORMS))
         self._neuron, self.timesteps, self._norm = neuron, timesteps, norm
-        self._initializer = kernel_initializer
+        self._initializer, self._dense_initializer = kernel_initializer, dense_initializer
         threshold = getattr(getattr(layer, "cell", None), "threshold", 1.0)
         self.threshold = threshold if isinstance(threshold, (int, float)) else 1.0
 
@@ -135,6 +147,7 @@ class Builder:
             padding,
             use_bias=use_bias,
             kernel_initializer=initializer,
+            bias_initializer=_bias(self._initializer, size * size * self.channels(x)),
             name=name,
         )
         return self.apply(layer, x)
@@ -165,7 +178,15 @@ class Builder:
 
     def dense(self, x, units, name, use_bias=True, **kwargs):
         """A dense layer at every step."""
-        return layers.Dense(units, use_bias=use_bias, name=name, **kwargs)(x)
+        layer = layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=self._dense_initializer.clone(),
+            bias_initializer=_bias(self._dense_initializer, x.shape[-1]),
+            name=name,
+            **kwargs,
+        )
+        return layer(x)
 
     def activation(self, x, activation, name):
         """An activation by itself."""
@@ -204,6 +225,13 @@ class Builder:
     def channels(self, x):
         """Number of channels of feature maps."""
         return x.shape[-3 if is_channels_first() else -1]
+
+
+def _bias(initializer, fan_in):
+    """Initializer of biases beside such kernels."""
+    if initializer is not TORCH_UNIFORM:
+        return "zeros"
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def _tdbn(timesteps, alpha, threshold, **kwargs):
@@ -259,6 +287,7 @@ def application(
     sequence=False,
     maps=True,
     kernel_initializer=HE_NORMAL,
+    dense_initializer=TORCH_UNIFORM,
     defaults=None,
     **layout,
 ):
@@ -278,6 +307,7 @@ def application(
         sequence: Whether the default input is a sequence.
         maps: Whether a step of the input is an image; else its features.
         kernel_initializer: Initializer of the convolutions.
+        dense_initializer: Initializer of the dense layers.
         defaults: Other defaults of the function's arguments, by name.
         **layout: What is particular to this network, keyword arguments of `features` and `top`.
 
@@ -308,7 +338,13 @@ def application(
         given = bound.arguments
         include_top, pooling, classes = given["include_top"], given["pooling"], given["classes"]
         check_arguments(given["weights"], include_top, pooling, classes)
-        net = Builder(given["neuron"], given["timesteps"], given["norm"], kernel_initializer)
+        net = Builder(
+            given["neuron"],
+            given["timesteps"],
+            given["norm"],
+            kernel_initializer,
+            dense_initializer,
+        )
         small = given.get("small_images", False)
         inputs = obtain_input(
             given["input_tensor"],

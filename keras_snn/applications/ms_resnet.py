@@ -75,6 +75,7 @@ def _resnet(depth, blocks, about, deep_stem=False, dropout=0.0):
         about=about,
         blocks=blocks,
         deep_stem=deep_stem,
+        kernel_initializer=common.TORCH_UNIFORM,
         defaults={"neuron": lif, "timesteps": 6, "dropout": dropout},
     )
 

@@ -81,6 +81,7 @@ def _resnet(depth=None):
         size=32,
         minimum=4,
         kernel_initializer=GLOROT,
+        dense_initializer=GLOROT,
         defaults={"timesteps": 50, "neuron": lif, "norm": "bntt"},
         **({} if depth is None else {"depth": depth}),
     )

@@ -132,6 +132,7 @@ def _event_net(title, name, data, filters):
         minimum=128,
         channels=2,
         sequence=True,
+        kernel_initializer=common.TORCH_UNIFORM,
         defaults={"timesteps": 16, "neuron": "parametric_lif"},
         filters=filters,
     )

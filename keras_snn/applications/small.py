@@ -39,6 +39,7 @@ SpikingConvNet = common.application(
     size=28,
     minimum=8,
     channels=1,
+    dense_initializer=common.GLOROT,
     defaults={"neuron": "lif"},
 )
 
@@ -74,6 +75,7 @@ SpeechNet = common.application(
     channels=40,
     sequence=True,
     maps=False,
+    dense_initializer=common.GLOROT,
     filters=(128, 128, 128),
     defaults={"neuron": "lif", "timesteps": 50},
 )

@@ -134,6 +134,7 @@ def _conversion(depth, blocks, size, **layout):
         defaults={"norm": None, "neuron": common.soft_if, "timesteps": 100},
         minimum=32,
         blocks=blocks,
+        dense_initializer=common.SMALL_NORMAL,
         **layout,
     )
 

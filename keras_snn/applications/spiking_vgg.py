@@ -11,7 +11,7 @@ import itertools
 import math
 
 import keras
-from keras import initializers, ops
+from keras import ops
 
 from keras_snn import layers as snn
 from keras_snn.applications import common
@@ -133,18 +133,10 @@ def top(
         x = net.apply(_GridPooling2D(grid, name="adaptive_pool"), x)
     x = net.flatten(x)
     for name in ("fc1", "fc2"):
-        normal = initializers.RandomNormal(stddev=0.01)
-        x = net.dense(x, round(4096 * width), name, use_bias, kernel_initializer=normal)
+        x = net.dense(x, round(4096 * width), name, use_bias)
         x = net.dropout(net.neuron(x, name + "_neuron"), dropout, name + "_dropout")
     x = net.readout(x, snn.SumOverTime, "sum_over_time") if sums else net.readout(x)
-    return net.dense(
-        x,
-        classes,
-        "predictions",
-        use_bias,
-        activation=classifier_activation,
-        kernel_initializer=initializers.RandomNormal(stddev=0.01),
-    )
+    return net.dense(x, classes, "predictions", use_bias, activation=classifier_activation)
 
 
 def _vgg(depth, norm=None):
@@ -159,6 +151,7 @@ def _vgg(depth, norm=None):
         blocks=BLOCKS[depth],
         pools=5,
         grid=7,
+        dense_initializer=common.SMALL_NORMAL,
         sums=False,
         defaults={"norm": norm},
     )
@@ -182,6 +175,7 @@ def _conversion(depth):
         blocks=CIFAR_BLOCKS[depth],
         pools=min(4, len(CIFAR_BLOCKS[depth])),
         grid=None,
+        dense_initializer=common.SMALL_NORMAL,
         sums=True,
         defaults={
             "norm": None,
