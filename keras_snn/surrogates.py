@@ -65,6 +65,31 @@ def heaviside(x, strict=False):
     return dynamics.keep_nan(ops.cast(x > 0 if strict else x >= 0, x.dtype), x)
 
 
+def jax_gradient(function, backward):
+    """A function with a gradient of its own on JAX, right if it is differentiated again too.
+
+    What `keras.ops.custom_gradient` gives there has no gradient to the outputs that a backward
+    pass reads.
+
+    Args:
+        function: From tensors to tensors.
+        backward: `f(inputs, outputs, upstream)`: the gradients to the inputs, a tuple.
+
+    Returns:
+        The function.
+    """
+    import jax
+
+    run = jax.custom_vjp(function)
+
+    def forward(*inputs):
+        outputs = run(*inputs)
+        return outputs, (inputs, outputs)
+
+    run.defvjp(forward, lambda saved, upstream: backward(*saved, upstream))
+    return run
+
+
 class Surrogate:
     """Base class of all surrogates.
 
@@ -97,8 +122,17 @@ class Surrogate:
             Zeros and ones, with the shape and dtype of `x`.
         """
 
-        # The two calling styles: TensorFlow and JAX pass the upstream gradient as the only
-        # positional argument, torch passes the saved inputs and `upstream` by name.
+        x = ops.convert_to_tensor(x)
+        if keras.backend.backend() == "jax":
+            return jax_gradient(
+                lambda x: heaviside(x, strict),
+                lambda inputs, _, upstream: (
+                    upstream * ops.cast(self.derivative(*inputs), upstream.dtype),
+                ),
+            )(x)
+
+        # The two calling styles: TensorFlow passes the upstream gradient as the only positional
+        # argument, torch passes the saved inputs and `upstream` by name.
         @ops.custom_gradient
         def fire(x):
             def grad(*args, upstream=None):
@@ -108,7 +142,7 @@ class Surrogate:
 
             return heaviside(x, strict), grad
 
-        return fire(ops.convert_to_tensor(x))
+        return fire(x)
 
     def derivative(self, x):
         """The slope used backward.

@@ -261,10 +261,73 @@ def test_infinite_currents_make_spikes_and_nan_shows(name, reset):
         layer.use_fused = use_fused
         spikes = to_numpy(layer(x))[..., 0]
         assert np.isin(spikes[:-1], (0, 1)).all()
-        assert spikes[0, late] == 1
+        assert spikes[0, int(late)] == 1
         np.testing.assert_array_equal(np.isnan(spikes[-1]), [False, not late, True])
 
 
 def test_a_neuron_fires_on_after_an_infinite_current():
     for layer in (layers.LIF(), layers.LIF(detach_reset=False), layers.IF(reset="soft")):
         assert to_numpy(layer(np.array([np.inf, 3, 3, 3], "float32")[None, :, None])).all()
+
+
+def penalty_gradients(layer, x):
+    """Gradients of a gradient penalty, which are second derivatives, to currents and weights."""
+    upstream = ops.array(np.random.default_rng(1).normal(size=x.shape), "float32")
+
+    def loss(x):
+        return ops.sum(ops.sin(layer(x)) * upstream)
+
+    layer.build(x.shape)
+    variables, backend = layer.trainable_variables, keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x, weights = tf.constant(x), [v.value for v in variables]
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = loss(x)
+            penalty = tf.reduce_sum(inner.gradient(value, x) ** 2)
+        return to_numpy(outer.gradient(penalty, [x, *weights]))
+    if backend == "jax":
+        import jax
+
+        def penalty(x, weights):
+            with keras.StatelessScope(list(zip(variables, weights))):
+                return ops.sum(jax.grad(loss)(x) ** 2)
+
+        of_x, of_weights = jax.grad(penalty, (0, 1))(ops.array(x), [v.value for v in variables])
+        return to_numpy([of_x, *of_weights])
+    import torch
+
+    x = torch.tensor(x, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    return to_numpy(torch.autograd.grad(slope.square().sum(), [x, *(v.value for v in variables)]))
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_second_derivatives(steps):
+    fused, plain = pair(
+        "ParametricLIF",
+        surrogate="sigmoid",
+        trainable_threshold=True,
+        detach_reset=False,
+        v_reset=-0.25,
+    )
+    x = currents(2, steps, 3)
+    for a, b in zip(penalty_gradients(fused, x), penalty_gradients(plain, x), strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_second_derivative_of_a_step_by_hand():
+    """Of `sin(s(u))`: `g = cos(s) d(u)`, and `g' = -sin(s) d(u)^2 + cos(s) d'(u)`."""
+    x = np.array([[[0.3]], [[1.4]]], "float32")  # one step, so that u = x - 1
+    u = x.ravel().astype("float64") - 1
+    s, z = (u >= 0) * 1.0, 1 / (1 + np.exp(-4 * u))
+    d, slope = 4 * z * (1 - z), 16 * z * (1 - z) * (1 - 2 * z)
+    up = np.random.default_rng(1).normal(size=x.shape).astype("float32").ravel()
+    wanted = 2 * up**2 * np.cos(s) * d * (-np.sin(s) * d**2 + np.cos(s) * slope)
+    for layer in pair("IF", surrogate="sigmoid"):
+        np.testing.assert_allclose(penalty_gradients(layer, x)[0].ravel(), wanted, rtol=1e-5)

@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_snn import dynamics
-from keras_snn.surrogates import heaviside
+from keras_snn.surrogates import heaviside, jax_gradient
 
 __all__ = ["Decay", "Fire", "Leak", "run"]
 
@@ -95,8 +95,13 @@ class Fire:
         return through + kept, -(through + lost)
 
     def spikes(self, h, threshold):
-        """The spikes of the step whose charged potential is `h`."""
-        return heaviside(h - threshold, self.strict)
+        """The spikes of the step whose charged potential is `h`.
+
+        For second derivatives they have the surrogate's slope where the reset has it.
+        """
+        if self.detach:
+            return ops.stop_gradient(heaviside(h - threshold, self.strict))
+        return self.surrogate(h - threshold, self.strict)
 
     def after(self, h, threshold):
         """The potential after that step."""
@@ -208,24 +213,64 @@ def forward(neuron, recur, keep, x, *tensors):
     return (*found, h) if keep else tuple(found)
 
 
-def _backward(neuron, recur, h, upstream, tensors):
-    """Gradients to the currents and to the tensors, from those to spikes and last potential."""
+def backward(neuron, recur, h, upstream, tensors, *charged):
+    """Gradients to the currents and to the tensors, from those to spikes and last potential.
+
+    `charged`: those to the charged potentials `h`, if something else reads these too.
+    """
     _, rate, threshold = neuron.parameters(tensors)
     decay, gain = neuron.form.slopes(rate)
     gs, gv = upstream if neuron.wants_last else (*upstream, 0.0)
 
-    def step(gv, g, h):
-        return gain * neuron.fire.backward(h, threshold, g, gv)[0]
+    def step(gv, g, h, *charged):
+        return gain * sum(charged, neuron.fire.backward(h, threshold, g, gv)[0])
 
     # Of one step only the gradient to the current is kept; that to the potential follows from it.
-    dx = recur(step, lambda d: d * (decay / gain), gv, gs, h, reverse=True)
+    dx = recur(step, lambda d: d * (decay / gain), gv, gs, h, *charged, reverse=True)
     return (dx, *neuron.gradients(h, dx, gs, gv, tensors))
 
 
 def _backward_again(neuron, recur, x, upstream, tensors):
     """The same, from the currents."""
     h = forward(neuron, recur, True, x, *tensors)[-1]
-    return _backward(neuron, recur, h, upstream, tensors)
+    return backward(neuron, recur, h, upstream, tensors)
+
+
+def _plain(neuron, x, *tensors):
+    """Spikes, and the last potential if it is wanted, by the plain loop."""
+    v, rate, threshold = neuron.parameters(tensors)
+    fire, spikes = neuron.fire, []
+    for current in ops.unstack(dynamics.saturate(x), axis=1):
+        h = neuron.form.charge(v, current, rate)
+        spikes.append(dynamics.fire(h, threshold, fire.surrogate, fire.strict))
+        v = dynamics.reset_membrane(h, spikes[-1], threshold, fire.reset, fire.v_reset, fire.detach)
+    found = ops.stack(spikes, axis=1), v
+    return found if neuron.wants_last else found[:1]
+
+
+def _gradients(function, inputs, upstream):
+    """Gradients to the inputs of a function of tensors, which can be differentiated again."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.vjp(function, *inputs)[1](upstream)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = function(*inputs)
+    return tuple(tape.gradient(outputs, inputs, upstream, unconnected_gradients="zero"))
+
+
+def _again(neuron, given, upstream):
+    """Gradients to `given`, upstream gradients and inputs, from those to a backward pass."""
+    count = 1 + neuron.wants_last
+
+    def first(*given):
+        plain = functools.partial(_plain, neuron)
+        return _gradients(plain, given[count:], given[:count])
+
+    return _gradients(first, given, upstream)
 
 
 def unrolled(step, follow, carry, *xs, reverse=False):
@@ -265,9 +310,22 @@ UNROLL_LIMIT = 4
 
 def _jax(neuron, sequences, *tensors):
     # What is not used of its results, XLA does not compute.
-    if sequences.shape[1] <= UNROLL_LIMIT:
-        return _custom_gradient(neuron, unrolled, lambda f: f, True, sequences, *tensors)
-    return _custom_gradient(neuron, _looped, _xla, True, sequences, *tensors)
+    short = sequences.shape[1] <= UNROLL_LIMIT
+    recur, compiled = (unrolled, lambda f: f) if short else (_looped, _xla)
+    run = compiled(_partial(forward, neuron, recur, True))
+    slopes = compiled(_partial(backward, neuron, recur))
+    count = 1 + neuron.wants_last
+    first = jax_gradient(
+        lambda h, *given: slopes(h, given[:count], given[count + 1 :]),
+        lambda given, _, upstream: (
+            ops.zeros_like(given[0]),
+            *_again(neuron, given[1:], upstream),
+        ),
+    )
+    sequence = jax_gradient(
+        run, lambda inputs, found, upstream: first(found[-1], *upstream[:-1], *inputs)
+    )
+    return sequence(sequences, *tensors)[:-1]
 
 
 def _tensorflow(training, neuron, sequences, *tensors):
@@ -304,7 +362,8 @@ def _xla(function):
 def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
     """Spikes and the last potential of currents `x`."""
     run = compiled(_partial(forward, neuron, recur, keep))
-    backward = compiled(_partial(_backward if keep else _backward_again, neuron, recur))
+    slopes = compiled(_partial(backward if keep else _backward_again, neuron, recur))
+    given = (x, *tensors)
 
     @ops.custom_gradient
     def sequence(*inputs):
@@ -314,12 +373,15 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
         outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[0])
 
         def grad(*upstream):
-            upstream = upstream[0] if isinstance(upstream[0], (list, tuple)) else upstream
-            return backward(saved, tuple(upstream), inputs[1:])
+            @ops.custom_gradient
+            def first(*given):
+                return slopes(saved, upstream, inputs[1:]), lambda *g: _again(neuron, given, g)
+
+            return first(*upstream, *given)
 
         return outputs, grad
 
-    return sequence(x, *tensors)
+    return sequence(*given)
 
 
 # Layers that are alike share what is compiled.
@@ -329,4 +391,4 @@ _partial = functools.lru_cache(KEPT)(functools.partial)
 def _torch(neuron, sequences, *tensors):
     from keras_snn.layers import fused_torch
 
-    return fused_torch.function().apply(neuron, sequences, *tensors)
+    return fused_torch.function().apply(neuron, sequences, *tensors)[:2]

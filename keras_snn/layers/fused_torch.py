@@ -30,15 +30,21 @@ def function():
             ctx.set_materialize_grads(False)
             ctx.neuron = neuron
             spikes, last, h = way(x).forward(neuron, x, tensors, keep)
-            if keep:
-                ctx.save_for_backward(h, *tensors)
-            return spikes, last
+            if not keep:
+                return spikes, last, None
+            ctx.save_for_backward(h, *tensors)
+            return spikes, last, h
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gs, gv):
+        def backward(ctx, gs, gv, gh):
             h, *tensors = ctx.saved_tensors
             gs = h.new_zeros(()).expand_as(h) if gs is None else gs
+            if torch.is_grad_enabled() or gh is not None:  # for second derivatives
+                upstream = (gs, 0.0 if gv is None else gv)[: 1 + ctx.neuron.wants_last]
+                charged = () if gh is None else (gh,)
+                return None, *fused.backward(
+                    ctx.neuron, fused.unrolled, h, upstream, tensors, *charged
+                )
             return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
 
     return Sequence

@@ -416,7 +416,8 @@ class SpikingRNN(keras.layers.RNN):
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
         if not fits or self.go_backwards or timesteps is None:
             return None
-        return None if fused_compiled.takes_loop(timesteps) else self.cell.fused()
+        loop = fused_compiled.takes_loop(timesteps) or torch_compile.exporting()
+        return None if loop else self.cell.fused()
 
     def _masked(self, step):
         """A step that does nothing where its mask is false, and holds the last output."""

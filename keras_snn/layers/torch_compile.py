@@ -8,6 +8,8 @@ Neurons of short sequences are plain loops there, which it fuses; for longer one
 minutes, see `fused_compiled.py`.
 """
 
+import sys
+
 import keras
 from keras.src import backend
 from keras.src.random.seed_generator import draw_seed
@@ -16,12 +18,29 @@ ON_TORCH = keras.backend.backend() == "torch"
 if ON_TORCH:
     import torch
 
-__all__ = ["compiling", "operation"]
+__all__ = ["compiling", "exporting", "operation"]
 
 
 def compiling():
     """Whether PyTorch's compiler is at work."""
     return ON_TORCH and torch.compiler.is_compiling()
+
+
+# Modules that trace a model for a file; only PyTorch says itself that it does so.
+EXPORTERS = ("keras.src.export", "keras.src.backend.tensorflow.export", "tf2onnx", "jax2onnx")
+EXPORTERS += ("keras.src.backend.jax.export", "tensorflow.lite.python")
+
+
+def exporting():
+    """Whether a model is traced for a file, whose format may have plain operations only."""
+    if ON_TORCH:
+        return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def operation(fake):
