@@ -11,8 +11,10 @@ from keras.src.backend import get_keras_mask
 from keras.src.losses.loss import reduce_weighted_values
 
 from keras_snn import layers as snn
-from keras_snn.layers.arguments import check_number
+from keras_snn.layers.activity import ActivityPenalty
+from keras_snn.layers.arguments import check_mask, check_number
 from keras_snn.layers.readouts import _max, _mean
+from keras_snn.layers.time import check_steps
 
 __all__ = [
     "FirstSpikeCrossentropy",
@@ -33,6 +35,7 @@ def check_outputs(owner, outputs):
             f"{type(owner).__name__} needs outputs (batch, time, classes), got the shape "
             f"{tuple(outputs.shape)}."
         )
+    check_steps(type(owner).__name__, outputs.shape)
 
 
 def check_labels(owner, y_true, outputs):
@@ -55,15 +58,12 @@ def check_labels(owner, y_true, outputs):
 class _OverTime(keras.losses.Loss):
     """A loss on `(batch, time, classes)`; `call(y_true, y_pred, mask)` gives each example's."""
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        keras.saving.register_keras_serializable(package="keras_snn")(cls)
-
     def __call__(self, y_true, y_pred, sample_weight=None):
         # As in Keras, but that a mask `(batch, time)` chooses steps and is no weight of examples.
-        mask = get_keras_mask(y_pred)
+        outputs = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        mask = check_mask(f"The loss {self.name!r}", get_keras_mask(y_pred), outputs)
         mask = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), -1)
-        losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype), mask)
+        losses = self.call(y_true, outputs, mask)
         return reduce_weighted_values(
             losses, sample_weight, reduction=self.reduction, dtype=self.dtype
         )
@@ -99,6 +99,7 @@ class _Crossentropy(_OverTime):
         return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class TemporalMeanCrossentropy(_Crossentropy):
     """Cross-entropy of the logits' mean over time.
 
@@ -122,6 +123,7 @@ class TemporalMeanCrossentropy(_Crossentropy):
         return self.crossentropy(labels, _mean(logits, mask))
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class TemporalEfficientCrossentropy(_Crossentropy):
     """TET: the mean of each step's cross-entropy, and a pull of the logits to a constant.
 
@@ -169,6 +171,7 @@ class TemporalEfficientCrossentropy(_Crossentropy):
         return super().get_config() | {"lam": self.lam, "target": self.target}
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class SpikeCountLoss(_OverTime):
     """Squared distance of firing rates from those wanted of the right class and of the others.
 
@@ -208,6 +211,7 @@ class SpikeCountLoss(_OverTime):
         return super().get_config() | rates
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class MaxMembraneCrossentropy(_Crossentropy):
     """Cross-entropy of each output's largest membrane potential over time.
 
@@ -233,6 +237,7 @@ class MaxMembraneCrossentropy(_Crossentropy):
         return self.crossentropy(labels, _max(potentials, mask))
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class FirstSpikeCrossentropy(_Crossentropy):
     """Cross-entropy of `-time / scale` of each output's first spike: the right one is to be first.
 
@@ -275,51 +280,77 @@ class FirstSpikeCrossentropy(_Crossentropy):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class RateRegularizer(keras.regularizers.Regularizer):
+class RateRegularizer(ActivityPenalty):
     """A penalty on mean firing rates outside of a range: `strength * distance^2`, in the mean.
 
-    For `activity_regularizer` of a neuron layer. A neuron's rate is its mean over batch and time.
+    For `activity_regularizer` of a neuron layer, or of another one with time. A neuron's rate is
+    its mean over batch and time; masked steps and returned states do not count. The penalty is 0
+    where every step is masked.
 
     Args:
         strength: Factor of the penalty, at least 0.
         minimum: Least rate that is free.
         maximum: Largest rate that is free.
 
+    Call arguments:
+        x: Outputs, `(batch, time, ...)`.
+
+    Returns:
+        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
+        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
+
+    Raises:
+        ValueError: If the outputs have no time axis.
+
     Source: upper and lower bounds as in Zenke and Vogels (2021).
 
     Example:
 
-    >>> penalty = RateRegularizer(strength=2.0, maximum=0.5)
-    >>> float(penalty(keras.ops.ones((1, 4, 3))))
+    >>> from keras_snn.layers import IF
+    >>> layer = IF(activity_regularizer=RateRegularizer(strength=2.0, maximum=0.5))
+    >>> spikes = layer(keras.ops.ones((8, 4, 3)))
+    >>> float(layer.losses[0])
     0.5
     """
 
     def __init__(self, strength=1.0, minimum=0.0, maximum=1.0):
-        self.strength = check_number("strength", strength, minimum=0)
-        self.minimum = check_number("minimum", minimum, minimum=0, maximum=1)
-        self.maximum = check_number("maximum", maximum, minimum=minimum)
+        check_number("minimum", minimum, minimum=0, maximum=1)
+        super().__init__(strength, minimum, maximum)
 
-    def __call__(self, x):
-        rates = ops.mean(x, axis=(0, 1))
-        distance = ops.relu(rates - self.maximum) + ops.relu(self.minimum - rates)
-        return self.strength * ops.mean(ops.square(distance))
+    def check(self, x, axes):
+        if len(axes) == 2 and len(x.shape) < 3:
+            raise ValueError(
+                "RateRegularizer needs outputs (batch, time, ...), got the shape "
+                f"{tuple(x.shape)}. Give it to a layer whose output has a time axis."
+            )
 
-    def get_config(self):
-        return {"strength": self.strength, "minimum": self.minimum, "maximum": self.maximum}
+    def penalty(self, x, mean):
+        return self.strength * ops.mean(self.squares(mean(x)))
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class MembraneRegularizer(keras.regularizers.Regularizer):
+class MembraneRegularizer(ActivityPenalty):
     """A penalty on values outside of a range: `strength * distance^2`, in the mean over all.
 
     For `activity_regularizer` of a layer whose output is a membrane potential (`LeakyIntegrator`,
     `Accumulator`) or the current in front of a neuron (a `Dense` layer, a normalisation). A neuron
     whose current stays near the threshold keeps a surrogate gradient.
 
+    Masked steps and returned states do not count, and the penalty is 0 where every step is masked.
+    Layers of this package say which steps are masked; Keras's own do not, so where there are masks
+    put them inside `FoldTime`.
+
     Args:
         strength: Factor of the penalty, at least 0.
         minimum: Least value that is free.
         maximum: Largest value that is free.
+
+    Call arguments:
+        x: Outputs, `(batch, ...)`.
+
+    Returns:
+        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
+        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
 
     Source: ours; that a loss should shape the distribution of potentials is the idea of Guo et al.
     (2022), RecDis-SNN, whose loss is another one.
@@ -332,17 +363,10 @@ class MembraneRegularizer(keras.regularizers.Regularizer):
     """
 
     def __init__(self, strength=1.0, minimum=-1.0, maximum=1.0):
-        self.strength = check_number("strength", strength, minimum=0)
-        self.minimum = check_number("minimum", minimum)
-        self.maximum = check_number("maximum", maximum, minimum=minimum)
+        super().__init__(strength, minimum, maximum)
 
-    def __call__(self, x):
-        x = ops.cast(x, "float32")  # squares overflow in float16
-        distance = ops.relu(x - self.maximum) + ops.relu(self.minimum - x)
-        return self.strength * ops.mean(ops.square(distance))
-
-    def get_config(self):
-        return {"strength": self.strength, "minimum": self.minimum, "maximum": self.maximum}
+    def penalty(self, x, mean):
+        return self.strength * ops.mean(mean(self.squares(x)))
 
 
 def every_step(model):

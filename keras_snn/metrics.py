@@ -9,7 +9,8 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
-from keras_snn.layers.arguments import check_number
+from keras_snn.layers.arguments import check_mask, check_number
+from keras_snn.layers.time import check_steps
 from keras_snn.losses import check_labels, check_outputs
 
 __all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
@@ -17,10 +18,6 @@ __all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
 
 class _OverTime(keras.metrics.Mean):
     """The mean over examples of `measure`, weighted by `sample_weight`."""
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        keras.saving.register_keras_serializable(package="keras_snn")(cls)
 
     def measure(self, y_true, outputs, mask):
         """What each example counts, `(batch,)`; the mask is `(batch, time)`, 1 and 0."""
@@ -40,7 +37,8 @@ class _OverTime(keras.metrics.Mean):
                 f"{type(self).__name__} needs outputs (batch, time, ...), got the shape "
                 f"{tuple(outputs.shape)}."
             )
-        mask = get_keras_mask(y_pred)
+        check_steps(type(self).__name__, outputs.shape)
+        mask = check_mask(f"The metric {self.name!r}", get_keras_mask(y_pred), outputs)
         if mask is None:
             mask = ops.ones_like(_flat(outputs)[..., 0])
         values = self.measure(y_true, outputs, ops.cast(mask, self.dtype))
@@ -70,6 +68,7 @@ def _running_mean(x, mask):
     return total / ops.expand_dims(ops.maximum(steps, 1), -1), steps
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class SpikeRate(_OverTime):
     """Mean spikes per neuron and step. Every example counts alike, whatever its mask.
 
@@ -98,6 +97,7 @@ class SpikeRate(_OverTime):
         return _running_mean(ops.expand_dims(rates, -1), mask)[0][:, -1, 0]
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class TemporalMeanAccuracy(_OverTime):
     """Share of examples whose largest output, in the mean over time, is that of their class.
 
@@ -135,6 +135,7 @@ class TemporalMeanAccuracy(_OverTime):
         return ops.cast(answers, "int32") == ops.cast(labels, "int32")
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class TimeToDecision(_OverTime):
     """Mean number of steps that an answer takes; the answer is the largest of the running mean.
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import gradients, to_numpy
 from keras import layers, ops
+from keras.src.backend import set_keras_mask
 
 from keras_snn import layers as snn
 from keras_snn import losses
@@ -139,6 +140,15 @@ def test_saved_and_refused(name):
     for labels in (np.zeros((2, 4)), np.zeros((2, 3, 5))):
         with pytest.raises(ValueError, match=r"integer labels \(batch,\) or labels \(batch, 5\)"):
             loss(labels, np.zeros((2, 3, 5), "float32"))
+    with pytest.raises(ValueError, match="at least one time step"):
+        loss(np.zeros(2, int), np.zeros((2, 0, 5), "float32"))
+    for shape in ((2, 2), (2, 4), (1, 3), (2, 3, 1)):
+        outputs = ops.zeros((2, 3, 5))
+        set_keras_mask(outputs, ops.ones(shape, "bool"))
+        with pytest.raises(ValueError, match="mask of shape"):
+            loss(np.zeros(2, int), outputs)
+    type(type(loss).__name__, (type(loss),), {})  # leaves the name to ours
+    assert type(keras.losses.deserialize(keras.losses.serialize(loss))) is type(loss)
 
 
 def test_bad_arguments():
@@ -191,6 +201,87 @@ def test_potentials_are_pulled_into_their_range():
     model.fit(data, np.zeros((32, 8, 4)), epochs=40, verbose=0)
     assert np.abs(model.predict(data, verbose=0)).mean() < 1
     assert np.abs(model.predict(data, verbose=0)).max() < 1.5
+
+
+RATE = losses.RateRegularizer(2.0, minimum=0.5, maximum=0.6)
+MEMBRANE = losses.MembraneRegularizer(3.0, minimum=-0.1, maximum=0.2)
+# Layers with a penalty on their activity, and which steps of the mask count in their outputs.
+PENALISED = {
+    "neuron": lambda p: snn.LIF(tau=1.2, decay_input=False, activity_regularizer=p),
+    "states": lambda p: snn.IF(reset="soft", return_state=True, activity_regularizer=p),
+    "backwards": lambda p: snn.IF(go_backwards=True, activity_regularizer=p),
+    "recurrent": lambda p: snn.Recurrent(
+        snn.IFCell(), layers.Dense(3, "relu"), activity_regularizer=p
+    ),
+    "parallel": lambda p: snn.SlidingPSN(2, activity_regularizer=p),
+    "fold": lambda p: snn.FoldTime(layers.Dense(4), activity_regularizer=p),
+    "folded": lambda p: snn.FoldTime(layers.Dense(4, activity_regularizer=p)),
+    "folded normalisation": lambda p: snn.FoldTime(
+        layers.BatchNormalization(activity_regularizer=p)
+    ),
+    "tdBN": lambda p: snn.ThresholdDependentBatchNormalization(activity_regularizer=p),
+    "last": lambda p: snn.Accumulator(return_sequences=False, activity_regularizer=p),
+    "readout": lambda p: snn.MeanOverTime(activity_regularizer=p),
+    "potential": lambda p: snn.MembraneReadout(activity_regularizer=p),
+}
+
+
+def penalty_by_hand(penalty, y):
+    """Of `y`, `(steps, neurons)`."""
+    value = y.mean(0) if penalty is RATE else y
+    distance = np.maximum(value - penalty.maximum, 0) + np.maximum(penalty.minimum - value, 0)
+    return penalty.strength * (distance**2).mean()
+
+
+@pytest.mark.parametrize("penalty", [RATE, MEMBRANE])
+@pytest.mark.parametrize("name", PENALISED)
+def test_penalties_of_layers(name, penalty):
+    """The same for any batch, without masked steps and states."""
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    mask = np.random.default_rng(1).random((4, 5)) < 0.6
+    for size, kept in ((1, None), (4, None), (4, mask)):
+        layer = PENALISED[name](penalty)
+        outputs = to_numpy(layer(x[:size], mask=kept))
+        y = (outputs[0] if isinstance(outputs, tuple) else outputs).astype("float64")
+        if y.ndim == 3:
+            counts = np.ones((size, 5), bool) if kept is None else kept
+            y = y[counts[:, ::-1] if name == "backwards" else counts]
+        found = sum(float(loss) for loss in to_numpy(layer.losses))
+        assert found == pytest.approx(penalty_by_hand(penalty, y), rel=1e-4)
+
+
+def test_penalties_of_plain_layers_and_of_no_step():
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    for size in (1, 4):
+        layer = layers.Dense(3, activity_regularizer=MEMBRANE)
+        y = to_numpy(layer(x[:size])).reshape(-1, 3)
+        found = float(to_numpy(layer.losses)[0])
+        assert found == pytest.approx(penalty_by_hand(MEMBRANE, y), rel=1e-5)
+    layer = snn.IF(activity_regularizer=RATE)
+    layer(x, mask=np.zeros((4, 5), bool))
+    assert float(to_numpy(layer.losses)[0]) == 0
+    with pytest.raises(ValueError, match=r"RateRegularizer needs outputs \(batch, time"):
+        layers.Dense(3, activity_regularizer=RATE)(x[:, 0])
+
+
+def test_penalties_of_keras_are_as_keras_has_them():
+    x = 3 * np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    layer = snn.LIF(activity_regularizer=keras.regularizers.L2(0.1))
+    spikes = to_numpy(layer(x))
+    assert float(to_numpy(layer.losses)[0]) == pytest.approx(0.1 * spikes.sum() / 4, rel=1e-5)
+
+
+def test_penalties_in_a_compiled_model():
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    mask = np.random.default_rng(1).random((4, 5)) < 0.6
+    inputs = layers.Input((5, 3))
+    neuron = PENALISED["neuron"](RATE)
+    model = keras.Model(inputs, neuron(layers.Masking(9.0)(inputs)))
+    model.compile("sgd", lambda y, z: 0.0 * ops.sum(z))
+    padded = np.where(mask[..., None], x, 9.0)
+    found = model.evaluate(padded, np.zeros((4, 5, 3)), verbose=0)
+    wanted = penalty_by_hand(RATE, to_numpy(neuron(x, mask=mask))[mask].astype("float64"))
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_parity_with_snntorch():

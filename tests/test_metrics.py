@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.backend import set_keras_mask
 
 from keras_snn import layers as snn
 from keras_snn import losses, metrics
@@ -158,6 +159,15 @@ def test_saved_and_refused(name):
         metric.update_state(LABELS, OUTPUTS[:, 0, 0])
     with pytest.raises(ValueError, match="one weight for each example"):
         metric.update_state(LABELS, OUTPUTS, np.ones((BATCH, STEPS)))
+    with pytest.raises(ValueError, match="at least one time step"):
+        metric.update_state(LABELS, OUTPUTS[:, :0])
+    for shape in ((BATCH, STEPS - 1), (BATCH, STEPS + 1), (1, STEPS), (BATCH, STEPS, 1)):
+        outputs = ops.convert_to_tensor(OUTPUTS)
+        set_keras_mask(outputs, ops.ones(shape, "bool"))
+        with pytest.raises(ValueError, match="mask of shape"):
+            metric.update_state(LABELS, outputs)
+    type(cls.__name__, (cls,), {})  # leaves the name to ours
+    assert type(keras.metrics.deserialize(keras.metrics.serialize(metric))) is cls
 
 
 def test_bad_arguments():

@@ -246,3 +246,16 @@ def test_normalization_of_one_value():
     y = to_numpy(layer(np.full((1, 1, 3), 7.0, "float32"), training=True))
     np.testing.assert_array_equal(y, np.ones((1, 1, 3)))
     assert np.isfinite(to_numpy(layer.layer.moving_variance)).all()
+
+
+@pytest.mark.parametrize("layer", [TDBN, lambda: TemporalEffectiveBatchNormalization(5)])
+def test_bad_input(layer):
+    layer = layer()
+    for steps in (4, 6):
+        with pytest.raises(ValueError, match="mask of shape"):
+            layer(np.ones((2, 5, 3)), mask=ops.ones((2, steps), "bool"))
+    with pytest.raises(ValueError, match="axis -1 .* to have value 3"):
+        layer(np.ones((2, 5, 1)))  # would be normalised with three means
+    for layer in (TDBN(), BatchNormalizationThroughTime(5)):
+        with pytest.raises(ValueError, match=r"\(batch, time, ...\)"):
+            layer(np.ones((2, 5)))

@@ -166,3 +166,26 @@ def test_bad_input():
         MembraneReadout(tau=0.5)
     with pytest.raises(ValueError, match=r"rank 2 or more.*\(3,\)"):
         MeanOverTime()(np.ones(3))
+
+
+@pytest.mark.parametrize("layer", [*READOUTS, MembraneReadout])
+def test_masks_of_another_shape_and_no_step_are_refused(layer):
+    readout = layer()
+    readout(np.ones((2, 5, 3)))
+    for shape in ((2, 4), (2, 6), (1, 5), (2, 5, 1), (5,)):
+        with pytest.raises(ValueError, match="mask of shape"):
+            readout(np.ones((2, 5, 3)), mask=ops.ones(shape, "bool"))
+    for made in (layer(), readout):
+        for x in (np.ones((2, 0, 3)), keras.Input((0, 3))):
+            with pytest.raises(ValueError, match="at least one time step"):
+                made(x)
+
+
+@pytest.mark.parametrize("layer", READOUTS)
+def test_a_subclass_leaves_the_name_to_ours(layer):
+    type(layer.__name__, (layer,), {})
+    assert type(keras.saving.deserialize_keras_object(serialized(layer()))) is layer
+
+
+def serialized(layer):
+    return keras.saving.serialize_keras_object(layer)

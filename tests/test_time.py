@@ -2,12 +2,13 @@ import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
-from keras import layers
+from keras import layers, ops
 
 from keras_snn.layers import (
     IF,
     DirectEncoder,
     FoldTime,
+    PaddedConv2D,
     RepeatTime,
     TimeConstantDropout,
     fold,
@@ -98,9 +99,99 @@ def test_fold_time_in_training_and_on_disk(tmp_path):
     np.testing.assert_allclose(to_numpy(loaded(x)), to_numpy(model(x)), rtol=1e-6)
 
 
-def test_wrong_rank_is_refused():
+def test_wrong_inputs_are_refused():
     with pytest.raises(ValueError, match=r"rank 3 or more.*\(2, 3\)"):
         FoldTime(layers.Dense(1))(np.ones((2, 3)))
+    for make in (lambda: layers.Conv2D(1, 3), lambda: PaddedConv2D(1, 3, 1, "symmetric")):
+        for images in (np.ones((2, 8, 8, 3)), keras.Input((8, 8, 3))):
+            with pytest.raises(ValueError, match=r"8, 8, 3\).*expected min_ndim=4.*no time axis"):
+                FoldTime(make())(images)
+        layer = FoldTime(make())
+        layer(np.ones((2, 3, 8, 8, 2)))
+        with pytest.raises(ValueError, match="8, 8, 4"):  # as two groups, on TensorFlow
+            layer(np.ones((2, 3, 8, 8, 4)))
+    layer = FoldTime(layers.Dense(1))
+    for steps in (4, 6):
+        with pytest.raises(ValueError, match="mask of shape"):
+            layer(np.ones((2, 5, 3)), mask=ops.ones((2, steps), "bool"))
+    with pytest.raises(ValueError, match="at least one time step"):
+        layer(np.ones((2, 0, 3)))
+
+
+class Doubled(layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+def low_rank(layer):
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(ops.ones_like(layer.lora_kernel_b))
+
+
+def halved(layer):
+    call = layer.call
+    layer.call = lambda x: call(x) / 2
+
+
+NORM, CONV = layers.BatchNormalization, layers.Conv2D
+# Layers that `FoldTime` computes in its own way where nothing is attached, and what may be.
+FORMS = {
+    "norm": (NORM, {"momentum": 0.5}, None),
+    "norm's penalty": (NORM, {"activity_regularizer": "l2"}, None),
+    "norm of another axis": (NORM, {"axis": 1}, None),
+    "norm without weights": (NORM, {"center": False, "scale": False}, None),
+    "norm's weight penalty": (NORM, {"gamma_regularizer": "l2"}, None),
+    "renorm": (NORM, {"renorm": True}, None),
+    "frozen": (NORM, {"trainable": False}, None),
+    "convolution": (CONV, {"filters": 4, "kernel_size": 3, "activation": "relu"}, None),
+    "penalty": (CONV, {"filters": 4, "kernel_size": 1, "activity_regularizer": "l1"}, None),
+    "groups": (CONV, {"filters": 4, "kernel_size": 3, "groups": 2}, None),
+    "dilation": (CONV, {"filters": 4, "kernel_size": 2, "dilation_rate": 2}, None),
+    "low rank": (CONV, {"filters": 4, "kernel_size": 3}, low_rank),
+    "subclass": (Doubled, {"filters": 4, "kernel_size": 3}, None),
+    "another call": (CONV, {"filters": 4, "kernel_size": 3}, halved),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folded_layers_are_those_of_keras(form):
+    """Outputs, losses and moving statistics, on maps and on features, in training."""
+    cls, arguments, attach = FORMS[form]
+    x = sequence(2, 3, 4, 4, 2)
+    folded, plain = FoldTime(cls(**arguments)), cls(**arguments)
+    for layer, shape in ((folded, x.shape), (plain, (6, 4, 4, 2))):
+        layer.build(shape)
+        if attach:
+            attach(getattr(layer, "layer", layer))
+    for ours, theirs in zip(folded.layer.variables, plain.variables):
+        if "seed" not in theirs.path:
+            ours.assign(theirs)
+    training = {"training": True} if cls is NORM else {}
+    y, wanted = folded(x, **training), plain(x.reshape(6, 4, 4, 2), **training)
+    np.testing.assert_allclose(
+        to_numpy(y).reshape(wanted.shape), to_numpy(wanted), rtol=1e-4, atol=1e-5
+    )
+    assert len(folded.losses) == len(plain.losses)
+    np.testing.assert_allclose(to_numpy(folded.losses), to_numpy(plain.losses), rtol=1e-4)
+    for ours, theirs in zip(folded.layer.variables, plain.variables):
+        np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are PyTorch's")
+@pytest.mark.parametrize("inner", [lambda: layers.Conv2D(4, 3), layers.BatchNormalization])
+def test_hooks_of_folded_layers_are_called(inner):
+    x = sequence(2, 3, 4, 4, 2)
+    layer = FoldTime(inner())
+    plain = to_numpy(layer(x))
+    layer.layer.register_forward_hook(lambda module, args, y: 2 * y)
+    np.testing.assert_allclose(to_numpy(layer(x)), 2 * plain, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_no_mask_of_what_keras_masks_otherwise():
+    x = sequence(2, 2, 4)
+    y = FoldTime(layers.Softmax())(x, mask=np.array([[True, False], [True, True]]))
+    np.testing.assert_allclose(to_numpy(y).sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(y), to_numpy(layers.Softmax()(x)), rtol=1e-5)
 
 
 def test_repeat_time():

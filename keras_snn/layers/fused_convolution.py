@@ -57,7 +57,7 @@ def _usual(layer, x):
     uncast = keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype
     dense = layer.groups == 1 and set(layer.dilation_rate) == {1}
     last = layer.data_format == "channels_last"
-    if None in x.shape[1:] or layer.activity_regularizer or not (uncast and dense and last):
+    if None in x.shape[1:] or not (uncast and dense and last):
         return False
     # Of a map that is too small for the kernel Keras has to speak.
     fits = all(size >= kernel for size, kernel in zip(x.shape[1:3], layer.kernel_size))

@@ -8,7 +8,8 @@ value, so that PyTorch's 0.1 is 0.9 here. The moving variance is Keras's, the bi
 import keras
 from keras import ops
 
-from keras_snn.layers.arguments import check_integer, check_number
+from keras_snn.layers.activity import tell
+from keras_snn.layers.arguments import check_integer, check_mask, check_number
 from keras_snn.layers.fused_normalization import normalize
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
 
@@ -32,18 +33,24 @@ class _FoldedBatchNormalization(keras.layers.BatchNormalization):
     def build(self, input_shape):
         check_rank(self, input_shape)
         super().build((None, *input_shape[2:]))
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
+        axis = self.axis + 1 if self.axis > 0 else self.axis
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={axis: input_shape[axis]}
+        )
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
     def call(self, inputs, training=None, mask=None):
+        check_rank(self, inputs.shape)
         folded = fold(inputs)
-        mask = None if mask is None else fold_mask(mask, folded, self)
-        outputs = None if mask is not None else normalize(self, folded, training)
-        if outputs is None:
-            outputs = super().call(folded, training=training, mask=mask)
-        return unfold(self.rescale(outputs), inputs)
+        if check_mask(self.name, mask, inputs) is None:
+            outputs = normalize(self, folded, training)
+            if outputs is None:
+                outputs = super().call(folded, training=training)
+        else:
+            outputs = super().call(folded, training=training, mask=fold_mask(mask, folded))
+        return tell(self, unfold(self.rescale(outputs), inputs), mask)
 
     def rescale(self, outputs):
         """What a subclass does to the normalised, folded outputs."""
@@ -138,7 +145,8 @@ class TemporalEffectiveBatchNormalization(_FoldedBatchNormalization):
         _check_timesteps(self, inputs.shape)
         outputs = super().call(inputs, training=training, mask=mask)
         scale = ops.cast(self.step_scale, outputs.dtype)
-        return outputs * ops.reshape(scale, (-1, *[1] * (len(inputs.shape) - 2)))
+        outputs = outputs * ops.reshape(scale, (-1, *[1] * (len(inputs.shape) - 2)))
+        return tell(self, outputs, mask)
 
     def get_config(self):
         return super().get_config() | {"timesteps": self.timesteps}

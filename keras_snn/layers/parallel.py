@@ -11,6 +11,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn import dynamics, surrogates
+from keras_snn.layers.activity import tell
 from keras_snn.layers.arguments import check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank
 
@@ -58,7 +59,8 @@ class _Parallel(keras.layers.Layer):
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))
             inputs = inputs * mask
         spikes = self.surrogate(self.charge(inputs), self.strict)
-        return ops.cast(spikes if mask is None else spikes * mask, self.compute_dtype)
+        spikes = ops.cast(spikes if mask is None else spikes * mask, self.compute_dtype)
+        return tell(self, spikes, mask)
 
     def get_config(self):
         return super().get_config() | {

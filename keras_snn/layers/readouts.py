@@ -1,12 +1,13 @@
 """Readouts: from a sequence, `(batch, time, ...)`, to one answer, `(batch, ...)`.
 
-Masked steps, `(batch, time)`, do not count.
+Masked steps, `(batch, time)`, do not count; a sequence of no step is refused.
 """
 
 import keras
 from keras import ops
 
-from keras_snn.layers.arguments import check_choice, check_integer, check_number
+from keras_snn.layers.activity import tell
+from keras_snn.layers.arguments import check_choice, check_integer, check_mask, check_number
 from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
 from keras_snn.layers.rnn import SpikingRNN
@@ -60,10 +61,6 @@ class _OverTime(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        keras.saving.register_keras_serializable(package="keras_snn")(cls)
-
     def build(self, input_shape):
         check_rank(self, input_shape, minimum=2)
         self.built = True
@@ -72,18 +69,22 @@ class _OverTime(keras.layers.Layer):
         return None
 
     def compute_output_shape(self, input_shape):
+        check_rank(self, input_shape, minimum=2)
         return (input_shape[0], *input_shape[2:])
 
     def call(self, inputs, mask=None):
-        if mask is not None:
+        check_rank(self, inputs.shape, minimum=2)
+        if check_mask(self.name, mask, inputs) is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2)))
         inputs = ops.cast(inputs, self.variable_dtype)
-        return ops.cast(type(self).reduce(inputs, mask), self.compute_dtype)
+        outputs = ops.cast(type(self).reduce(inputs, mask), self.compute_dtype)
+        return tell(self, outputs, timed=False)
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class MeanOverTime(_OverTime):
-    """Mean over time: firing rates of spikes, mean logits of currents.
+    """Mean over time: firing rates of spikes, mean logits of currents; 0 if every step is masked.
 
     Args:
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
@@ -97,8 +98,9 @@ class MeanOverTime(_OverTime):
     reduce = staticmethod(_mean)
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class SumOverTime(_OverTime):
-    """Sum over time: spike counts.
+    """Sum over time: spike counts; 0 where every step is masked.
 
     Args:
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
@@ -112,6 +114,7 @@ class SumOverTime(_OverTime):
     reduce = staticmethod(_sum)
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class MaxOverTime(_OverTime):
     """Maximum over time; 0 where every step is masked.
 
@@ -127,6 +130,7 @@ class MaxOverTime(_OverTime):
     reduce = staticmethod(_max)
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class LastOverTime(_OverTime):
     """The last unmasked step; 0 where every step is masked.
 
@@ -151,6 +155,7 @@ class _SilenceCell(NeuronCell):
         return v * (1 - x)
 
 
+@keras.saving.register_keras_serializable(package="keras_snn")
 class FirstSpikeTime(_OverTime):
     """Index of each neuron's first spike; the number of steps if it never fires.
 
@@ -183,7 +188,7 @@ class FirstSpikeTime(_OverTime):
     def call(self, inputs, mask=None):
         # The loop gives zeros at masked steps.
         waiting = self.silence(inputs, mask=mask)
-        return ops.cast(_sum(waiting, None), self.compute_dtype)
+        return tell(self, ops.cast(_sum(waiting, None), self.compute_dtype), timed=False)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -227,6 +232,7 @@ class MembraneReadout(keras.layers.Layer):
 
     def build(self, input_shape):
         self.integrator.build(input_shape)
+        self.reduce.build(input_shape)
         self.built = True
 
     def compute_mask(self, inputs, mask=None):
@@ -237,7 +243,7 @@ class MembraneReadout(keras.layers.Layer):
 
     def call(self, inputs, mask=None):
         potential = self.reduce(self.integrator(inputs, mask=mask), mask=mask)
-        return ops.cast(potential, self.compute_dtype)
+        return tell(self, ops.cast(potential, self.compute_dtype), timed=False)
 
     def get_config(self):
         names = ("mode", "tau", "decay_input")

@@ -13,6 +13,7 @@ from keras.src.backend import AutocastScope
 
 from keras_snn import dynamics
 from keras_snn.layers import fused, fused_compiled, torch_compile
+from keras_snn.layers.activity import tell
 from keras_snn.layers.arguments import (
     Configured,
     argument_docs,
@@ -336,7 +337,9 @@ class SpikingRNN(keras.layers.RNN):
             for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
                 variable.assign(ops.stop_gradient(state))
         output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
-        return (output, *states) if self.return_state else output
+        outputs = (output, *states) if self.return_state else output
+        mask = tree.flatten(self.compute_mask(sequences, mask))[0]
+        return tell(self, outputs, mask, timed=self.return_sequences)
 
     def _whole_batch(self, sequences):
         """`sequences` with the batch size that the states have."""

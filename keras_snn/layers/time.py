@@ -5,7 +5,8 @@ import inspect
 import keras
 from keras import KerasTensor, ops
 
-from keras_snn.layers.arguments import check_integer, freeze
+from keras_snn.layers.activity import tell, tell_folded
+from keras_snn.layers.arguments import check_integer, check_mask, freeze
 from keras_snn.layers.convolution import PaddedConv2D
 from keras_snn.layers.fused_convolution import convolve
 from keras_snn.layers.fused_normalization import normalize
@@ -56,14 +57,34 @@ def reshape(x, shape):
     return x.reshape(shape) if hasattr(x, "reshape") else ops.reshape(x, shape)
 
 
-def fold_mask(mask, folded, layer):
-    """The mask `(batch, time)` as `layer` wants it for its `folded` input."""
-    mask = ops.reshape(mask, (-1,))
-    if isinstance(layer, keras.layers.BatchNormalization):
-        # It wants a mask of all its input's axes but the last.
-        mask = ops.reshape(mask, (-1, *[1] * (len(folded.shape) - 2)))
-        mask = ops.broadcast_to(mask, ops.shape(folded)[:-1])
-    return mask
+def fold_mask(mask, folded):
+    """The mask `(batch, time)` as `BatchNormalization` wants it: of all axes but the last."""
+    mask = ops.reshape(mask, (-1, *[1] * (len(folded.shape) - 2)))
+    return ops.broadcast_to(mask, ops.shape(folded)[:-1])
+
+
+# Layers whose outputs `normalize` or `convolve` may give quicker than they do; no subclasses.
+QUICK = (keras.layers.BatchNormalization, keras.layers.Conv2D, PaddedConv2D)
+
+
+def is_plain(layer):
+    """Whether a call of `layer` is its arithmetic and nothing else that anyone attached to it."""
+    attached = (
+        layer.activity_regularizer,
+        layer.quantization_mode,
+        getattr(layer, "lora_enabled", False),
+        layer._remat_mode,
+        "call" in vars(layer),
+        keras.distribution.distribution(),
+    )
+    return not any(attached) and not (keras.backend.backend() == "torch" and _has_hooks(layer))
+
+
+def _has_hooks(layer):
+    from torch.nn.modules import module
+
+    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(layer, f"_{n}") or getattr(module, f"_global_{n}") for n in names)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -83,14 +104,15 @@ class FoldTime(keras.layers.Wrapper):
     Call arguments:
         inputs: `(batch, time, ...)`.
         training: Whether in training mode.
-        mask: Optional `(batch, time)`, true for steps to use; it is passed on, and
+        mask: Optional `(batch, time)`, true for steps to use; it is kept for later layers, and
             `BatchNormalization` leaves masked steps out of its statistics.
 
     Returns:
         `(batch, time, ...)`.
 
     Raises:
-        ValueError: If the rank is below 3.
+        ValueError: If the rank is below 3, there is no step, or what is left without time is not
+            what the layer takes. If the mask has another shape.
 
     Example:
 
@@ -105,14 +127,30 @@ class FoldTime(keras.layers.Wrapper):
         self.supports_masking = True
         parameters = inspect.signature(layer.call).parameters
         self._passes = {name for name in ("training", "mask") if name in parameters}
+        takes_steps = isinstance(layer, (keras.layers.BatchNormalization, keras.Model))
+        if type(layer).__module__.startswith("keras.") and not takes_steps:
+            self._passes.discard("mask")  # that of others has an axis of their own, or many
 
     def build(self, input_shape):
         check_rank(self, input_shape)
         folded = self._folded(input_shape)
+        self._check_spec(folded, input_shape)
         if not self.layer.built:
             self.layer.build(folded)
             self.layer.built = True
         self.built = True
+
+    def _check_spec(self, folded, shape):
+        """Whether `folded` is what the layer inside takes; else a `ValueError` that names time."""
+        try:
+            self.layer._assert_input_compatibility(KerasTensor(folded, self.compute_dtype))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name} takes sequences, (batch, time, ...), and gives its layer "
+                f"{self.layer.name!r} ({type(self.layer).__name__}) batch and time as one axis: of "
+                f"the shape {tuple(shape)} that is {tuple(folded)}. {error} If the inputs have no "
+                "time axis, use the layer without `FoldTime`, or `RepeatTime` before it."
+            ) from error
 
     @staticmethod
     def _folded(shape):
@@ -124,23 +162,27 @@ class FoldTime(keras.layers.Wrapper):
         return (*input_shape[:2], *output[1:])
 
     def compute_output_spec(self, inputs, training=None, mask=None):
+        check_mask(self.name, mask, inputs)
         folded = KerasTensor(self._folded(inputs.shape), dtype=inputs.dtype)
         output = self.layer.compute_output_spec(folded)
         return KerasTensor((*inputs.shape[:2], *output.shape[1:]), dtype=output.dtype)
 
     def call(self, inputs, training=None, mask=None):
+        check_rank(self, inputs.shape)
+        check_mask(self.name, mask, inputs)
+        x = fold(inputs)
+        self._check_spec(self._folded(inputs.shape), inputs.shape)
         kwargs = {"training": training} if "training" in self._passes else {}
-        folded = fold(inputs)
+        normalizes = isinstance(self.layer, keras.layers.BatchNormalization)
         if mask is not None and "mask" in self._passes:
-            kwargs["mask"] = fold_mask(mask, folded, self.layer)
+            kwargs["mask"] = fold_mask(mask, x) if normalizes else ops.reshape(mask, (-1,))
         outputs = None
-        if type(self.layer) is keras.layers.BatchNormalization and mask is None:
-            outputs = normalize(self.layer, folded, training)
-        elif type(self.layer) in (keras.layers.Conv2D, PaddedConv2D):
-            outputs = convolve(self.layer, folded)
+        if type(self.layer) in QUICK and "mask" not in kwargs and is_plain(self.layer):
+            outputs = normalize(self.layer, x, training) if normalizes else convolve(self.layer, x)
         if outputs is None:
-            outputs = self.layer(folded, **kwargs)
-        return unfold(outputs, inputs)
+            with tell_folded(self.layer, inputs, mask):
+                outputs = self.layer(x, **kwargs)
+        return tell(self, unfold(outputs, inputs), mask)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -222,8 +264,19 @@ class TimeConstantDropout(keras.layers.Dropout):
 
 
 def check_rank(layer, shape, minimum=3):
+    """Raises a `ValueError` unless `shape` is one of sequences, with a step at least."""
     if len(shape) < minimum:
         raise ValueError(
             f"{layer.name} expects inputs of rank {minimum} or more, (batch, time, ...), got the "
             f"shape {tuple(shape)}."
+        )
+    check_steps(layer.name, shape)
+
+
+def check_steps(owner, shape):
+    """Raises a `ValueError` that names the owner if `shape`, `(batch, time, ...)`, has no step."""
+    if shape[1] == 0:
+        raise ValueError(
+            f"{owner} needs at least one time step, (batch, time, ...), got the shape "
+            f"{tuple(shape)}."
         )
