@@ -125,7 +125,7 @@ class Doubled(layers.Conv2D):
 
 def low_rank(layer):
     layer.enable_lora(2)
-    layer.lora_kernel_b.assign(ops.ones_like(layer.lora_kernel_b))
+    layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
 
 
 def halved(layer):
