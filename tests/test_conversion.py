@@ -1115,12 +1115,14 @@ def plainly(value):
 
 
 def ann_of_programs(residual=True, size=8):
+    ones = {"kernel_initializer": "ones"}  # no neuron is silent
     x = inputs = layers.Input((size, size, 1))
     if residual:
-        x = layers.Dropout(0.2)(layers.Conv2D(2, 3, padding="same", activation="relu")(x))
-        x = layers.ReLU()(layers.Add()([x, layers.Conv2D(2, 1)(x)]))
-    x = layers.Dropout(0.5)(layers.Dense(4, activation="relu")(layers.Flatten()(x)))
-    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+        x = layers.Conv2D(2, 3, padding="same", activation="relu", **ones)(x)
+        x = layers.Dropout(0.2)(x)
+        x = layers.ReLU()(layers.Add()([x, layers.Conv2D(2, 1, **ones)(x)]))
+    x = layers.Dense(4, activation="relu", **ones)(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.Dropout(0.5)(x)))
 
 
 def print_traces(program, folder, cases):
