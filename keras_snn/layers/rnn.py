@@ -350,10 +350,11 @@ class SpikingRNN(keras.layers.RNN):
             f"{self.name} is stateful and was built for batches of {batch} examples: leave out a "
             "last batch with fewer."
         )
-        with tf.control_dependencies(
-            [tf.debugging.assert_equal(tf.shape(sequences)[0], batch, message)]
-        ):
-            return tf.ensure_shape(sequences, (batch, *sequences.shape[1:]))
+        whole = tf.debugging.assert_equal(tf.shape(sequences)[0], batch, message)
+        with tf.control_dependencies([whole]):
+            sequences = tf.identity(sequences)
+        sequences.set_shape((batch, *sequences.shape[1:]))
+        return sequences
 
     def _first_states(self, sequences, initial_state):
         if initial_state is not None:
