@@ -241,8 +241,22 @@ def check_needs(needs):
             refuse([name], f"it needs --{other}={' or '.join(values)}")
 
 
+def check_data():
+    """An error for flags of data without an effect on what `--dataset` names."""
+    if FLAGS.dataset in datasets.recordings.RECORDINGS:
+        names = ["normalization"]
+    elif FLAGS.dataset in datasets.speech.SETS:
+        names = ["normalization", "image_size", "workers", "train_timesteps"]
+    else:
+        names = ["workers", "train_timesteps"]
+        if FLAGS.dataset == "digits" or FLAGS.dataset.endswith(".npz"):
+            names.append("data_dir")
+    refuse([name for name in names if name in FLAGS], f"not with --dataset={FLAGS.dataset}")
+
+
 def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=None):
     """The data set of the flags; weights and all else follow from the seed."""
+    check_data()
     keras.utils.set_random_seed(FLAGS.seed)
     return datasets.load(
         FLAGS.dataset,

@@ -2,19 +2,32 @@
 
     python applications/train.py --recipe=tdbn_resnet19_cifar10
 
-What the papers or their code say is as they say it; a comment marks what is ours. Weight decay is
-decoupled (Keras's), that of the papers' PyTorch code is not: our reading.
+Values are those of the authors' public code. A comment marks others: `paper`, what the paper, or a
+later one about it, reports and no code of its authors tells; `ours`, what no source tells. `sgd`
+decays weights as that of PyTorch, in which the code is written.
 """
 
 VARIATIONS = (
-    "images shift, flip, rand_augment, erase, mix_up, cut_mix, resized_crop; "
-    "recordings flip, jitter, drop; speech shift, noise"
+    "images shift, flip, auto_augment, auto_augment_imagenet, rand_augment, cutout, erase, mix_up, "
+    "cut_mix, resized_crop; recordings flip, jitter, drop, shift, erase, cutout, mix_up, cut_mix; "
+    "speech shift, noise"
 )
 
 SGD = {"optimizer": "sgd", "momentum": 0.9}
+COSINE = {"schedule": "cosine", "schedule_every": "epoch"}
 CROP_FLIP = {"augmentation": ["shift", "flip"]}  # padding by 4 and a crop, for each image
 CIFAR10 = {"dataset": "cifar10", "normalization": "cifar10", **CROP_FLIP}
 CIFAR100 = {"dataset": "cifar100", "normalization": "cifar100", **CROP_FLIP}
+WORKERS = {"workers": 4}
+
+
+def steps(*epochs, of):
+    """A learning rate that falls to a tenth from each of these epochs on, counted from 0."""
+    shares = [str(round(epoch / of, 4)) for epoch in epochs]
+    return {"epochs": of, "schedule": "steps", "schedule_every": "epoch", "decay_at": shares}
+
+
+# Fang et al. (2021).
 IMAGENET = {
     "dataset": "imagenet2012",
     "image_size": 224,
@@ -24,37 +37,72 @@ IMAGENET = {
     "epochs": 320,
     "batch_size": 256,  # 8 GPUs of 32
     "learning_rate": 0.1,
-    "schedule": "cosine",
     "dtype": "mixed_float16",
     "seed": 2020,
     **SGD,
+    **COSINE,
 }
-# Vicente-Sola et al. (2022).
+GESTURE = {
+    "dataset": "dvs_gesture",
+    "timesteps": 16,
+    "train_timesteps": 12,
+    "batch_size": 16,
+    "dtype": "mixed_float16",
+    **steps(64, 128, of=192),
+    **WORKERS,
+    **SGD,
+}
+GESTURE_SEW = {"model": "SEW7BNet", "learning_rate": 1e-3, **GESTURE}
+# Zheng et al. (2021), without public code.
+TDBN = {
+    "learning_rate": 0.1,  # paper
+    "weight_decay": 1e-4,  # paper
+    "batch_size": 128,  # ours
+    **steps(35, 70, of=105),  # paper: every 35 epochs; their number is ours
+    **SGD,  # paper
+}
+TDBN_EVENTS = {
+    "small_images": True,  # ours, as the sizes
+    **WORKERS,  # ours
+    **TDBN,
+    "batch_size": 32,  # ours
+}
+# Vicente-Sola et al. (2022). Rates fall behind the epochs 49, 56 and 63, counted from 0.
 S_RESNET38 = {
     "model": "SResNet38",
+    "neuron": "DecayLIF",
+    "neuron_options": '{"decay": 0.8744, "threshold": 1.0, "reset": "soft", '
+    '"detach_reset": true, "surrogate": "triangle"}',
     "timesteps": 50,
-    "epochs": 70,
     "batch_size": 21,
     "learning_rate": 0.026844,
     "weight_decay": 1e-4,
-    "schedule": "steps",
-    "decay_at": ["0.7", "0.8", "0.9"],
+    **steps(50, 57, 64, of=70),
     **SGD,
 }
 # Rathi et al. (2020), whose code trains the ANNs of conversion too.
-VGG16_ANN = {
-    "model": "ConversionVGG16",
+ANN = {
     "width": 1.0,
-    "epochs": 300,
+    "batch_size": 64,
     "learning_rate": 1e-2,
     "weight_decay": 5e-4,
-    "schedule": "steps",
-    "decay_at": ["0.6", "0.8", "0.9"],
     "calibration_examples": 512,
     "calibration_timesteps": 1000,
     "method": ["spike_norm"],
+    "input_coding": "poisson",
+    **steps(180, 240, 270, of=300),
     **SGD,
-    **CIFAR10,
+}
+HYBRID = {
+    "program": "hybrid",
+    "snn_normalization": "unit",  # from -1 to 1
+    "threshold_scale": 0.7,
+    "finetune_epochs": 20,  # paper
+    "finetune_learning_rate": 1e-4,
+    "finetune_weight_decay": 5e-4,
+    "slope": "linear",
+    "dropout": 0.3,
+    **ANN,
 }
 
 RECIPES = {
@@ -107,12 +155,25 @@ RECIPES = {
         "weight_decay": 0.01,
     },
     "sew_resnet_imagenet": {
-        "about": "Fang et al. (2021); --model=SEWResNet50 and the others alike",
+        "about": "Fang et al. (2021), 63.18 %; --model=SEWResNet50 and the others alike",
         "model": "SEWResNet18",
+        "connect": "add",
+        **IMAGENET,
+    },
+    "sew_resnet_iand_imagenet": {
+        "about": "the same with IAND; --connect=and alike, where fresh blocks should be identities",
+        "model": "SEWResNet18",
+        "connect": "iand",
+        **IMAGENET,
+    },
+    "spiking_resnet_imagenet": {
+        "about": "Fang et al. (2021), the plain network that SEW is compared with, 62.32 %",
+        "model": "SpikingResNet18",
+        "options": '{"zero_init_residual": true}',
         **IMAGENET,
     },
     "sew_resnet_cifar10": {
-        "about": "SEW-ResNet-18 on CIFAR-10 (schedule and decay ours)",
+        "about": "SEW-ResNet-18 on CIFAR-10 (ours)",
         "model": "SEWResNet18",
         "timesteps": 4,
         "epochs": 200,
@@ -123,15 +184,35 @@ RECIPES = {
         **CIFAR10,
     },
     "tdbn_resnet19_cifar10": {
-        "about": "Zheng et al. (2021), 92.92 % (number of epochs ours)",
+        "about": "Zheng et al. (2021), 92.92 %",
         "model": "TDBNResNet19",
-        "timesteps": 4,
-        "epochs": 200,
-        "batch_size": 128,
-        "learning_rate": 0.1,
-        "weight_decay": 1e-4,
-        **SGD,
-        **CIFAR10,
+        "timesteps": 4,  # paper
+        **TDBN,
+        **CIFAR10,  # paper
+    },
+    "tdbn_resnet34_imagenet": {
+        "about": "Zheng et al. (2021), 63.72 %; --model=TDBNResNet50 alike",
+        "model": "TDBNResNet34",
+        **IMAGENET,  # ours, but for what follows
+        **TDBN,
+        "timesteps": 6,  # paper
+        "batch_size": 256,  # ours
+    },
+    "tdbn_resnet17_dvs_gesture": {
+        "about": "Zheng et al. (2021), 96.87 % (the layout of the network is our reading)",
+        "model": "TDBNResNet17",
+        "dataset": "dvs_gesture",
+        "image_size": 32,  # ours
+        "timesteps": 40,  # paper
+        **TDBN_EVENTS,
+    },
+    "tdbn_resnet19_cifar10dvs": {
+        "about": "Zheng et al. (2021), 67.8 %",
+        "model": "TDBNResNet19",
+        "dataset": "cifar10_dvs",
+        "image_size": 64,  # ours
+        "timesteps": 10,  # paper
+        **TDBN_EVENTS,
     },
     "s_resnet38_cifar10": {
         "about": "Vicente-Sola et al. (2022), 94.14 %",
@@ -139,59 +220,121 @@ RECIPES = {
         **CIFAR10,
     },
     "s_resnet38_cifar100": {
-        "about": "Vicente-Sola et al. (2022), 74.65 %",
+        "about": "Vicente-Sola et al. (2022), 74.65 %, normalised as CIFAR-10 like in their code",
         **S_RESNET38,
         **CIFAR100,
+        "normalization": "cifar10",
+    },
+    "s_resnet38_cifar10dvs": {
+        "about": "Vicente-Sola et al. (2022), 72.98 %",
+        **S_RESNET38,
+        "options": '{"stem_strides": 2}',
+        "dataset": "cifar10_dvs",
+        "image_size": 64,
+        **WORKERS,
+    },
+    "joint_resnet18_cifar100": {
+        "about": "Guo et al. (2023), 77.39 %, an SNN trained with the ANN of its layout",
+        "model": "SpikingResNet18",
+        "joint": True,
+        "neuron": "DecayLIF",
+        "neuron_options": '{"strict": false}',
+        "timesteps": 4,
+        "epochs": 300,
+        "batch_size": 1024,
+        "learning_rate": 0.1,
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 5e-4,
+        "dtype": "mixed_float16",
+        "seed": 1000,
+        **COSINE,
+        **CIFAR100,
+        "augmentation": ["shift", "flip", "auto_augment", "cutout"],
     },
     "danet50_imagenet": {
         "about": "Li et al. (2023), 73.71 % (layout and all of the recipe are our reading)",
         "model": "DANet50",
         **IMAGENET,
     },
+    "hybrid_vgg5_cifar10": {
+        "about": "Rathi et al. (2020), 86.91 % at T = 75",
+        "model": "ConversionVGG5",
+        "timesteps": 75,  # paper
+        **HYBRID,
+        **CIFAR10,
+    },
     "hybrid_vgg16_cifar10": {
         "about": "Rathi et al. (2020), 91.13 % at T = 100",
-        "program": "hybrid",
+        "model": "ConversionVGG16",
         "timesteps": 100,
-        "input_coding": "poisson",
-        "snn_normalization": "unit",  # that of the ANN has the data's mean and deviation
-        "threshold_scale": 0.7,
-        "finetune_epochs": 20,
-        "finetune_learning_rate": 1e-4,
-        "dropout": 0.3,
-        **VGG16_ANN,
+        **HYBRID,
+        **CIFAR10,
+    },
+    "hybrid_vgg11_cifar100": {
+        "about": "Rathi et al. (2020), 67.87 % at T = 125 (layout: that of their ANN)",
+        "model": "ConversionVGG11",
+        "timesteps": 125,  # paper
+        **HYBRID,
+        **CIFAR100,
+    },
+    "hybrid_resnet20_cifar10": {
+        "about": "Rathi et al. (2020), 92.22 % at T = 250",
+        "model": "ConversionResNet20",
+        "timesteps": 250,  # paper
+        "gain": 0.9,
+        "residual": "unit",
+        **HYBRID,
+        **CIFAR10,
     },
     "spike_norm_vgg16_cifar10": {
-        "about": "Sengupta et al. (2019), 91.55 % at T = 2500",
+        "about": "Sengupta et al. (2019), 91.55 % at T = 2500 (their code is not public)",
         "program": "convert",
-        "timesteps": 2500,
-        "input_coding": "poisson",
-        **VGG16_ANN,
+        "model": "ConversionVGG16",
+        "timesteps": 2500,  # paper
+        **ANN,  # of Rathi et al., the same group
+        **CIFAR10,  # paper
     },
     "wide7b_cifar10dvs": {
         "about": "Fang et al. (2021), 74.4 %",
         "model": "SEWWide7BNet",
+        "connect": "add",
         "dataset": "cifar10_dvs",
         "timesteps": 16,
         "epochs": 64,
         "batch_size": 16,
         "learning_rate": 0.01,
-        "workers": 4,  # ours
+        "dtype": "mixed_float16",
+        **WORKERS,
+        **COSINE,
         **SGD,
     },
     "7b_dvs_gesture": {
         "about": "Fang et al. (2021), 97.92 %",
-        "model": "SEW7BNet",
-        "options": '{"zero_init_residual": true}',
-        "dataset": "dvs_gesture",
-        "timesteps": 16,
-        "train_timesteps": 12,
-        "epochs": 192,
-        "batch_size": 16,
-        "learning_rate": 1e-3,
-        "schedule": "steps",
-        "decay_at": ["0.3333", "0.6667"],
-        "dtype": "mixed_float16",
-        "workers": 4,  # ours
-        **SGD,
+        "connect": "add",
+        "options": '{"zero_init_residual": true}',  # as their log, not as their command
+        **GESTURE_SEW,
+    },
+    "7b_iand_dvs_gesture": {
+        "about": "Fang et al. (2021), 95.49 %",
+        "connect": "iand",
+        **GESTURE_SEW,
+    },
+    "7b_and_dvs_gesture": {
+        "about": "Fang et al. (2021), 70.49 %",
+        "connect": "and",
+        **GESTURE_SEW,
+    },
+    "7b_spiking_dvs_gesture": {
+        "about": "Fang et al. (2021), the plain spiking residual network, 90.97 %",
+        "model": "Spiking7BNet",
+        "learning_rate": 0.1,
+        **GESTURE,
+    },
+    "7b_plain_dvs_gesture": {
+        "about": "Fang et al. (2021), the network without shortcuts, 91.67 %",
+        "model": "Plain7BNet",
+        "learning_rate": 0.1,
+        **GESTURE,
     },
 }

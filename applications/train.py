@@ -24,6 +24,7 @@ from absl import app, flags
 
 import keras_snn
 from keras_snn import analysis, applications, callbacks, distribution, joint, losses, metrics
+from keras_snn import layers as snn
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import neuron_names
 
@@ -35,6 +36,12 @@ LOSSES = {
     "max_membrane": losses.MaxMembraneCrossentropy,
     "first_spike": losses.FirstSpikeCrossentropy,
 }
+
+# What `--options` may not have: it has a flag, or follows from the data.
+OWN = (
+    *("timesteps", "neuron", "connect", "small_images", "input_shape", "input_tensor", "classes"),
+    *("classifier_activation", "include_top", "pooling"),
+)
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -50,6 +57,7 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "neuron", None, neuron_names(), "Neuron (default: the model's).", case_sensitive=False
 )
+flags.DEFINE_string("neuron_options", "{}", "Arguments of this neuron, as JSON.")
 flags.DEFINE_enum(
     "connect", None, list(CONNECTIONS), "How SEW-ResNets join branches and shortcuts."
 )
@@ -87,16 +95,44 @@ def one_hot():
     return FLAGS.label_smoothing > 0 or bool({"mix_up", "cut_mix"} & set(FLAGS.augmentation))
 
 
+def check_flags():
+    """An error for flags that would have no effect."""
+    common.check_needs(optimizers.NEEDS)
+    if FLAGS.neuron is None:
+        common.refuse(["neuron_options"], "it needs --neuron")
+    if FLAGS.joint:
+        common.refuse(["teacher", "loss", "label_smoothing"], "--joint has a loss of its own")
+    if FLAGS.teacher:
+        common.refuse(["loss"], "--teacher has a loss of its own")
+    else:
+        common.refuse(["distillation_weight", "temperature"], "it needs --teacher")
+
+
+def neuron():
+    """The neuron of the flags, as networks take it."""
+    options = common.json_flag("neuron_options")
+    try:
+        layer = getattr(snn, FLAGS.neuron)(**options)
+    except (TypeError, ValueError) as error:
+        raise app.UsageError(f"--neuron_options={options}: {error}") from error
+    return keras.saving.serialize_keras_object(layer)
+
+
 def build(data, **changes):
     """The network of the flags."""
     build = getattr(applications, FLAGS.model)
-    options = {"neuron": FLAGS.neuron, "connect": FLAGS.connect, "small_images": FLAGS.small_images}
+    options = {"connect": FLAGS.connect, "small_images": FLAGS.small_images}
     options = {name: value for name, value in options.items() if value is not None}
-    options |= common.json_flag("options")
+    if FLAGS.neuron is not None:
+        options["neuron"] = neuron()
+    given = common.json_flag("options")
+    if taken := set(given) & {*OWN, *options}:
+        raise app.UsageError(f"--options: {', '.join(sorted(taken))} is set by a flag or the data.")
     known = inspect.signature(build).parameters
-    for name in options:
+    for name in options | given:
         if name not in known:
             raise app.UsageError(f"{FLAGS.model} has no option {name}.")
+    options |= given
     if "small_images" in known:
         options.setdefault("small_images", max(data.input_shape[-3:-1]) <= 34)
     options |= {"timesteps": FLAGS.timesteps} | changes
@@ -231,9 +267,7 @@ def train(data, output, devices):
 
 def main(argv):
     """Trains, evaluates, saves, reloads and compares."""
-    own_loss = FLAGS.joint or FLAGS.teacher is not None
-    if (own_loss and FLAGS.loss != "crossentropy") or (FLAGS.joint and FLAGS.label_smoothing):
-        raise app.UsageError("--joint and --teacher have a loss of their own.")
+    check_flags()
     output = common.output_dir(write=False)
     keras.config.set_dtype_policy(FLAGS.dtype)
     with devices() as found:

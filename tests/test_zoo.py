@@ -53,6 +53,8 @@ COUNTS = [
     ("SpikingResNet101", {"classes": 1000}, 44_549_160, 52_672),
     ("SpikingResNet152", {"classes": 1000}, 60_192_808, 75_712),
     ("SEW7BNet", {"classes": 11, "input_shape": (2, 128, 128, 2)}, 130_426, None),
+    ("Plain7BNet", {"classes": 11, "input_shape": (2, 128, 128, 2)}, 130_426, None),
+    ("Spiking7BNet", {"classes": 11, "input_shape": (2, 128, 128, 2)}, 130_426, None),
     ("SEWWide7BNet", {"classes": 10, "input_shape": (2, 128, 128, 2)}, 1_192_218, None),
     ("TDBNResNet19", {"classes": 10}, 12_630_858, None),
     ("TDBNResNet19", {"classes": 100}, 12_653_988, None),

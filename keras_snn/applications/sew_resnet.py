@@ -5,11 +5,14 @@ ATan(2), reset detached), T = 4; for event data ParametricLIF, T = 16. `SEWResNe
 images of 8x8 to 32x32.
 """
 
-from keras_snn.applications import common, residual
+import functools
+
+from keras_snn.applications import common, residual, spiking_resnet
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers.arguments import check_choice
 
 __all__ = [
+    "Plain7BNet",
     "SEW7BNet",
     "SEWResNet8",
     "SEWResNet18",
@@ -18,6 +21,7 @@ __all__ = [
     "SEWResNet101",
     "SEWResNet152",
     "SEWWide7BNet",
+    "Spiking7BNet",
 ]
 
 decode_predictions = common.decode_predictions
@@ -67,7 +71,22 @@ def resnet(
     return residual.stages(x, unit, blocks, filters)
 
 
-def event_net(net, x, *, filters, connect="add", zero_init_residual=False):
+def event_net(net, x, *, filters, unit):
+    """Seven blocks of two 3x3 convolutions, each followed by a 2x2 maximum, for event frames.
+
+    Source: Fang et al., "Deep Residual Learning in Spiking Neural Networks", NeurIPS 2021; the 1x1
+    convolutions are those of its code.
+    """
+    for index, channels in enumerate(filters, start=1):
+        name = f"block{index}"
+        if net.channels(x) != channels:
+            x = residual.projection(net, x, channels, 1, name + "_up", neuron=True)
+        x = unit(net, x, residual.basic(channels, 1), name)
+        x = net.max_pool(x, name + "_pool")
+    return x
+
+
+def sew_event_net(net, x, *, filters, connect="add", zero_init_residual=False):
     """Seven blocks of two 3x3 convolutions, each followed by a 2x2 maximum, for event frames.
 
     Args:
@@ -78,13 +97,16 @@ def event_net(net, x, *, filters, connect="add", zero_init_residual=False):
     convolutions are those of its code.
     """
     check_choice("connect", connect, CONNECTIONS)
-    for index, channels in enumerate(filters, start=1):
-        name = f"block{index}"
-        if net.channels(x) != channels:
-            x = residual.projection(net, x, channels, 1, name + "_up", neuron=True)
-        x = block(net, x, residual.basic(channels, 1), name, connect, zero_init_residual)
-        x = net.max_pool(x, name + "_pool")
-    return x
+    options = {"connect": connect, "zero_init_residual": zero_init_residual}
+    return event_net(net, x, filters=filters, unit=functools.partial(block, **options))
+
+
+def _plain_unit(net, x, plan, name):
+    return residual.branch(net, x, plan, residual.POST_ACTIVATION, name)
+
+
+def _spiking_unit(net, x, plan, name):
+    return spiking_resnet.block(net, x, plan, name, last_norm={})
 
 
 def event_top(net, x, classes, classifier_activation):
@@ -120,13 +142,13 @@ SEWResNet8 = common.application(
 )
 
 
-def _event_net(title, name, data, filters):
+def _event_net(title, name, about, filters, features=event_net, **layout):
     return common.application(
         title,
         name,
-        event_net,
+        features,
         event_top,
-        about=f"the paper's network for {data}",
+        about=f"the paper's {about}",
         example="(input_shape=(2, 128, 128, 2), classes=10)",
         size=128,
         minimum=128,
@@ -135,10 +157,35 @@ def _event_net(title, name, data, filters):
         kernel_initializer=common.TORCH_UNIFORM,
         defaults={"timesteps": 16, "neuron": "parametric_lif"},
         filters=filters,
+        **layout,
     )
 
 
-SEW7BNet = _event_net("SEW7BNet", "sew_7b_net", "DVS128 Gesture, 7B-Net", (32,) * 7)
+SEW7BNet = _event_net(
+    "SEW7BNet",
+    "sew_7b_net",
+    "network for DVS128 Gesture, 7B-Net",
+    (32,) * 7,
+    sew_event_net,
+)
 SEWWide7BNet = _event_net(
-    "SEWWide7BNet", "sew_wide_7b_net", "CIFAR10-DVS, Wide-7B-Net", (64,) * 4 + (128,) * 3
+    "SEWWide7BNet",
+    "sew_wide_7b_net",
+    "network for CIFAR10-DVS, Wide-7B-Net",
+    (64,) * 4 + (128,) * 3,
+    sew_event_net,
+)
+Plain7BNet = _event_net(
+    "Plain7BNet",
+    "plain_7b_net",
+    "7B-Net without shortcuts, to compare with",
+    (32,) * 7,
+    unit=_plain_unit,
+)
+Spiking7BNet = _event_net(
+    "Spiking7BNet",
+    "spiking_7b_net",
+    "7B-Net whose blocks add currents, before their last neuron, to compare with",
+    (32,) * 7,
+    unit=_spiking_unit,
 )

@@ -2,12 +2,13 @@
 
 Neurons are the paper's: LIF with decay 0.25, threshold 0.5, a gated reset that is differentiated
 and a rectangular surrogate gradient. Layouts and parameters of ResNet-19 are those of public code;
-the paper's fixed voting matrix is not known to us, so that logits are means over time.
+the paper's fixed voting matrix is not known to us, so that logits are means over time. The layout
+of ResNet-17 is our reading.
 """
 
 from keras_snn.applications import common, residual, spiking_resnet
 
-__all__ = ["TDBNResNet19", "TDBNResNet34", "TDBNResNet50"]
+__all__ = ["TDBNResNet17", "TDBNResNet19", "TDBNResNet34", "TDBNResNet50"]
 
 decode_predictions = common.decode_predictions
 preprocess_input = common.preprocess_input
@@ -73,6 +74,16 @@ TDBNResNet19 = _resnet(
     plan=residual.basic,
     blocks=(3, 3, 2),
     filters=(128, 256, 512),
+)
+TDBNResNet17 = _resnet(
+    17,
+    resnet19_top,
+    about="a residual network with tdBN for event frames, with 3, 3, 1 blocks of two 3x3 "
+    "convolutions",
+    defaults={"small_images": True},
+    plan=residual.basic,
+    blocks=(3, 3, 1),
+    filters=(64, 128, 256),
 )
 TDBNResNet34 = _resnet(
     34, about=residual.about(34, "a residual network with tdBN"), **residual.LAYOUTS[34]

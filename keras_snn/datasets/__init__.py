@@ -51,6 +51,7 @@ def load(
         data_dir: Where the data are: for TensorFlow Datasets by default `TFDS_DATA_DIR` or its own;
             for recordings and speech the folder that the data set unpacks to.
         image_size: Height and width to resize images to; needed where they differ in size.
+            Frames of events are shrunk, to a divisor of the sensor's.
         timesteps: Frames of a recording, or of a clip of speech.
         train_timesteps: Frames of it that training draws at random, in their order.
         augmentation: Names of variations of the training data, in their order. Images: `"shift"`,
@@ -85,6 +86,7 @@ def load(
             augmentation,
             workers,
             one_hot,
+            image_size,
         )
     if name in speech.SETS:
         return speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)

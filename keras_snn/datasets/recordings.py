@@ -44,6 +44,7 @@ def load(
     variation=(),
     workers=1,
     one_hot=False,
+    image_size=None,
 ):
     """A data set of recordings by name, as frames of counts of events.
 
@@ -67,6 +68,8 @@ def load(
             `"shift"`, `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"`.
         workers: Number of threads that read.
         one_hot: Whether labels are one-hot vectors, as mixed labels are.
+        image_size: Height and width that frames are shrunk to, each value the mean of a square of
+            pixels; a divisor of the sensor's.
 
     Returns:
         A `Dataset`. Frames are `(T, height, width, 2)`, OFF and ON, or `(T, 700)`, units. In
@@ -100,6 +103,12 @@ def load(
     if check_integer("train_timesteps", drawn) > timesteps:
         raise ValueError(f"`train_timesteps` should be at most {timesteps}, got {drawn}.")
     of_frames = OF_FRAMES if row.size[0] > 1 else ()
+    shrink = 1 if image_size is None else row.size[0] // check_integer("image_size", image_size)
+    if image_size is not None and row.size != (shrink * image_size,) * 2:
+        raise ValueError(
+            f"Received an invalid value for argument `image_size`, expected a divisor of the "
+            f"sensor's height and width, {row.size} for {name!r}, got {image_size}."
+        )
     for kind in variation:
         if kind not in (*row.variations, *of_frames):
             raise ValueError(
@@ -123,7 +132,8 @@ def load(
             raise ValueError(f"The recording {name}: {error}") from error
 
     def frames(recording):
-        return row.frames(recording, timesteps, row.size)
+        found = row.frames(recording, timesteps, row.size)
+        return found if image_size is None else _shrunk(found, shrink)
 
     def vary(recording, generator):
         for kind in of_recordings:
@@ -141,6 +151,13 @@ def load(
     nothing = events.Events(*(np.zeros(0, np.int64),) * 4)
     steps = timesteps if drawn == timesteps else None
     return Dataset(name, train, test, (steps, *frames(nothing).shape[1:]), row.classes)
+
+
+def _shrunk(frames, factor):
+    """Means of squares of `factor` by `factor` pixels, of `(time, height, width, polarity)`."""
+    time, height, width, polarities = frames.shape
+    squares = (time, height // factor, factor, width // factor, factor, polarities)
+    return frames.reshape(squares).mean((2, 4), dtype="float32")
 
 
 def _found(row, data_dir):

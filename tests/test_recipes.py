@@ -1,0 +1,128 @@
+"""Recipes, and the flags of the training program: each has an effect, or is refused."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from test_project import in_a_process
+
+import keras_snn
+from keras_snn import applications
+
+pytestmark = pytest.mark.once
+
+
+class Bound:
+    """In the place of a function: whether it takes its arguments."""
+
+    def __init__(self, function):
+        self.__signature__ = inspect.signature(function)
+
+    def __call__(self, **arguments):
+        self.__signature__.bind(**arguments)
+
+
+def print_recipes(built):
+    """Prints what recipes of the training program make; builds the networks of some."""
+    import common
+    import recipes
+    import train
+    from absl import flags
+    from absl.testing import flagsaver
+
+    shapes = {
+        "dvs_gesture": (2, 128, 128, 2),
+        "cifar10_dvs": (2, 128, 128, 2),
+        "nmnist": (2, 34, 34, 2),
+        "speech_commands": (2, 40),
+        "spoken_digits": (2, 40),
+    }
+    flags.FLAGS(["train"])
+    found = {}
+    for name, recipe in recipes.RECIPES.items():
+        if recipe.get("program", "train") != "train":
+            continue
+        with flagsaver.flagsaver():
+            for flag, value in recipe.items():
+                if flag not in ("about", "program"):
+                    flags.FLAGS.set_default(flag, value)
+            flags.FLAGS.timesteps = 2
+            train.check_flags()
+            common.check_data()
+            shape = shapes.get(recipe["dataset"], (32, 32, 3))
+            if len(shape) > 2 and recipe.get("image_size"):
+                size = recipe["image_size"]
+                shape = (*shape[:-3], size, size, shape[-1])
+            data = keras_snn.datasets.Dataset(name, None, None, shape, 10)
+            network = getattr(applications, recipe["model"])
+            if name not in built:
+                setattr(applications, recipe["model"], Bound(network))
+            model = train.build(data)
+            setattr(applications, recipe["model"], network)
+            found[name] = {}
+            if model is not None:
+                cell = next(layer.cell for layer in model.layers if hasattr(layer, "cell"))
+                found[name] |= {
+                    "parameters": model.count_params(),
+                    "neuron": type(cell).__name__,
+                    "decay": getattr(cell, "decay", None),
+                }
+            optimizer = train.optimizers.optimizer(recipe["epochs"], 10)
+            found[name] |= {
+                "optimizer": f"{type(optimizer).__module__}.{type(optimizer).__name__}",
+                "weight_decay": optimizer.weight_decay,
+                "rates": [
+                    float(optimizer._learning_rate(10 * epoch)) for epoch in range(recipe["epochs"])
+                ],
+            }
+            keras.backend.clear_session()
+    print(json.dumps(found))
+
+
+STEP = [0.1 * 0.1**n for n in range(4)]
+COSINE = [0.05 * (1 + np.cos(np.pi * epoch / 320)) for epoch in range(320)]
+# What the authors' repositories, or papers where there are none, tell: rates of all epochs.
+PAPERS = {
+    "sew_resnet_imagenet": {"weight_decay": 0, "rates": COSINE},
+    "spiking_resnet_imagenet": {"weight_decay": 0, "rates": COSINE},
+    "s_resnet38_cifar10": {
+        "neuron": "DecayLIFCell",
+        "decay": 0.8744,
+        "weight_decay": 1e-4,
+        "rates": 0.26844 * np.repeat(STEP, (50, 7, 7, 6)),
+    },
+    "wide7b_cifar10dvs": {
+        "neuron": "ParametricLIFCell",
+        "parameters": 1_192_218,
+        "rates": [0.005 * (1 + np.cos(np.pi * epoch / 64)) for epoch in range(64)],
+    },
+    "7b_dvs_gesture": {"weight_decay": 0, "rates": 0.01 * np.repeat(STEP[:3], 64)},
+    "7b_plain_dvs_gesture": {"neuron": "ParametricLIFCell", "rates": np.repeat(STEP[:3], 64)},
+    "tdbn_resnet19_cifar10": {
+        "neuron": "DecayLIFCell",
+        "decay": 0.25,
+        "weight_decay": 1e-4,
+        "rates": np.repeat(STEP[:3], 35),
+    },
+    "joint_resnet18_cifar100": {"decay": 0.25, "weight_decay": 5e-4},
+}
+BUILT = {"neuron", "decay", "parameters"}
+
+
+def test_recipes_build_what_the_papers_tell():
+    answer = in_a_process(print_recipes, [r for r, x in PAPERS.items() if {*x} & BUILT])
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    found = json.loads(answer.stdout.splitlines()[-1])
+    for recipe, expected in PAPERS.items():
+        for what, value in expected.items():
+            if what == "parameters":  # ours have moving statistics besides
+                assert found[recipe][what] > value
+            elif what == "rates":
+                np.testing.assert_allclose(found[recipe][what], value, atol=1e-7, rtol=1e-5)
+            else:
+                assert found[recipe][what] == value, (recipe, what)
+    for recipe, one in found.items():
+        if one["weight_decay"] and recipe not in ("fashion_mnist_small", "speech_commands"):
+            assert one["optimizer"] == "keras_snn.optimizers.SGD", recipe
