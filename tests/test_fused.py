@@ -331,3 +331,12 @@ def test_second_derivative_of_a_step_by_hand():
     wanted = 2 * up**2 * np.cos(s) * d * (-np.sin(s) * d**2 + np.cos(s) * slope)
     for layer in pair("IF", surrogate="sigmoid"):
         np.testing.assert_allclose(penalty_gradients(layer, x)[0].ravel(), wanted, rtol=1e-5)
+
+
+def test_epsilon_counts_in_the_inference_of_a_folded_normalization():
+    layer = layers.FoldTime(keras.layers.BatchNormalization(epsilon=0.5))
+    x = currents(2, 3, 4)
+    layer.build(x.shape)
+    layer.layer.moving_variance.assign(np.full(4, 0.25, "float32"))
+    wanted = x.astype("float64") / np.sqrt(0.25 + 0.5)
+    np.testing.assert_allclose(to_numpy(layer(x, training=False)), wanted, rtol=1e-5)
