@@ -374,3 +374,26 @@ def test_own_anns():
     load_keras_weights(snn, ann)
     for a, b in zip(snn.trainable_weights, ann.trainable_weights, strict=True):
         np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+
+
+def test_wrappers_and_second_names(donor, source):
+    for wrapper in ("model_ema", "state_dict_ema", "model_state", "state_dict"):
+        wrapped = {"epoch": 1, wrapper: {f"module._orig_mod.{k}": v for k, v in source.items()}}
+        model = build("SpikingResNet18")
+        assert load_torch_weights(model, wrapped).missing == []
+        np.testing.assert_array_equal(to_numpy(model.weights[0]), to_numpy(donor.weights[0]))
+
+
+def test_numbers_that_are_none(source):
+    model = build("SpikingResNet18")
+    report = load_torch_weights(model, source | {"fc.bias": np.array([0, np.nan, 1])})
+    assert "fc.bias" in report.notes[0] and "conv1" not in report.notes[0]
+    wrong = source | {"fc.bias": np.ones(3, "complex64")}
+    unchanged(model, lambda: load_torch_weights(model, wrong), "fc.bias is complex")
+
+
+def test_small_files_with_large_shapes(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = build("SEWResNet8")
+    torch.save({"fc.weight": torch.zeros(1).expand(10**10)}, tmp_path / "expanded.pth")
+    unchanged(model, lambda: load_torch_weights(model, tmp_path / "expanded.pth"), "fc.weight.*4 b")

@@ -233,6 +233,11 @@ def _load(model, modules, targets, skip_mismatch, report):
             f"The weights do not fit. {problems[0]} ({len(problems)} mismatches; "
             "`skip_mismatch=True` leaves them out.)"
         )
+    wild = [n for n, (_, v) in zip(report.used, assignments.values()) if not np.isfinite(v).all()]
+    if wild:
+        report.notes.append(
+            f"Not all numbers are finite in {', '.join(tensor for tensor, _ in wild)}."
+        )
     for variable, value in assignments.values():
         variable.assign(np.reshape(value, variable.shape))
     return report
@@ -285,7 +290,8 @@ def _state_dict(source):
         source = _read(pathlib.Path(source))
     elif hasattr(source, "state_dict"):
         source = source.state_dict()
-    nested = ("state_dict", "model_state_dict", "model", "net")
+    nested = ("state_dict", "model_state_dict", "model_state", "state_dict_ema", "model_ema")
+    nested += ("model", "net")
     while isinstance(source, dict):
         inner = next((source[n] for n in nested if isinstance(source.get(n), dict)), None)
         if inner is None:
@@ -295,17 +301,48 @@ def _state_dict(source):
         raise TypeError(
             f"Expected the path of a file or a dictionary of tensors, got {type(source).__name__}."
         )
-    arrays = {str(k): _array(v) for k, v in source.items() if hasattr(v, "shape")}
+    tensors = {str(k): v for k, v in source.items() if hasattr(v, "shape")}
+    arrays = {k: _array(k, v) for k, v in _project_names(tensors).items()}
     if not arrays:
         raise ValueError(f"There are no tensors in the source; its keys are {[*source][:5]}.")
     return arrays
 
 
-def _array(tensor):
+# Modules under a second name, or under containers: tdLayers of STBP-simple, compiled modules.
+_ALIASES = (
+    (re.compile(r"(^|\.)_orig_mod\."), r"\1"),
+    (re.compile(r"(^|\.)conv(\d*)_s\.bn\."), r"\1bn\2."),
+    (re.compile(r"(\w+)_s\.layer\."), r"\1."),
+)
+
+
+def _project_names(tensors):
+    """Tensors by names that the rest of this module knows; what has two names comes once."""
+    found = {}
+    for key, tensor in tensors.items():
+        name = key
+        for pattern, replacement in _ALIASES:
+            name = pattern.sub(replacement, name)
+        if name == key or name not in tensors:
+            found[name] = tensor
+    return found
+
+
+def _array(name, tensor):
     if hasattr(tensor, "detach"):  # numpy knows no bfloat16
         tensor = tensor.detach().cpu()
+        dense = str(tensor.layout) == "torch.strided"
+        stored = tensor.untyped_storage().nbytes() if dense else 0
+        if tensor.numel() * tensor.element_size() > stored:
+            raise ValueError(
+                f"{name} has the shape {tuple(tensor.shape)}, for which the file holds {stored} "
+                "bytes: it is expanded, sparse or damaged."
+            )
         tensor = tensor.float() if tensor.is_floating_point() else tensor
-    return np.asarray(tensor)
+    array = np.asarray(tensor)
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name} is complex ({array.dtype}), weights are real numbers.")
+    return array
 
 
 def _read(path):
