@@ -457,3 +457,21 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
         callbacks.Resume("file.keras")
     with pytest.raises(TypeError, match="set_epoch"):
         callbacks.Resume(path, data=[])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "make, macs",
+    [
+        # 4 places, 9 taps, for each of 4 filters the 2 channels of its group; 8 filters of 1.
+        (lambda: layers.Conv2D(4, 3, groups=2), 4 * 9 * 4 * 2),
+        (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), 4 * 9 * 8),
+    ],
+)
+def test_operations_of_groups_by_hand(make, macs, exact):
+    inputs = keras.Input((3, 4, 4, 4))
+    model = keras.Model(inputs, snn.FoldTime(make())(snn.IF()(inputs)))
+    found = analysis.profile(model, np.ones((2, 3, 4, 4, 4), "float32"), exact=exact)
+    assert found.layers[-1].macs == macs
+    assert found.synops == pytest.approx(3 * macs, rel=1e-6)
+    assert found.ann_macs == 3 * macs
