@@ -1000,12 +1000,12 @@ def test_export_of_a_converted_network(tmp_path):
 STEPS, SGD = "--schedule=steps", "--optimizer=sgd"
 EFFECTS = {
     "dataset": ["fashion_mnist"],
-    "data_dir": ["folder"],
+    "data_dir": ["folder", "--dataset=fashion_mnist"],
     "image_size": ["16"],
     "batch_size": ["3"],
     "augmentation": ["flip"],
     "normalization": ["mnist"],
-    "workers": ["2"],
+    "workers": ["2", "--dataset=nmnist"],
     "seed": ["1"],
     "optimizer": ["sgd"],
     "momentum": ["0.5", SGD],
@@ -1058,6 +1058,8 @@ PROGRAMS = {
 }
 # Flags that would have no effect, with what takes it from them.
 REFUSED = [
+    ("data_dir", ["--data_dir=folder"]),
+    ("workers", ["--workers=2"]),
     ("gain", ["--gain=2", "--input_coding=direct"]),
     ("momentum", ["--momentum=0.5"]),
     ("amsgrad", ["--amsgrad", SGD]),
