@@ -109,10 +109,7 @@ def load_data():
 def obtain_ann(data):
     """The trained ANN: loaded, or trained and kept beside the flags that made it."""
     if FLAGS.model_file:
-        path = pathlib.Path(FLAGS.model_file)
-        if not path.is_file():
-            raise app.UsageError(f"There is no file {path}.")
-        return check_ann(load_ann(path), data)
+        return check_ann(load_ann(FLAGS.model_file), data)
     path = pathlib.Path(FLAGS.output_dir, f"{FLAGS.model}_{FLAGS.dataset.replace('/', '_')}.keras")
     made = {name: FLAGS[name].value for name in (*TRAINING, *DATA)}
     record, resume = path.with_suffix(".json"), path.with_suffix(".npz")
@@ -120,7 +117,7 @@ def obtain_ann(data):
         check_record(record, made, path)
     if path.is_file():
         return load_ann(path)
-    record.write_text(json.dumps(made, indent=1) + "\n")
+    common.write_json(record, made)
     model = build_ann(data)
     model.compile(
         optimizers.optimizer(FLAGS.epochs, len(data.train)),
@@ -137,7 +134,7 @@ def obtain_ann(data):
         callbacks=[interrupted],
         verbose=2,
     )
-    model.save(path)
+    common.save(model, path)
     interrupted.remove()
     return model
 
@@ -158,8 +155,9 @@ def build_ann(data):
 
 def load_ann(path):
     """An ANN from its file."""
+    ann = common.load_keras(path)
     print(f"Loaded the ANN {path}")
-    return keras.saving.load_model(path)
+    return ann
 
 
 def check_ann(ann, data):
@@ -244,9 +242,9 @@ def main(argv):
         print(f"\n{report}\nConverted in {seconds:.1f} s. On the test images:")
         found = over_time(network, coded)
         path = output / f"{ann.name}_{method}.keras"
-        network.save(path)
+        common.save(network, path)
         results["methods"][method] = report.to_dict() | {"seconds": seconds, "test": found}
-        (output / "conversion.json").write_text(json.dumps(results, indent=1))
+        common.write_json(output / "conversion.json", results)
         print(f"Saved {path}")
 
 

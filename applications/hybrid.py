@@ -10,8 +10,6 @@ training only. Fine-tuning is that of the authors' code: Adam with AMSGrad, the 
 tenth after 60, 80 and 90 % of the epochs.
 """
 
-import json
-
 import common
 import convert
 import keras
@@ -127,11 +125,11 @@ def main(argv):
     resume = callbacks.Resume(output / "resume_finetune.npz", coded, keep=True)
     fine_tune(model, coded, resume)
     path = output / f"{ann.name}_hybrid.keras"
-    model.save(path)
+    common.save(model, path)
     resume.remove()
     evaluate("hybrid", model)
     results["history"] = resume.history
-    (output / "hybrid.json").write_text(json.dumps(results, indent=1))
+    common.write_json(output / "hybrid.json", results)
     print(f"Saved {path}")
 
 

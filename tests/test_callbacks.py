@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import itertools
+import os
 import shutil
+import signal
+import time
 
 import keras
 import numpy as np
 import pytest
-from helpers import first_everywhere, to_numpy
+from helpers import SERVER, first_everywhere, to_numpy
 from keras import layers, ops
 
 from keras_snn import callbacks, surrogates
@@ -228,8 +231,12 @@ class Kill(keras.callbacks.Callback):
 
 
 class Slower(keras.callbacks.Callback):
+    def __init__(self, factor=0.5):
+        super().__init__()
+        self.factor = factor
+
     def on_epoch_end(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = 0.5 * self.model.optimizer.learning_rate
+        self.model.optimizer.learning_rate = self.factor * self.model.optimizer.learning_rate
 
 
 def dropout_network(optimizer, dtype=None):
@@ -297,6 +304,58 @@ def test_killed_training_ends_as_unbroken(name, tmp_path):
     for a, b in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not list(tmp_path.iterdir())
+
+
+def train_on(folder, endless=False):
+    """Trains, or goes on; writes the weights. If endless, it waits before the last epoch's end."""
+
+    class Tell(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            (folder / "begun").touch()
+
+        def on_epoch_end(self, epoch, logs=None):
+            while endless and epoch + 1 == self.params["epochs"]:
+                time.sleep(1)
+
+    keras.utils.set_random_seed(2)
+    parts = [layers.Dropout(0.3), layers.Dense(3), snn.LIF(), snn.MeanOverTime()]
+    model = keras.Sequential([layers.Input((2, 3)), *parts])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    resume = callbacks.Resume(folder / "resume.npz")
+    targets = keras.utils.to_categorical(Y, 3)
+    watch = [Slower(0.97), Tell(), resume]
+    model.fit(X.reshape(-1, 2, 3), targets, epochs=60, callbacks=watch, **FIT)
+    values = [*model.variables, *model.optimizer.variables]
+    np.savez(folder / "values.npz", *[ops.convert_to_numpy(v) for v in values])
+
+
+def test_processes_killed_at_random_moments(tmp_path):
+    """Whatever is happening, a file being written too."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+
+    def start(*arguments):
+        process = SERVER.Process(target=train_on, args=arguments)
+        process.start()
+        return process
+
+    for delay in np.random.default_rng(0).uniform(0, 0.2, 10):
+        process = start(broken, True)
+        while process.is_alive() and not (broken / "begun").exists():
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        (broken / "begun").unlink()
+    for process in (start(broken), start(whole)):
+        process.join()
+        assert process.exitcode == 0
+    with np.load(whole / "values.npz") as a, np.load(broken / "values.npz") as b:
+        assert a.files == b.files
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert sorted(os.listdir(broken)) == ["begun", "values.npz"]
 
 
 def test_the_next_fit_starts_at_its_first_epoch(tmp_path):

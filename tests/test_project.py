@@ -198,6 +198,12 @@ def test_training_program_refuses(tmp_path):
         ("evaluate", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
         ("export", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
         ("export", ["--model_file={}/junk.keras", "--output=a.h"], "end in .tflite, got 'a.h'"),
+        ("convert", ["--model_file={}/missing.keras", "--output_dir={}"], "There is no file"),
+        (
+            "hybrid",
+            ["--model_file={}/junk.keras", "--output_dir={}"],
+            "junk.keras is no Keras model",
+        ),
         ("profile", ["--model=ResNet", "--output_dir={}"], "'ResNet' is none of"),
     ],
 )
