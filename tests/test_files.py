@@ -1,16 +1,21 @@
-"""Files are complete or stay as they were, also where a disk is full."""
+"""Files are complete or stay as they were, on a full disk too; what is not installed is told."""
 
 import json
 import os
+import re
 import resource
+import sys
 
 import keras
 import numpy as np
 import pytest
 
-from keras_snn import callbacks, export, files
+from keras_snn import callbacks, datasets, events, export, files
 from keras_snn import layers as snn
-from keras_snn.analysis import save_event_animation
+from keras_snn.analysis import plot_raster, save_event_animation
+from keras_snn.applications.weights import _read
+from keras_snn.datasets.augmentation import auto_augment
+from keras_snn.export.tflite import Job, run
 
 pytestmark = pytest.mark.once
 
@@ -158,3 +163,51 @@ def test_damaged_nir_files(tmp_path):
         path.write_bytes(contents[kind])
         with pytest.raises(ValueError, match="a.nir is no NIR file, or is damaged"):
             export.from_nir(path)
+
+
+FRAMES = np.zeros((2, 8, 8, 2))
+# A module that is not there: what needs it, and what the error tells to install.
+MISSING = {
+    "matplotlib.pyplot": (lambda path: plot_raster(FRAMES[..., 0]), "keras-snn[plot]"),
+    "safetensors.numpy": (lambda path: _read(path / "a.safetensors"), "keras-snn[torch]"),
+    "h5py": (lambda path: events.read_shd(path / "a.h5"), "keras-snn[events]"),
+    "lz4.frame": (lambda path: events._unpacking(b"", 1), "keras-snn[events]"),
+    "zstandard": (lambda path: events._unpacking(b"", 3), "keras-snn[events]"),
+    "flatbuffers.table": (
+        lambda path: events._flatbuffer(bytes([4, *7 * [0]])),
+        "keras-snn[events]",
+    ),
+    "nir": (lambda path: export.to_nir(network(), path / "a.nir"), "keras-snn[nir]"),
+    "onnx": (lambda path: export.to_onnx(network(), path / "a.onnx"), "keras-snn[onnx]"),
+    "onnxruntime": (lambda path: export.to_onnx(network(), path / "a.onnx"), "keras-snn[onnx]"),
+    "tf2onnx": (lambda path: export.to_onnx(network(), path / "a.onnx"), "keras-snn[onnx]"),
+    "ai_edge_litert": (
+        lambda path: export.to_tflite(network(), path / "a.tflite"),
+        "keras-snn[export]",
+    ),
+    "tensorflow": (
+        lambda path: run(network(), path / "a.tflite", Job("tflite", "step"), {}),
+        "pip install tensorflow",
+    ),
+    "sklearn.datasets": (lambda path: datasets.load("digits"), "keras-snn[data]"),
+    "PIL": (
+        lambda path: auto_augment(FRAMES[..., :1].repeat(3, -1), 3 * [0], np.random.default_rng(0)),
+        "keras-snn[data]",
+    ),
+    "tensorboard": (
+        lambda path: callbacks.FiringRates(FRAMES, log_dir=path)._write(0, {}),
+        "keras-snn[tensorboard]",
+    ),
+    "tensorflow_datasets": (lambda path: datasets.load("svhn_cropped"), "tensorflow-datasets"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_missing_is_told(name, tmp_path, monkeypatch):
+    use, message = MISSING[name]
+    (tmp_path / "a.safetensors").touch()
+    (tmp_path / "a.h5").touch()
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=re.escape(message)):
+        use(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "a.safetensors"]
