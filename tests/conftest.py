@@ -119,11 +119,11 @@ def zoo(torchvision):
     pytest.importorskip("torch")
     pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed (extra `peers`)")
     from spikingjelly import activation_based as peer
-    from spikingjelly.activation_based import functional, neuron
+    from spikingjelly.activation_based import functional, neuron, surrogate
 
     models = ("ms_resnet", "sew_resnet", "spiking_resnet", "spiking_vgg")
     found = {name: importlib.import_module(f"{peer.__name__}.model.{name}") for name in models}
-    return types.SimpleNamespace(functional=functional, neuron=neuron, **found)
+    return types.SimpleNamespace(functional=functional, neuron=neuron, surrogate=surrogate, **found)
 
 
 def pytest_report_header():
