@@ -183,6 +183,8 @@ def load_data_for(model, timesteps=None):
     if isinstance(shape, list):
         raise ValueError(f"The model should have one input, got {len(shape)}.")
     timed = len(shape) != 4  # not an image
+    if timed and shape[1]:
+        refuse(["timesteps"], f"{model.name} reads sequences of {shape[1]} steps")
     data = load_data(shape[1] or timesteps or 10 if timed else 10)
     different = [
         b is not None and a is not None and a != b for a, b in zip(data.input_shape, shape[1:])

@@ -15,7 +15,7 @@ from keras_snn import analysis, files
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.DEFINE_string("model_file", None, "A trained model, a .keras file.", required=True)
-flags.DEFINE_integer("timesteps", None, "Steps to evaluate up to (default: the model's).")
+flags.DEFINE_integer("timesteps", None, "Steps to evaluate up to (default: the model's).", 1)
 flags.DEFINE_string("json", None, "File to write the figures to, if any.")
 
 
@@ -28,6 +28,7 @@ def confusion_matrix(labels, answers, classes):
 
 def main(argv):
     """Evaluates, prints, writes."""
+    common.refuse(["augmentation"], "nothing is trained")
     path = pathlib.Path(FLAGS.model_file)
     if FLAGS.json:
         files.check_path(FLAGS.json, [".json"])

@@ -20,7 +20,7 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_string("model_file", None, "A `.keras` file.", required=True)
 flags.DEFINE_string("output", None, "Where to write (default: beside the model's file).")
 flags.DEFINE_integer("examples", 32, "Examples to compare, and as many for ranges.", lower_bound=1)
-flags.DEFINE_integer("test_examples", 0, "Examples to measure the accuracy of the file on.")
+flags.DEFINE_integer("test_examples", 0, "Examples to measure the accuracy of the file on.", 0)
 flags.DEFINE_enum("mode", "sequence", MODES, "Whole clips, or steps with states.")
 flags.DEFINE_enum("quantize", None, QUANTIZATIONS[1:], "Quantisation (default: float32).")
 flags.DEFINE_enum("target", "litert", TARGETS, "LiteRT, or TensorFlow Lite Micro.")
@@ -30,6 +30,7 @@ flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.",
 
 def main(argv):
     """Exports, prints the report, predicts with the file."""
+    common.refuse(["augmentation", "batch_size"], "nothing is trained, files take one example")
     path = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
     files.check_path(path, [".tflite"])
     model = common.load_model(FLAGS.model_file)

@@ -55,6 +55,7 @@ def draw(model, profile, images, labels, output):
 
 def main(argv):
     """Profiles, prints, writes."""
+    common.refuse(["augmentation"], "nothing is trained")
     given = not FLAGS["model"].using_default_value  # by the user, not by a recipe
     if given == (FLAGS.model_file is not None) or not (FLAGS.model or FLAGS.model_file):
         raise app.UsageError("Give either --model_file or --model.")

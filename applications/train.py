@@ -98,10 +98,15 @@ def one_hot():
 def check_flags():
     """An error for flags that would have no effect."""
     common.check_needs(optimizers.NEEDS)
+    known = inspect.signature(getattr(applications, FLAGS.model)).parameters
+    missing = {"connect", "small_images"} - set(known)
+    common.refuse(missing, f"{FLAGS.model} has no such option")
     if FLAGS.neuron is None:
         common.refuse(["neuron_options"], "it needs --neuron")
     if FLAGS.joint:
         common.refuse(["teacher", "loss", "label_smoothing"], "--joint has a loss of its own")
+    if FLAGS.loss == "spike_count":
+        common.refuse(["label_smoothing"], "--loss=spike_count has rates instead")
     if FLAGS.teacher:
         common.refuse(["loss"], "--teacher has a loss of its own")
     else:
