@@ -1,6 +1,7 @@
 """Weights from elsewhere: names that PyTorch projects and Keras's ANNs give to the same layers."""
 
 import argparse
+import collections
 import re
 
 import keras
@@ -11,7 +12,7 @@ from keras import layers as klayers
 
 from keras_snn import applications
 from keras_snn.applications import load_keras_weights, load_torch_weights
-from keras_snn.layers import FoldTime, SpikingRNN
+from keras_snn.layers import BatchNormalizationThroughTime, FoldTime, SpikingRNN
 
 pytestmark = [pytest.mark.usefixtures("large_models"), pytest.mark.once]
 
@@ -397,3 +398,74 @@ def test_small_files_with_large_shapes(tmp_path):
     model = build("SEWResNet8")
     torch.save({"fc.weight": torch.zeros(1).expand(10**10)}, tmp_path / "expanded.pth")
     unchanged(model, lambda: load_torch_weights(model, tmp_path / "expanded.pth"), "fc.weight.*4 b")
+
+
+def shifted(name):
+    """Normalisation through time as S-ResNet's code has it."""
+    return BatchNormalizationThroughTime(2, center=True, name=name)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_s_resnets_names(prefix):
+    """Lists of convolutions and of normalisations for each step, some under a second name."""
+    arguments = {"input_shape": (8, 8, 3), "width": 2, "timesteps": 2}
+    donor, model = (build("SResNet20", norm=shifted, **arguments) for _ in range(2))
+    randomised(donor)
+    source = {"fc.weight": to_numpy(donor.get_layer("predictions").kernel).T}
+
+    def add(index, name, conv="conv_list", bn="bntt_list", second=None):
+        kernel = to_numpy(weighted(donor)[name.replace("*", "conv")].kernel)
+        steps = donor.get_layer(name.replace("*", "bn")).steps
+        found = {f"{conv}.{index}.weight": kernel.transpose(3, 2, 0, 1)}
+        for t, step in enumerate(steps):
+            values = [step.gamma, step.beta, step.moving_mean, step.moving_variance, np.array(7)]
+            leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+            found |= {f"{bn}.{index}.{t}.{n}": to_numpy(v) for n, v in zip(leaves, values)}
+        if second:
+            names = {f"{conv}.{index}.": second[0] + ".", f"{bn}.{index}.": second[1] + "."}
+            for key in list(found):
+                start = next(start for start in names if key.startswith(start))
+                source[names[start] + key.removeprefix(start)] = found[key]
+        source.update(found)
+
+    add(0, "stem_*", second=("conv1", "bntt1"))
+    for index in range(18):
+        stage, block, k = index // 6 + 1, index % 6 // 2 + 1, index % 2 + 1
+        add(index + 1, f"stack{stage}_block{block}_*{k}")
+    for j in range(2):
+        second = f"conv_resize_{j + 1}", f"resize_bn_{j + 1}"
+        lists = "conv1x1_list", "bn_conv1x1_list"
+        add(j, f"stack{j + 2}_block1_shortcut_*", *lists, second=second)
+
+    source = {prefix + key: value for key, value in source.items()}
+    report = load_torch_weights(model, source)
+    assert report.missing == []
+    for ours, theirs in zip(model.weights, donor.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs), err_msg=ours.path)
+    plain = build("SResNet20", **arguments)
+    unchanged(plain, lambda: load_torch_weights(plain, source), "bias fits nothing")
+    load_keras_weights(model, randomised(donor, seed=2))
+    np.testing.assert_array_equal(to_numpy(model.weights[1]), to_numpy(donor.weights[1]))
+
+
+def test_records_beside_tensors(tmp_path, donor, source):
+    torch = pytest.importorskip("torch")
+    records = {
+        "best": np.float64(0.9),
+        "epoch": np.int64(3),
+        "args": argparse.Namespace(folder=tmp_path, rate=np.float32(0.1)),
+        "history": collections.defaultdict(list, loss=[1.0, np.float64(0.5)]),
+    }
+    torch.save({"model": {k: torch.tensor(v) for k, v in source.items()}} | records, tmp_path / "a")
+    model = build("SpikingResNet18")
+    assert load_torch_weights(model, tmp_path / "a").missing == []
+    np.testing.assert_array_equal(to_numpy(model.weights[0]), to_numpy(donor.weights[0]))
+
+
+def test_parameters_of_surrogates(source):
+    alpha = {"sn1.surrogate_function.alpha": np.array(2.0)}
+    assert [*alpha] == [
+        name
+        for name in load_torch_weights(build("SpikingResNet18"), source | alpha).unused
+        if "num_batches" not in name
+    ]

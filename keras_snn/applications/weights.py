@@ -52,9 +52,12 @@ def load_torch_weights(model, source, skip_mismatch=False):
     """Loads a PyTorch state dict into a network of `keras_snn.applications`.
 
     It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet),
-    of the papers' repositories (SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, the VGGs and
-    ResNets of hybrid training) and of torchvision's ResNets and VGGs. Only tensors are read: a
-    file that holds anything else is refused, and no code of it runs.
+    of the papers' repositories (SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, S-ResNet,
+    the VGGs and ResNets of hybrid training) and of torchvision's ResNets and VGGs. Tensors are read
+    and plain records skipped: a file that holds anything else is refused, and no code of it runs.
+
+    Files of S-ResNet's authors have shifts in their normalisation through time: they fit a network
+    with `norm=lambda name: BatchNormalizationThroughTime(timesteps, center=True, name=name)`.
 
     Args:
         model: The network, of the layout of the source.
@@ -128,17 +131,16 @@ def load_keras_weights(model, ann, skip_mismatch=False):
     """
     targets = _targets(model)
     modules, strides = [], []
-    for source in ann.layers:
-        layer = _unwrap(source)
-        if not layer.weights or isinstance(layer, layers.Dropout):  # which has a seed
+    for source, layer in _named(ann.layers):
+        if isinstance(layer, layers.Dropout):  # which has a seed
             continue
-        name = source.name if source.name in targets else _keras_name(source.name)
+        name = source if source in targets else _keras_name(source)
         target = targets.get(name)
         if _kind(layer) in (None, "neuron") and type(layer) is type(target):
             weights = {i: weight for i, weight in enumerate(layer.weights)}
         else:
             weights = {weight.name: weight for weight in layer.weights}
-        module = _Module(source.name, {w: ops.convert_to_numpy(v) for w, v in weights.items()})
+        module = _Module(source, {w: ops.convert_to_numpy(v) for w, v in weights.items()})
         module.target = name
         module.values = {w: (weights[w].name, value) for w, value in module.tensors.items()}
         if isinstance(layer, layers.BatchNormalization) and _kind(target) == "norm":
@@ -281,7 +283,19 @@ def _targets(model):
     """From names to layers (or cells) with weights, in the order of the model."""
     if not getattr(model, "inputs", None):
         raise ValueError(f"Weights go into a functional model, got {model!r}.")
-    return {layer.name: _unwrap(layer) for layer in model.layers if layer.weights}
+    return dict(_named(model.layers))
+
+
+def _named(layers):
+    """Names and layers (or cells) with weights; normalisation through time has one for each step.
+
+    A step's name is the layer's and its own, as in `"stem_bn/step_1"`.
+    """
+    for layer in layers:
+        if isinstance(layer, snn.BatchNormalizationThroughTime):
+            yield from ((f"{layer.name}/{step.name}", step) for step in layer.steps)
+        elif layer.weights:
+            yield layer.name, _unwrap(layer)
 
 
 def _state_dict(source):
@@ -316,9 +330,42 @@ _ALIASES = (
 )
 
 
+# S-ResNet keeps lists of convolutions, and of a normalisation for each step; some have two names.
+_S_RESNET = re.compile(
+    r"(?:module\.)?(conv|bntt|conv1x1|bn_conv1x1)_list\.(\d+)\.(?:(\d+)\.)?(\w+)"
+)
+_S_RESNET_ALIAS = re.compile(r"(?:module\.)?(conv1|bntt1|conv_resize_\d|resize_bn_\d)\.")
+
+
+def _s_resnet_names(tensors):
+    """The tensors of an S-ResNet by names as torchvision's; those of others as they are."""
+    listed = {key: _S_RESNET.fullmatch(key) for key in tensors}
+    convolutions = sum(bool(m) and m[1] == "conv" and m[4] == "weight" for m in listed.values())
+    if not convolutions:
+        return tensors
+    stage_size = max(1, (convolutions - 1) // 3)
+    found = {}
+    for key, match in listed.items():
+        if match is None:
+            if not _S_RESNET_ALIAS.match(key):
+                found[key] = tensors[key]
+            continue
+        part, index = "bn" if match[1].startswith("bn") else "conv", int(match[2])
+        if "1x1" in match[1]:
+            name = f"layer{index + 2}.0.downsample.{part}"
+        elif index == 0:
+            name = part + "1"
+        else:
+            stage, place = divmod(index - 1, stage_size)
+            name = f"layer{stage + 1}.{place // 2}.{part}{place % 2 + 1}"
+        step = f".step_{int(match[3]) + 1}" if match[3] else ""
+        found[f"{name}{step}.{match[4]}"] = tensors[key]
+    return found
+
+
 def _project_names(tensors):
     """Tensors by names that the rest of this module knows; what has two names comes once."""
-    found = {}
+    tensors, found = _s_resnet_names(tensors), {}
     for key, tensor in tensors.items():
         name = key
         for pattern, replacement in _ALIASES:
@@ -338,7 +385,8 @@ def _array(name, tensor):
                 f"{name} has the shape {tuple(tensor.shape)}, for which the file holds {stored} "
                 "bytes: it is expanded, sparse or damaged."
             )
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        half = tensor.is_floating_point() and tensor.element_size() < 4
+        tensor = tensor.float() if half else tensor
     array = np.asarray(tensor)
     if np.iscomplexobj(array):
         raise ValueError(f"{name} is complex ({array.dtype}), weights are real numbers.")
@@ -362,14 +410,27 @@ def _read(path):
     try:
         if safe:
             return load_file(path)
-        # Training programs save their arguments too: a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{str(path)!r} is damaged, no file of tensors, or holds more than tensors, which is "
             f"not read as it could run code: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _harmless():
+    """Plain records that training programs save besides tensors, and the names of their classes."""
+    scalar = np.float64(0).__reduce__()[0]
+    paths = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    return [
+        *(argparse.Namespace, dict, list, set, int, float, np.dtype),
+        *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"},
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((pathlib.PurePath, f"{m}.{n}") for m in ("pathlib", "pathlib._local") for n in paths),
+        # PyTorch fills dictionaries of its own classes only.
+        (lambda *factory: {}, "collections.defaultdict"),
+    ]
 
 
 # What state dicts hold besides weights.
@@ -381,7 +442,7 @@ def _torch_modules(arrays):
     modules, unused = {}, []
     for key in sorted(arrays, key=_natural):
         path, leaf = _path(key), key.split(".")[-1]
-        if leaf in _COUNTERS:
+        if leaf in _COUNTERS or "surrogate_function" in key:  # older SpikingJelly's has parameters
             unused.append(key)
         else:
             modules.setdefault(path, _Module(path, {})).tensors[leaf] = arrays[key]
@@ -458,6 +519,8 @@ def _name_modules(modules, targets):
             names, index = ordered[kind], counts[kind]
             module.target = names[index] if index < len(names) else None
             counts[kind] += 1
+        if step := re.search(r"\.(step_\d+)$", module.path):
+            module.target += "/" + step[1]
 
 
 # Stages and blocks: `layer2.0.` (torchvision, SpikingJelly, SEW-ResNet), `conv3_x.0.` (MS-ResNet).
