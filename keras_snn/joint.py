@@ -18,7 +18,7 @@ from keras import layers, ops
 from keras_snn import layers as snn_layers
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.applications.common import KaimingNormal
-from keras_snn.layers.arguments import check_choice, check_number
+from keras_snn.layers.arguments import Configured, check_choice, check_number
 from keras_snn.layers.time import fold, unfold
 
 __all__ = [
@@ -240,7 +240,7 @@ class JointConv2D(snn_layers.PaddedConv2D):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class JointDense(layers.Dense):
+class JointDense(Configured, layers.Dense):
     """A dense layer of which an ANN and an SNN share the bias; each has a kernel of its own.
 
     Args:
@@ -297,7 +297,7 @@ class JointDense(layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class FeatureDistance(layers.Layer):
+class FeatureDistance(Configured, layers.Layer):
     """Adds the distance of two networks' features to the loss of a joint model.
 
     `weight * sum (s - a)^2 [s > 0 or a > 0]` over examples, features and heads, with features a of
@@ -346,7 +346,7 @@ class FeatureDistance(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class JointCrossentropy(keras.losses.Loss):
+class JointCrossentropy(Configured, keras.losses.Loss):
     """Cross-entropies of all heads of a joint model, and what the ANN teaches.
 
     With logits a_1, ..., a_K of the ANN's heads and s_1, ..., s_K of the SNN's, the classifiers

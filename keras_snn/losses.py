@@ -12,7 +12,7 @@ from keras.src.losses.loss import reduce_weighted_values
 
 from keras_snn import layers as snn
 from keras_snn.layers.activity import ActivityPenalty
-from keras_snn.layers.arguments import check_mask, check_number
+from keras_snn.layers.arguments import Configured, check_mask, check_number
 from keras_snn.layers.readouts import _max, _mean
 from keras_snn.layers.time import check_steps
 
@@ -55,7 +55,7 @@ def check_labels(owner, y_true, outputs):
     )
 
 
-class _OverTime(keras.losses.Loss):
+class _OverTime(Configured, keras.losses.Loss):
     """A loss on `(batch, time, classes)`; `call(y_true, y_pred, mask)` gives each example's."""
 
     def __call__(self, y_true, y_pred, sample_weight=None):

@@ -9,14 +9,14 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
-from keras_snn.layers.arguments import check_mask, check_number
+from keras_snn.layers.arguments import Configured, check_mask, check_number
 from keras_snn.layers.time import check_steps
 from keras_snn.losses import check_labels, check_outputs
 
 __all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
 
 
-class _OverTime(keras.metrics.Mean):
+class _OverTime(Configured, keras.metrics.Mean):
     """The mean over examples of `measure`, weighted by `sample_weight`."""
 
     def measure(self, y_true, outputs, mask):

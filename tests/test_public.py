@@ -9,7 +9,7 @@ import pytest
 from helpers import to_numpy
 
 import keras_snn
-from keras_snn import layers
+from keras_snn import layers, losses, metrics
 
 pytestmark = pytest.mark.once
 
@@ -160,6 +160,95 @@ def test_users_classes_are_cloned_and_saved(cls, args, kwargs, tmp_path):
         assert type(found) is cls and not found.trainable
         np.testing.assert_array_equal(to_numpy(found(x)), wanted)
     assert loaded.name == layer.name
+
+
+def fixing(parent, *args, **fixed):
+    """A user's class with an argument of its own, which fixes some of its parent's."""
+
+    class Fixed(parent):
+        def __init__(self, mine=1, **kwargs):
+            super().__init__(*args, **fixed, **kwargs)
+            self.mine = mine
+
+    return Fixed
+
+
+def alone(parent, **fixed):
+    """A user's class that takes nothing."""
+
+    class Alone(parent):
+        def __init__(self):
+            super().__init__(**fixed)
+
+    return Alone
+
+
+# What a user's class may fix, and what is given to it.
+OTHERS = {
+    "readout": (fixing(layers.MembraneReadout, "max", tau=3.0), {"decay_input": False}),
+    "alone": (alone(layers.MembraneReadout, mode="mean", name="mine"), {}),
+    "name": (fixing(layers.MeanOverTime, name="mine"), {}),
+    "votes": (fixing(layers.Voting, votes=3), {}),
+    "fold": (fixing(layers.FoldTime, keras.layers.Dense(3, kernel_initializer="ones")), {}),
+    "fold given": (fixing(layers.FoldTime), {"layer": keras.layers.ReLU()}),
+    "repeat": (fixing(layers.RepeatTime, 2), {}),
+    "dropout": (fixing(layers.TimeConstantDropout, 0.5), {"seed": 1}),
+    "encoder": (fixing(layers.LatencyEncoder, mode="log"), {"timesteps": 3}),
+    "tdBN": (fixing(layers.ThresholdDependentBatchNormalization, alpha=0.5), {"threshold": 2.0}),
+    "BNTT": (fixing(layers.BatchNormalizationThroughTime, 6, epsilon=0.1), {"center": True}),
+    "PSN": (fixing(layers.SlidingPSN, 2), {"surrogate": "triangle"}),
+    "clip": (fixing(layers.ClipFloorShift, 4), {"maximum": 2.0}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_users_layers_are_cloned_and_saved(name, tmp_path):
+    cls, kwargs = OTHERS[name]
+    layer = cls(**kwargs) if name == "alone" else cls(2, **kwargs)
+    model = keras.Sequential([keras.Input((6, 3)), layer])
+    x = np.random.default_rng(0).normal(1, 1, (2, 6, 3)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    objects = {cls.__name__: cls}
+    loaded = keras.saving.load_model(tmp_path / "model.keras", custom_objects=objects).layers[0]
+    wanted = to_numpy(layer(x))
+    for found in (keras.models.clone_model(model).layers[0], loaded):
+        assert type(found) is cls and getattr(found, "mine", 2) == 2 and found.name == layer.name
+        np.testing.assert_array_equal(to_numpy(found(x)), wanted)
+        assert found.get_config() == layer.get_config()
+
+
+LOSSES = (
+    losses.TemporalMeanCrossentropy,
+    losses.TemporalEfficientCrossentropy,
+    losses.SpikeCountLoss,
+    losses.MaxMembraneCrossentropy,
+    losses.FirstSpikeCrossentropy,
+    metrics.SpikeRate,
+    metrics.TemporalMeanAccuracy,
+    metrics.TimeToDecision,
+)
+
+
+@pytest.mark.parametrize("parent", LOSSES)
+def test_users_losses_and_metrics_are_saved(parent):
+    package, given = keras.losses, {"reduction": "sum"}
+    if issubclass(parent, keras.metrics.Metric):
+        package, given = keras.metrics, {"dtype": "float64"}
+    for cls in (fixing(parent, name="mine"), alone(parent, name="mine")):
+        arguments = given | {"mine": 2} if cls.__name__ == "Fixed" else {}
+        made = cls(**arguments)
+        again = package.deserialize(package.serialize(made), {cls.__name__: cls})
+        assert type(again) is cls and again.name == "mine"
+        assert again.get_config() == made.get_config() == arguments
+
+
+def test_users_penalties_are_saved():
+    cls = fixing(losses.RateRegularizer, strength=3.0)
+    made = cls(2, minimum=0.3)
+    again = keras.regularizers.deserialize(
+        keras.regularizers.serialize(made), custom_objects={"Fixed": cls}
+    )
+    assert (again.mine, again.strength, again.minimum) == (2, 3.0, 0.3)
 
 
 def test_users_classes_take_no_name_of_ours():

@@ -12,12 +12,12 @@ import keras
 from keras import ops
 from keras.src.backend.common.global_state import get_global_attribute
 
-from keras_snn.layers.arguments import check_number
+from keras_snn.layers.arguments import Configured, check_number
 
 __all__ = ["ActivityPenalty"]
 
 
-class ActivityPenalty(keras.regularizers.Regularizer):
+class ActivityPenalty(Configured, keras.regularizers.Regularizer):
     """A penalty on the mean of something over batch and time, whatever the size of the batch.
 
     A subclass defines `penalty(x, mean)`. In the call of a layer a regularizer gives the penalty

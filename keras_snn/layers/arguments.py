@@ -157,7 +157,7 @@ def arguments(cls, base):
 
 
 class Configured:
-    """A layer whose config is what its constructor takes.
+    """A layer, loss, ... whose config is what its constructor takes.
 
     Classes of this package take their parents' arguments too. Of a user's class with a constructor
     of its own nobody knows which of these it fixes: its config has its own arguments, and of the
@@ -165,20 +165,29 @@ class Configured:
     """
 
     def __new__(cls, *args, **kwargs):
-        layer = super().__new__(cls, *args, **kwargs)
+        new = super().__new__
+        made = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
         owner, own, _ = _constructor(cls)
         if not is_ours(owner):
-            names = [*own, *(name for name in cls.__signature__.parameters if name not in own)]
+            inherited = getattr(cls, "__signature__", None)
+            inherited = inherited.parameters if inherited else arguments(cls, object)
+            names = [*own, *(name for name in inherited if name not in own)]
             # Not for Keras to track: arguments may be layers.
-            object.__setattr__(layer, "_given", dict(zip(names, args)) | kwargs)
-        return layer
+            object.__setattr__(made, "_given", dict(zip(names, args)) | kwargs)
+        return made
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not is_ours(cls) and "__init__" in vars(cls) and "get_config" not in vars(cls):
+            cls.get_config = lambda self: self.accepted(super(cls, self).get_config())
 
     def accepted(self, config):
         """Of all that could be a config of this layer what its constructor takes."""
         owner, own, _ = _constructor(type(self))
         if is_ours(owner):
             return config
-        names = {*own, *self._given, *OF_EVERY_LAYER}
+        later = OF_EVERY_LAYER if isinstance(self, keras.layers.Layer) else ()
+        names = {*own, *self._given, *later}
         renamed = {
             name: getattr(self, name, self._given.get(name, parameter.default))
             for name, parameter in own.items()
@@ -188,7 +197,7 @@ class Configured:
 
     @classmethod
     def from_config(cls, config):
-        return construct(cls, config)
+        return super().from_config(config) if is_ours(cls) else construct(cls, config)
 
 
 OF_EVERY_LAYER = ("name", "trainable", "dtype")
@@ -196,8 +205,16 @@ OF_EVERY_LAYER = ("name", "trainable", "dtype")
 
 def construct(cls, config):
     """A layer with the arguments `config`; what no constructor takes is set afterwards."""
-    _, own, takes_others = _constructor(cls)
-    later = [k for k in OF_EVERY_LAYER if k in config and k not in own and not takes_others]
+    owner, own, takes_others = _constructor(cls)
+    # A user's constructor may fix a name, and take others nevertheless.
+    passed = OF_EVERY_LAYER if is_ours(owner) else ("dtype",)
+    later = [
+        name
+        for name in OF_EVERY_LAYER
+        if name in config and name not in own and not (takes_others and name in passed)
+    ]
+    if not issubclass(cls, keras.layers.Layer):
+        later = []
     layer = cls(**{name: value for name, value in config.items() if name not in later})
     for name in later:
         setattr(layer, "dtype_policy" if name == "dtype" else name, config[name])

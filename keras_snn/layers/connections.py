@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_snn import dynamics
-from keras_snn.layers.arguments import check_choice, freeze
+from keras_snn.layers.arguments import Configured, check_choice, freeze
 from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.rnn import Neuron
 
@@ -12,7 +12,7 @@ __all__ = ["Recurrent", "RecurrentCell", "SpikeConnection"]
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class SpikeConnection(keras.layers.Layer):
+class SpikeConnection(Configured, keras.layers.Layer):
     """Joins a residual branch `A` and its shortcut `S`, spikes of the same shape.
 
     Args:

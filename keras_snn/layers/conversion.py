@@ -7,7 +7,7 @@ max pooling.
 import keras
 from keras import ops
 
-from keras_snn.layers.arguments import check_choice, check_integer, check_number
+from keras_snn.layers.arguments import Configured, check_choice, check_integer, check_number
 from keras_snn.layers.base import NeuronCell, positive
 from keras_snn.layers.rnn import Neuron
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class ClipFloorShift(keras.layers.Layer):
+class ClipFloorShift(Configured, keras.layers.Layer):
     """Quantised ReLU for low-latency conversion: `m clip(floor(x L / m + 1/2) / L, 0, 1)`.
 
     `m`, the largest output, is one weight of the layer. An IF neuron with soft reset, threshold

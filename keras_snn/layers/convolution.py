@@ -5,11 +5,13 @@ import math
 import keras
 from keras import ops
 
+from keras_snn.layers.arguments import Configured
+
 __all__ = ["PaddedConv2D"]
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class PaddedConv2D(keras.layers.Conv2D):
+class PaddedConv2D(Configured, keras.layers.Conv2D):
     """`keras.layers.Conv2D` that also knows symmetric padding.
 
     Where a convolution has strides, Keras's padding `"same"` has more zeros behind a map than

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_snn.dynamics import keep_nan, saturate
-from keras_snn.layers.arguments import check_choice, check_integer, check_number
+from keras_snn.layers.arguments import Configured, check_choice, check_integer, check_number
 from keras_snn.layers.time import RepeatTime, check_rank
 from keras_snn.surrogates import heaviside
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-class _Encoder(keras.layers.Layer):
+class _Encoder(Configured, keras.layers.Layer):
     """Computes in the variable dtype (float32 under mixed precision); `encode(x)` does it.
 
     Autocast would round the values first, and leave integers as they are.

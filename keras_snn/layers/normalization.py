@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import check_integer, check_mask, check_number
+from keras_snn.layers.arguments import Configured, check_integer, check_mask, check_number
 from keras_snn.layers.fused_normalization import normalize
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class _FoldedBatchNormalization(keras.layers.BatchNormalization):
+class _FoldedBatchNormalization(Configured, keras.layers.BatchNormalization):
     """Batch normalisation with one set of statistics for all examples and steps."""
 
     def __init__(self, axis=None, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -153,7 +153,7 @@ class TemporalEffectiveBatchNormalization(_FoldedBatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class BatchNormalizationThroughTime(keras.layers.Layer):
+class BatchNormalizationThroughTime(Configured, keras.layers.Layer):
     """BNTT: a batch normalisation of its own for each step.
 
     Args:

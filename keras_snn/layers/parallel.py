@@ -12,7 +12,7 @@ from keras import KerasTensor, ops
 
 from keras_snn import dynamics, surrogates
 from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import check_integer, check_mask, check_number
+from keras_snn.layers.arguments import Configured, check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank
 
 __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]
@@ -23,7 +23,7 @@ def _uniform():
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
-class _Parallel(keras.layers.Layer):
+class _Parallel(Configured, keras.layers.Layer):
     """What the three share: the surrogate, masks, and firing at `h >= 0`."""
 
     def __init__(self, surrogate="atan", strict=False, **kwargs):

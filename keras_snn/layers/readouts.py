@@ -7,7 +7,13 @@ import keras
 from keras import ops
 
 from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import check_choice, check_integer, check_mask, check_number
+from keras_snn.layers.arguments import (
+    Configured,
+    check_choice,
+    check_integer,
+    check_mask,
+    check_number,
+)
 from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
 from keras_snn.layers.rnn import SpikingRNN
@@ -50,7 +56,7 @@ def _last(x, mask):
     return _sum(x, last)
 
 
-class _OverTime(keras.layers.Layer):
+class _OverTime(Configured, keras.layers.Layer):
     """A reduction over time that knows masks; `reduce(x, mask)` does it."""
 
     reduce = None
@@ -192,7 +198,7 @@ class FirstSpikeTime(_OverTime):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class MembraneReadout(keras.layers.Layer):
+class MembraneReadout(Configured, keras.layers.Layer):
     """The membrane potential of an integrator that never fires, reduced over time.
 
     Args:
@@ -251,7 +257,7 @@ class MembraneReadout(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class Voting(keras.layers.Layer):
+class Voting(Configured, keras.layers.Layer):
     """Mean over groups of consecutive features: each class has several output neurons.
 
     Args:

@@ -6,7 +6,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn.layers.activity import tell, tell_folded
-from keras_snn.layers.arguments import check_integer, check_mask, freeze
+from keras_snn.layers.arguments import Configured, check_integer, check_mask, freeze
 from keras_snn.layers.convolution import PaddedConv2D
 from keras_snn.layers.fused_convolution import convolve
 from keras_snn.layers.fused_normalization import normalize
@@ -88,7 +88,7 @@ def _has_hooks(layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class FoldTime(keras.layers.Wrapper):
+class FoldTime(Configured, keras.layers.Wrapper):
     """Applies a stateless layer to every step at once, by folding time into the batch.
 
     One reshape before and one after, both free. `BatchNormalization` inside sees batch and time
@@ -122,6 +122,8 @@ class FoldTime(keras.layers.Wrapper):
     """
 
     def __init__(self, layer, **kwargs):
+        if isinstance(layer, dict):
+            layer = keras.saving.deserialize_keras_object(layer)
         super().__init__(layer, **kwargs)
         freeze(self, layer)
         self.supports_masking = True
@@ -186,7 +188,7 @@ class FoldTime(keras.layers.Wrapper):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class RepeatTime(keras.layers.Layer):
+class RepeatTime(Configured, keras.layers.Layer):
     """Repeats a static input at every step: direct coding, `(batch, ...)` to `(batch, time, ...)`.
 
     The first convolution turns the repeated pixels into currents; put the layer behind what does
@@ -221,7 +223,7 @@ DirectEncoder = RepeatTime
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class TimeConstantDropout(keras.layers.Dropout):
+class TimeConstantDropout(Configured, keras.layers.Dropout):
     """Dropout whose mask is drawn once for a sequence and kept for all its steps.
 
     Args:
