@@ -475,3 +475,42 @@ def test_operations_of_groups_by_hand(make, macs, exact):
     assert found.layers[-1].macs == macs
     assert found.synops == pytest.approx(3 * macs, rel=1e-6)
     assert found.ann_macs == 3 * macs
+
+
+# Networks that a run of a few steps at a time can't tell the answer of.
+NOT_IN_PIECES = {
+    "masking": ((7, 3), lambda x: layers.Masking(9.0)(x), r"if.* \(IF\).*takes a mask"),
+    "recurrent": ((7, 3), lambda x: layers.LSTM(3, return_sequences=True)(x), "LSTM.*all steps"),
+    "convolution": ((7, 3), lambda x: layers.SeparableConv1D(3, 3)(x), "Conv1D.*all steps"),
+    "delta": ((7, 3), lambda x: snn.DeltaEncoder(0.1)(x), "DeltaEncoder.*all steps"),
+    "latency": ((3,), lambda x: snn.LatencyEncoder(7)(x), "LatencyEncoder.*all steps"),
+    "phase": ((3,), lambda x: snn.PhaseEncoder(7)(x), "PhaseEncoder.*all steps"),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", NOT_IN_PIECES)
+def test_what_is_not_run_in_pieces(name):
+    shape, make, message = NOT_IN_PIECES[name]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, snn.MeanOverTime()(snn.IF()(make(inputs))))
+    with pytest.raises(TypeError, match=message):
+        analysis.Rollout(model, chunk=3)
+
+
+@pytest.mark.once
+def test_masks_as_inputs_are_not_run_in_pieces():
+    inputs, mask = keras.Input((7, 3)), keras.Input((7,), dtype="bool")
+    model = keras.Model([inputs, mask], snn.MeanOverTime()(snn.IF()(inputs), mask=mask))
+    with pytest.raises(TypeError, match=r"MeanOverTime\) can't be rolled out: it takes a mask"):
+        analysis.Rollout(model, chunk=3)
+
+
+@pytest.mark.once
+def test_layers_before_time_begins_are_run_once():
+    inputs = keras.Input((6, 2))
+    x = snn.RepeatTime(5)(layers.Conv1D(3, 3)(inputs))
+    model = keras.Model(inputs, snn.MeanOverTime()(snn.IF()(x)))
+    data = np.random.default_rng(0).random((2, 6, 2)).astype("float32")
+    found = [outputs[0] for outputs, _ in analysis.Rollout(model, chunk=2).run(data, 5)]
+    np.testing.assert_allclose(np.concatenate(found, 1)[:, -1], to_numpy(model(data)), atol=1e-6)

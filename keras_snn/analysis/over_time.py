@@ -9,11 +9,11 @@ import dataclasses
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src.backend import get_keras_mask
 
 from keras_snn import layers as snn
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.layers.arguments import check_integer, check_number
-from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.parallel import _Parallel
 
 __all__ = [
@@ -24,6 +24,24 @@ __all__ = [
     "predicted_classes",
 ]
 
+# What sees several steps at once, or looks at how many there are.
+AT_ONCE = (
+    _Parallel,
+    snn.BatchNormalizationThroughTime,
+    snn.DeltaEncoder,
+    snn.LatencyEncoder,
+    snn.PhaseEncoder,
+    keras.layers.Attention,
+    keras.layers.AveragePooling1D,
+    keras.layers.Bidirectional,
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.MaxPooling1D,
+    keras.layers.MultiHeadAttention,
+    keras.layers.RNN,
+    keras.layers.SeparableConv1D,
+)
 # How each readout goes on from what it had, over the steps so far.
 RUNNING = {
     snn.MeanOverTime: lambda total, x, t: (total + x.cumsum(1)) / t,
@@ -52,7 +70,8 @@ class Rollout:
         chunk: Steps at a time.
 
     Raises:
-        TypeError: If the model is no such one, or has a layer that needs all steps at once.
+        TypeError: If the model is no such one, or has a layer that needs all steps at once, or
+            that takes a mask or an initial state.
     """
 
     def __init__(self, model, chunk=16):
@@ -62,6 +81,8 @@ class Rollout:
         self.model, self.states, self.spikes, self.cut = model, [], {}, None
         self.static = False
         self.inputs = [self._input(tensor) for tensor in model.inputs]
+        # Whether the walk has come to sequences: what is in front of `RepeatTime` knows no time.
+        self.timed = not self.static
         self._walk(model, self.inputs)
         if self.cut is None:
             raise TypeError(f"The model {model.name!r} has no readout over time at its end.")
@@ -78,7 +99,7 @@ class Rollout:
     def _input(self, tensor):
         shape = tuple(tensor.shape)
         sequence = not any(
-            isinstance(layer, (snn.RepeatTime, _Encoder)) for layer in self.model._flatten_layers()
+            isinstance(layer, snn.RepeatTime) for layer in self.model._flatten_layers()
         )
         self.static = not sequence
         shape = (shape[0], self.chunk, *shape[2:]) if sequence else shape
@@ -94,12 +115,21 @@ class Rollout:
                 return None  # behind the readout: the tail's work
             if isinstance(layer, keras.Model):
                 return self._walk(layer, tree.flatten(args))
-            if isinstance(layer, (_Parallel, snn.BatchNormalizationThroughTime)):
+            repeats = isinstance(layer, snn.RepeatTime)
+            self.timed = self.timed or repeats
+            if self.timed and isinstance(layer, AT_ONCE) and not isinstance(layer, snn.SpikingRNN):
                 raise TypeError(
                     f"{layer.name} ({type(layer).__name__}) can't be rolled out: it needs all "
                     "steps at once, or knows their number."
                 )
-            if isinstance(layer, snn.RepeatTime):
+            given = {name: kwargs.get(name) for name in ("mask", "initial_state")}
+            masks = [get_keras_mask(x) for x in tree.flatten(args)]
+            if any(x is not None for x in (*given.values(), *masks)):
+                raise TypeError(
+                    f"{layer.name} ({type(layer).__name__}) can't be rolled out: it takes a mask "
+                    "or an initial state. `predict` gives the model's outputs after all steps."
+                )
+            if repeats:
                 config = layer.get_config() | {"timesteps": self.chunk}
                 return type(layer).from_config(config)(*args, **kwargs)
             if isinstance(layer, tuple(RUNNING)):
