@@ -12,8 +12,7 @@ would show it.
 """
 
 import contextlib
-import contextvars
-import functools
+import threading
 
 import keras
 import ml_dtypes
@@ -39,7 +38,14 @@ __all__ = [
 
 RESETS = ("hard", "soft", "none")
 
-_FINITE = contextvars.ContextVar("assume_finite", default=False)
+
+class _Numbers(threading.local):
+    """What a thread takes numbers to be; PyTorch's compiler does not know context variables."""
+
+    finite = False
+
+
+_NUMBERS = _Numbers()
 
 
 @contextlib.contextmanager
@@ -48,17 +54,18 @@ def assume_finite():
 
     For exported files: integers have neither infinity nor NaN.
     """
-    token = _FINITE.set(True)
+    before, _NUMBERS.finite = _NUMBERS.finite, True
     try:
         yield
     finally:
-        _FINITE.reset(token)
+        _NUMBERS.finite = before
 
 
-@functools.cache
-def bound(dtype):
-    """How far from 0 `saturate` lets numbers of a dtype be."""
-    return float(ml_dtypes.finfo(dtype).max) ** 0.75
+# How far from 0 `saturate` lets numbers be.
+BOUNDS = {
+    dtype: float(ml_dtypes.finfo(dtype).max) ** 0.75
+    for dtype in ("float16", "bfloat16", "float32", "float64")
+}
 
 
 def saturate(x):
@@ -78,9 +85,9 @@ def saturate(x):
     >>> float(large - large), float(one)
     (0.0, 1.0)
     """
-    if _FINITE.get():
+    if _NUMBERS.finite:
         return x
-    largest = bound(keras.backend.standardize_dtype(x.dtype))
+    largest = BOUNDS[keras.backend.standardize_dtype(x.dtype)]
     return ops.clip(x, -largest, largest)
 
 
@@ -100,7 +107,7 @@ def keep_nan(spikes, x):
     >>> print(ops.convert_to_numpy(keep_nan(ops.cast(x > 0, x.dtype), x)))
     [nan  1.]
     """
-    return spikes if _FINITE.get() else ops.where(x == x, spikes, x)
+    return spikes if _NUMBERS.finite else ops.where(x == x, spikes, x)
 
 
 def if_charge(v, x):
@@ -233,7 +240,7 @@ def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True)
     """
     if detach:
         spikes = ops.stop_gradient(spikes)
-    if reset == "hard" and detach and not _FINITE.get():
+    if reset == "hard" and detach and not _NUMBERS.finite:
         return ops.where(spikes > 0, v_reset, h)  # a product of infinity and 0 is NaN
     if reset == "hard":
         return (1.0 - spikes) * h + spikes * v_reset

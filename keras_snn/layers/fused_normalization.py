@@ -73,7 +73,8 @@ def _native(x, mean, variance, gamma, beta, training, epsilon):
     """PyTorch's operation; in training it replaces mean and variance by those of `x`."""
     import torch
 
+    last = x.ndim - 1  # not -1: PyTorch would write that into ONNX files, which no runtime loads
     outputs = torch.nn.functional.batch_norm(
-        x.movedim(-1, 1), mean, variance, gamma, beta, training, 1.0, epsilon
+        x.movedim(last, 1), mean, variance, gamma, beta, training, 1.0, epsilon
     )
-    return outputs.movedim(1, -1)
+    return outputs.movedim(1, last)

@@ -76,7 +76,7 @@ def forward(neuron, x, tensors, keep):
             *(xs, *xs.stride(), vs, *vs.stride()),
             *(flat(spikes, 2), flat(last, 1), flat(h, 2), *xs.shape),
             **_arguments(neuron, flat, tensors),
-            bound=dynamics.bound("float32"),
+            bound=dynamics.BOUNDS["float32"],
             v_rest=float(getattr(neuron.form, "v_rest", 0.0)),
             keep=keep,
         )
