@@ -469,3 +469,28 @@ def test_parameters_of_surrogates(source):
         for name in load_torch_weights(build("SpikingResNet18"), source | alpha).unused
         if "num_batches" not in name
     ]
+
+
+def normalisation(epsilon, **kwargs):
+    norm = klayers.BatchNormalization(epsilon=epsilon, name="bn", **kwargs)
+    return keras.Sequential([klayers.Input((2,)), norm])
+
+
+def test_another_epsilon():
+    """`gamma (x - mean) / sqrt(variance + epsilon) + beta`, with the source's epsilon."""
+    source, model = normalisation(0.1), normalisation(0.02)
+    source.set_weights([np.array(w) for w in ([1, 2], [0.5, 0], [1, -1], [0.05, 0.3])])
+    load_keras_weights(model, source)
+    x = np.array([[0.3, 2.0]])
+    wanted = np.array([1, 2]) * (x - [1, -1]) / np.sqrt([0.15, 0.4]) + [0.5, 0]
+    np.testing.assert_allclose(to_numpy(model(x)), wanted, rtol=1e-6)
+    unchanged(source, lambda: load_keras_weights(source, lowered(model)), "bn has variances below")
+    for missing in ("scale", "center"):
+        other = normalisation(0.02, **{missing: False})
+        unchanged(model, lambda other=other: load_keras_weights(model, other), "Nothing fits bn/")
+
+
+def lowered(model):
+    """The model, with no variance at all."""
+    model.layers[0].moving_variance.assign([0, 0])
+    return model

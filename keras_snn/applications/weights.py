@@ -151,6 +151,12 @@ def load_keras_weights(model, ann, skip_mismatch=False):
                 if weight in module.values:
                     tensor, value = module.values[weight]
                     module.values[weight] = tensor, factor * value + change
+            if (module.values["moving_variance"][1] < 0).any():
+                raise ValueError(
+                    f"{source} has variances below the difference of epsilons, {layer.epsilon} in "
+                    f"the ANN and {target.epsilon} in the model {model.name!r}: no variance gives "
+                    "the same function."
+                )
         if getattr(layer, "strides", None) != getattr(target, "strides", None):
             strides.append(
                 f"{module.target} {target.strides} for {layer.strides}" if target else ""
