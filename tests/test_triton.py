@@ -126,7 +126,8 @@ def test_who_takes_the_kernels(monkeypatch):
     """Float32 tensors on CUDA devices, where a first run succeeds; or there is a warning."""
 
     def way(dtype, is_cuda=True):
-        x = types.SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device=torch.device(DEVICE))
+        device = torch.device(DEVICE)
+        x = types.SimpleNamespace(is_meta=False, is_cuda=is_cuda, dtype=dtype, device=device)
         return fused_torch.way(x)
 
     assert way(torch.float32) is fused_triton
