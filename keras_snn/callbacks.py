@@ -120,7 +120,9 @@ class DeadNeurons(keras.callbacks.Callback):
             if layer.silent > self.silent:
                 warnings.warn(
                     f"Epoch {epoch + 1}: {layer.silent:.0%} of the neurons of {layer.name} never "
-                    "fire: lower the threshold, or normalise the currents.",
+                    "fire. Initialise the weights in front of it with "
+                    "keras_snn.initializers.FiringRateScaling, normalise its currents, or lower "
+                    "its threshold.",
                     stacklevel=2,
                 )
             if layer.saturated > self.saturated:
