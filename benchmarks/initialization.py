@@ -18,6 +18,7 @@ from keras_snn import layers as snn
 from keras_snn.initializers import FiringRateScaling
 
 FLAGS = flags.FLAGS
+flags.DEFINE_list("tasks", ["quadrants", "digits", "order"], "Which.")
 flags.DEFINE_list("depths", ["1", "2", "3", "5"], "Numbers of spiking layers.")
 flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
 flags.DEFINE_integer("epochs", 15, "Epochs of training.", lower_bound=1)
@@ -49,10 +50,18 @@ def order(rng):
 
 
 TASKS = {"quadrants": quadrants, "digits": digits, "order": order}
+
+
+def scaled():
+    """The arguments of a layer in front of a `LIF` that is to fire."""
+    fires = FiringRateScaling("lif", timesteps=TIMESTEPS)
+    return {"kernel_initializer": fires, "bias_initializer": fires}
+
+
 INITIALIZERS = {
-    "Keras's default": lambda: "glorot_uniform",
-    "he_normal": lambda: "he_normal",
-    "FiringRateScaling": lambda: FiringRateScaling("lif", timesteps=TIMESTEPS),
+    "Keras's default": dict,
+    "he_normal": lambda: {"kernel_initializer": "he_normal"},
+    "FiringRateScaling": scaled,
 }
 
 
@@ -63,7 +72,7 @@ def train(task, depth, initializer, seed):
     x, y = TASKS[task](np.random.default_rng(seed))
     layers = [keras.Input(x.shape[1:])]
     for _ in range(depth):
-        layers += [keras.layers.Dense(WIDTH, kernel_initializer=initializer()), snn.LIF()]
+        layers += [keras.layers.Dense(WIDTH, **initializer()), snn.LIF()]
     model = keras.Sequential([*layers, keras.layers.Dense(int(y.max()) + 1), snn.MeanOverTime()])
     rate = list(analysis.firing_rates(model, x[:64]).values())[-1]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -76,7 +85,7 @@ def train(task, depth, initializer, seed):
 def main(argv):
     """Prints a table a task."""
     results = {"backend": keras.backend.backend()}
-    for task in TASKS:
+    for task in FLAGS.tasks:
         rows = []
         for name, initializer in INITIALIZERS.items():
             rows.append({"initializer": name})

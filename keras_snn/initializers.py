@@ -21,17 +21,18 @@ _QUANTILES = np.array([statistics.NormalDist().inv_cdf((i + 0.5) / 4096) for i i
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class FiringRateScaling(keras.initializers.VarianceScaling):
-    """Normal weights whose variance makes the neurons behind them fire at a given rate.
+    """Normal weights, and biases, that make the neurons behind a layer fire at a given rate.
 
-    The weights of a layer with `n` inputs get the variance `(s / m)^2 / n`. `s` is the standard
-    deviation of constant currents, normally distributed around 0 over the neurons, at which these
-    fire with the mean `rate`; for a LIF it follows from the threshold, `tau` and the number of
+    Give it to a layer as `kernel_initializer` and as `bias_initializer`. Biases, tensors of one
+    axis, become a constant current `b` just below what makes the neuron fire; so smaller weights
+    do. The weights of a layer with `n` inputs get the variance `(s / m)^2 / n`. `s` is the standard
+    deviation of constant currents, normally distributed around `b` over the neurons, at which these
+    fire with the mean `rate`; of a LIF both follow from the threshold, `tau` and the number of
     steps. `m` is the root mean square of the inputs: `input_rms`, or by default that of the rates
     of such neurons, so that in a stack of layers each fires about as often as the one before.
 
-    Biases should start at 0. Layers that are normalised in front of the neurons don't need this. Of
-    a depthwise convolution Keras counts the inputs of all channels: multiply `input_rms` by
-    `1 / sqrt(channels)`.
+    Layers that are normalised in front of the neurons don't need this. Of a depthwise convolution
+    Keras counts the inputs of all channels: divide `input_rms` by the root of their number.
 
     Args:
         neuron: The neuron behind the layer, as `keras_snn.layers.get_neuron` takes it.
@@ -39,45 +40,71 @@ class FiringRateScaling(keras.initializers.VarianceScaling):
         timesteps: Number of steps, T.
         input_rms: Root mean square of the layer's inputs, above 0; for standardised data 1. By
             default the inputs are spikes of the same kind of neuron at the same rate.
+        bias: The current `b`, in shares of the smallest constant current that makes the neuron fire
+            within `timesteps`, from 0 to below 1. For a layer without biases 0.
         seed: Optional seed.
 
+    Attributes:
+        bias_current: The current `b`.
+        current_std: The standard deviation `s`.
+
     Raises:
-        ValueError: If the neuron doesn't reach the rate with any variance; about half of the
-            currents are negative, so most neurons stay below 0.5.
+        ValueError: If the neuron doesn't reach the rate with any variance: about half of the
+            currents are below `b`, so most neurons stay below 0.5.
 
     Source: our reading; a mean-field estimate that takes the inputs as constant over time.
 
     Example:
 
-    >>> initializer = FiringRateScaling("lif", timesteps=8)
-    >>> layer = keras.layers.Dense(64, kernel_initializer=initializer)
-    >>> print(round(initializer.current_std, 2))
-    1.85
+    >>> fires = FiringRateScaling("lif", timesteps=8, input_rms=1.0)
+    >>> layer = keras.layers.Dense(64, kernel_initializer=fires, bias_initializer=fires)
+    >>> print(round(fires.bias_current, 1), round(fires.current_std, 1))
+    0.8 0.8
     """
 
-    def __init__(self, neuron="lif", rate=0.2, timesteps=16, input_rms=None, seed=None):
-        self.neuron = get_neuron(neuron)
+    def __init__(self, neuron="lif", rate=0.2, timesteps=16, input_rms=None, bias=0.8, seed=None):
+        self.neuron = get_neuron(neuron, name="neuron")
         self.rate = check_number("rate", rate, above=0)
         self.timesteps = check_integer("timesteps", timesteps)
         self.input_rms = input_rms
         if input_rms is not None:
             check_number("input_rms", input_rms, above=0)
-        self.current_std, spikes_rms = _normal_currents(self.neuron, self.rate, self.timesteps)
-        scale = (self.current_std / (input_rms or spikes_rms)) ** 2
+        self.bias = check_number("bias", bias, minimum=0, maximum=0.999)
+        currents, rates = _response(self.neuron, self.timesteps)
+        self.bias_current = bias * float(currents[np.argmax((currents > 0) & (rates > 0))])
+
+        def response(std):
+            return np.interp(self.bias_current + std * _QUANTILES, currents, rates)
+
+        candidates = np.geomspace(1e-3, 1e3, 2001)
+        reached = np.array([response(std).mean() for std in candidates])
+        if not (reached >= rate).any():
+            raise ValueError(
+                "Received an invalid value for argument `rate`, expected at most "
+                f"{reached.max():.3f}, which {type(self.neuron).__name__} reaches, got {rate}."
+            )
+        self.current_std = float(candidates[np.argmax(reached >= rate)])
+        spikes_rms = np.sqrt((response(self.current_std) ** 2).mean())
+        scale = float(self.current_std / (input_rms or spikes_rms)) ** 2
         super().__init__(scale, mode="fan_in", distribution="truncated_normal", seed=seed)
 
+    def __call__(self, shape, dtype=None):
+        """Weights, or of a shape of one axis biases."""
+        if len(shape) == 1:
+            return ops.full(shape, self.bias_current, dtype)
+        return super().__call__(shape, dtype)
+
     def get_config(self):
+        names = ("rate", "timesteps", "input_rms", "bias")
         return {
             "neuron": keras.saving.serialize_keras_object(self.neuron),
-            "rate": self.rate,
-            "timesteps": self.timesteps,
-            "input_rms": self.input_rms,
+            **{name: getattr(self, name) for name in names},
             "seed": super().get_config()["seed"],
         }
 
 
-def _normal_currents(neuron, rate, timesteps):
-    """The deviation of normal currents at which neurons fire at `rate`, and their rates' RMS."""
+def _response(neuron, timesteps):
+    """Constant currents, and the rates at which a neuron fires with each."""
     positive = np.geomspace(1e-4, 1e4, 2001)
     currents = np.concatenate([-positive[::-1], [0.0], positive])
     sequence = np.repeat(currents[None, None].astype("float32"), timesteps, axis=1)
@@ -87,17 +114,4 @@ def _normal_currents(neuron, rate, timesteps):
             "Received an invalid value for argument `neuron`, expected a layer that returns the "
             f"spikes of every step and nothing else, got {neuron}."
         )
-    rates = ops.convert_to_numpy(spikes).astype("float64").mean((0, 1))
-
-    def response(std):
-        return np.interp(std * _QUANTILES, currents, rates)
-
-    candidates = np.geomspace(1e-3, 1e3, 2001)
-    reached = np.array([response(std).mean() for std in candidates])
-    if not (reached >= rate).any():
-        raise ValueError(
-            f"Received an invalid value for argument `rate`, expected at most {reached.max():.3f}, "
-            f"which is what {type(neuron).__name__} reaches with currents around 0, got {rate}."
-        )
-    std = float(candidates[np.argmax(reached >= rate)])
-    return std, float(np.sqrt((response(std) ** 2).mean()))
+    return currents, ops.convert_to_numpy(spikes).astype("float64").mean((0, 1))

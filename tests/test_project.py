@@ -102,6 +102,9 @@ def test_readme_code_runs(tmp_path, monkeypatch):
             "state_dict": {"fc.weight": np.ones((10, 512)), "fc.bias": np.zeros(10)},
         }
         exec(compile(block, "README.md", "exec"), names)
+        if "firing_rates" in block:  # a first network that is silent would teach nobody
+            clips = rng.normal(size=(2, 16, 34, 34, 2)).astype("float32")
+            assert keras_snn.analysis.firing_rates(names["model"], clips)["lif"] > 0.05
 
 
 @pytest.mark.once
