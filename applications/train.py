@@ -231,6 +231,9 @@ def print_rates(rates):
     print("\nFiring rate (spikes per neuron and step)")
     for name, rate in rates.items():
         print(f"  {name:{width}}  {rate:.3f}  {'#' * round(40 * min(rate, 1.0))}")
+    silent = [name for name, rate in rates.items() if rate == 0]
+    if silent:
+        print(f"Never fired: {', '.join(silent)}. {callbacks.SILENCE_REMEDY}")
 
 
 def train(data, output, devices):

@@ -87,6 +87,13 @@ class FiringRates(keras.callbacks.Callback):
             self._writer = None
 
 
+# What to do about layers that never fire.
+SILENCE_REMEDY = (
+    "Initialise the weights in front with keras_snn.initializers.FiringRateScaling, normalise the "
+    "currents, or lower the threshold."
+)
+
+
 class DeadNeurons(keras.callbacks.Callback):
     """Warns of layers most of whose neurons never fire, or fire at every step.
 
@@ -120,9 +127,7 @@ class DeadNeurons(keras.callbacks.Callback):
             if layer.silent > self.silent:
                 warnings.warn(
                     f"Epoch {epoch + 1}: {layer.silent:.0%} of the neurons of {layer.name} never "
-                    "fire. Initialise the weights in front of it with "
-                    "keras_snn.initializers.FiringRateScaling, normalise its currents, or lower "
-                    "its threshold.",
+                    f"fire. {SILENCE_REMEDY}",
                     stacklevel=2,
                 )
             if layer.saturated > self.saturated:

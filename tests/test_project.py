@@ -239,6 +239,18 @@ def test_intervals_of_shares():
             assert left == pytest.approx(1.959964**2 * p * (1 - p) / count, rel=1e-6)
 
 
+def print_rates():
+    import train
+
+    train.print_rates({"first": 0.25, "second": 0.0})
+
+
+@pytest.mark.once
+def test_training_program_tells_what_makes_a_silent_layer_fire():
+    found = in_a_process(print_rates).stdout
+    assert "Never fired: second. " in found and "FiringRateScaling" in found
+
+
 def train_and_fail(folder, more):
     """Training whose evaluation fails."""
     import train
