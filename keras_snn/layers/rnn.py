@@ -420,7 +420,7 @@ class SpikingRNN(keras.layers.RNN):
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
         if not fits or self.go_backwards or timesteps is None:
             return None
-        loop = fused_compiled.takes_loop(timesteps) or torch_compile.exporting()
+        loop = fused_compiled.takes_loop(timesteps) or torch_compile.exporting(sequences)
         return None if loop else self.cell.fused()
 
     def _masked(self, step):

@@ -31,16 +31,26 @@ EXPORTERS = ("keras.src.export", "keras.src.backend.tensorflow.export", "tf2onnx
 EXPORTERS += ("keras.src.backend.jax.export", "tensorflow.lite.python")
 
 
-def exporting():
-    """Whether a model is traced for a file, whose format may have plain operations only."""
+def exporting(x):
+    """Whether `x` is traced for a file, whose format may have plain operations only."""
     if ON_TORCH:
         return torch.compiler.is_exporting() or torch.jit.is_tracing()
-    frame = sys._getframe()
+    frame = sys._getframe() if _is_traced(x) else None
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith(EXPORTERS):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_traced(x):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(x, jax.core.Tracer)
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
 
 
 def operation(fake):
