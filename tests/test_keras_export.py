@@ -31,7 +31,8 @@ def run_onnx(path, x):
 def run_saved_model(path, x):
     import tensorflow as tf
 
-    return np.asarray(tf.saved_model.load(path).serve(x))
+    loaded = tf.saved_model.load(path)  # holds the variables
+    return np.asarray(loaded.serve(x))
 
 
 NEURONS = [snn.LIF, snn.ParametricLIF, snn.AdaptiveLIF]

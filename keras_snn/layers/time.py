@@ -136,7 +136,7 @@ class FoldTime(Configured, keras.layers.Wrapper):
     def build(self, input_shape):
         check_rank(self, input_shape)
         folded = self._folded(input_shape)
-        self._check_spec(folded, input_shape)
+        self._check_spec(KerasTensor(folded, self.compute_dtype), input_shape)
         if not self.layer.built:
             self.layer.build(folded)
             self.layer.built = True
@@ -145,12 +145,12 @@ class FoldTime(Configured, keras.layers.Wrapper):
     def _check_spec(self, folded, shape):
         """Whether `folded` is what the layer inside takes; else a `ValueError` that names time."""
         try:
-            self.layer._assert_input_compatibility(KerasTensor(folded, self.compute_dtype))
+            self.layer._assert_input_compatibility(folded)
         except ValueError as error:
             raise ValueError(
                 f"{self.name} takes sequences, (batch, time, ...), and gives its layer "
                 f"{self.layer.name!r} ({type(self.layer).__name__}) batch and time as one axis: of "
-                f"the shape {tuple(shape)} that is {tuple(folded)}. {error} If the inputs have no "
+                f"the shape {tuple(shape)} that is {tuple(folded.shape)}. {error} If the inputs have no "
                 "time axis, use the layer without `FoldTime`, or `RepeatTime` before it."
             ) from error
 
@@ -173,7 +173,7 @@ class FoldTime(Configured, keras.layers.Wrapper):
         check_rank(self, inputs.shape)
         check_mask(self.name, mask, inputs)
         x = fold(inputs)
-        self._check_spec(self._folded(inputs.shape), inputs.shape)
+        self._check_spec(x, inputs.shape)
         kwargs = {"training": training} if "training" in self._passes else {}
         normalizes = isinstance(self.layer, keras.layers.BatchNormalization)
         if mask is not None and "mask" in self._passes:
