@@ -150,8 +150,8 @@ class FoldTime(Configured, keras.layers.Wrapper):
             raise ValueError(
                 f"{self.name} takes sequences, (batch, time, ...), and gives its layer "
                 f"{self.layer.name!r} ({type(self.layer).__name__}) batch and time as one axis: of "
-                f"the shape {tuple(shape)} that is {tuple(folded.shape)}. {error} If the inputs have no "
-                "time axis, use the layer without `FoldTime`, or `RepeatTime` before it."
+                f"the shape {tuple(shape)} that is {tuple(folded.shape)}. {error} If the inputs "
+                "have no time axis, use the layer without `FoldTime`, or `RepeatTime` before it."
             ) from error
 
     @staticmethod
