@@ -267,6 +267,11 @@ class FirstSpikeCrossentropy(_Crossentropy):
 
     def call(self, y_true, y_pred, mask=None):
         labels, spikes = self.checked(y_true, y_pred)
+        if spikes.shape[1] is None:
+            raise ValueError(
+                f"{self.name} needs a known number of steps, got the shape {tuple(spikes.shape)}. "
+                "Give it to `keras.Input`."
+            )
         waiting, times = ops.ones_like(spikes[:, 0]), ops.zeros_like(spikes[:, 0])
         counts = ops.ones_like(spikes)
         counts = counts if mask is None else counts * ops.cast(mask, counts.dtype)

@@ -316,3 +316,28 @@ def test_every_step_is_the_network_before_its_readout():
     assert (to_numpy(model(x)) != before).any()
     with pytest.raises(ValueError, match="one readout over time.*has 0"):
         losses.every_step(net)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others know all sizes")
+def test_first_spikes_need_a_known_number_of_steps():
+    import tensorflow as tf
+
+    loss, spec = losses.FirstSpikeCrossentropy(), tf.TensorSpec((2, None, 3), "float32")
+    with pytest.raises(ValueError, match=r"known number of steps, got the shape \(2, None, 3\)"):
+        tf.function(lambda x: loss([0, 1], x)).get_concrete_function(spec)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda penalty: snn.SpikingRNN(snn.LIFCell(activity_regularizer=penalty)),
+        lambda penalty: snn.SpikingRNN([snn.IFCell(), snn.LIFCell(activity_regularizer=penalty)]),
+        lambda penalty: snn.Recurrent(
+            snn.LIFCell(), layers.Dense(3, activity_regularizer=penalty), name="loop"
+        ),
+    ],
+)
+@pytest.mark.parametrize("penalty", [losses.RateRegularizer(), keras.regularizers.L2()])
+def test_penalties_of_one_step_are_refused(make, penalty):
+    with pytest.raises(ValueError, match="activity_regularizer.*within"):
+        make(penalty)

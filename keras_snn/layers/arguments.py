@@ -118,6 +118,19 @@ def check_peers(owner, given):
             raise TypeError(f"{owner} takes no argument `{name}`. Here that is {PEERS[name]}.")
 
 
+def refuse_activity_regularizer(owner, *layers):
+    """Raises a `ValueError` for layers within a loop over time that penalise their outputs.
+
+    A loop calls them at each step, or goes around their `call`: the penalty would be wrong.
+    """
+    for layer in layers:
+        if layer.activity_regularizer is not None:
+            raise ValueError(
+                f"{layer.name} has an `activity_regularizer` and is one step within {owner}. Give "
+                "`activity_regularizer` to the layer that runs over time."
+            )
+
+
 def freeze(owner, *layers):
     """Freezes the layers within an `owner` that is made with `trainable=False`.
 

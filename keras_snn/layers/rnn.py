@@ -23,6 +23,7 @@ from keras_snn.layers.arguments import (
     construct,
     describe,
     freeze,
+    refuse_activity_regularizer,
     sections,
 )
 from keras_snn.layers.base import NeuronCell, SpikingCell
@@ -206,6 +207,7 @@ class SpikingRNN(keras.layers.RNN):
             **kwargs,
         )
         freeze(self, self.cell)
+        refuse_activity_regularizer(self.name, *self.cell._flatten_layers())
 
     def build(self, sequences_shape, initial_state_shape=None):
         if len(sequences_shape) < 3:
