@@ -3,6 +3,7 @@
 import argparse
 import collections
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -398,6 +399,16 @@ def test_small_files_with_large_shapes(tmp_path):
     model = build("SEWResNet8")
     torch.save({"fc.weight": torch.zeros(1).expand(10**10)}, tmp_path / "expanded.pth")
     unchanged(model, lambda: load_torch_weights(model, tmp_path / "expanded.pth"), "fc.weight.*4 b")
+    torch.save({"fc.weight": torch.zeros(10**6)}, tmp_path / "stored.pth")
+    packed = tmp_path / "packed.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file,
+    ):
+        for entry in source.infolist():
+            file.writestr(entry.filename, source.read(entry))
+    assert packed.stat().st_size < 10**5
+    unchanged(model, lambda: load_torch_weights(model, packed), "is packed, .* bytes")
 
 
 def shifted(name):

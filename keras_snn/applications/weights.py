@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -416,6 +417,7 @@ def _read(path):
     try:
         if safe:
             return load_file(path)
+        _check_stored(path)
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -423,6 +425,14 @@ def _read(path):
             f"{str(path)!r} is damaged, no file of tensors, or holds more than tensors, which is "
             f"not read as it could run code: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _check_stored(path):
+    """Refuses a packed archive, which may be a thousand times as large; PyTorch packs nothing."""
+    if zipfile.is_zipfile(path):
+        for entry in zipfile.ZipFile(path).infolist():
+            if entry.file_size > entry.compress_size:
+                raise ValueError(f"{entry.filename} is packed, {entry.file_size} bytes unpacked")
 
 
 def _harmless():
