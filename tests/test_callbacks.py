@@ -476,12 +476,12 @@ def test_the_file_stays_until_the_model_is_safe(tmp_path):
     """What fails after training does not lose it: the next `fit` returns what was trained."""
     path = tmp_path / "resume.npz"
 
-    def train(*more):
+    def train(epochs=4):
         stop = keras.callbacks.EarlyStopping("loss", patience=2, restore_best_weights=True)
         model = dropout_network(adam(use_ema=True, ema_momentum=0.5))
         resume = callbacks.Resume(path, others=[stop], keep=True)
-        watch = [keras.callbacks.SwapEMAWeights(), stop, *more, resume]
-        logs = model.fit(X, Y, epochs=4, callbacks=watch, **FIT)
+        watch = [keras.callbacks.SwapEMAWeights(), stop, resume]
+        logs = model.fit(X, Y, epochs=epochs, callbacks=watch, **FIT)
         return model.get_weights(), len(logs.epoch), resume
 
     weights, epochs, resume = train()
@@ -491,7 +491,9 @@ def test_the_file_stays_until_the_model_is_safe(tmp_path):
     assert same.seconds >= resume.seconds > 0
     for a, b in zip(weights, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    same.remove()
+    _, epochs_more, longer = train(epochs=5)
+    assert epochs_more == 1 and len(longer.history["loss"]) == 5
+    longer.remove()
     assert not list(tmp_path.iterdir())
 
 
