@@ -16,6 +16,7 @@ from helpers import to_numpy
 from keras import ops
 
 from keras_snn import applications, export, layers
+from keras_snn.export.report import compare
 
 pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
 
@@ -425,3 +426,28 @@ def test_errors_from_another_process(tmp_path):
     with pytest.raises(TypeError, match="flat"):
         export.to_tflite(model, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_the_report_counts_spikes_that_differ():
+    """Shares by hand: of layer a 1 of 8 spikes differs, of layer b, behind it, 2 of 4."""
+    zeros, ones = np.zeros((2, 2)), np.ones((2, 1))
+    flip = np.array([[1.0, 0.0], [0.0, 0.0]])
+
+    def row(output, a, b):
+        keras_row = (np.array([1.0, 0.0]), [zeros, ones])
+        return {
+            "Keras": keras_row,
+            "XNNPACK": (None, [a, b]),
+            "built-in": keras_row,
+            "file": (np.array(output), None),
+        }
+
+    result = compare([row([1.0, 0.25], zeros, ones), row([0.0, 3.0], flip, 0 * ones)], ["a", "b"])
+    a, b = result["layers"]
+    assert (a["rate"], b["rate"]) == (0.0, 1.0)
+    assert (a["agreement"], b["agreement"]) == (7 / 8, 2 / 4)
+    assert (a["agreement, built-in"], b["agreement, built-in"]) == (1.0, 1.0)
+    assert (a["own agreement"], b["own agreement"]) == (7 / 8, 1.0)
+    assert (result["flipped"], result["top1"]) == (1, 0.5)
+    assert (result["logits"], result["logits_flipped"]) == (0.25, 3.0)
