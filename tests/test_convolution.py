@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_snn import applications
+from keras_snn.kernels import convolution, tuning
 from keras_snn.layers import FoldTime, PaddedConv2D
-from keras_snn.layers import fused_convolution as convolution
 
 BACKEND = keras.backend.backend()
 PRODUCT = convolution._compiled() if BACKEND == "jax" else convolution._product
@@ -93,7 +93,7 @@ def taken(monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_small_maps_train_as_products(size, taken, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(tuning, "LARGE_KERNEL", 0)
 
     def train(kind):
         keras.utils.set_random_seed(0)

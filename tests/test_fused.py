@@ -10,6 +10,7 @@ from helpers import gradients, to_numpy
 from keras import ops
 
 from keras_snn import layers
+from keras_snn.kernels import tuning
 
 NEURONS = {
     "IF": {},
@@ -151,9 +152,8 @@ def test_learned_parameters(name, sharing):
 @pytest.mark.parametrize("elements", [1, 12, 40])  # an example and a step; two examples; two steps
 @pytest.mark.parametrize("name", ["LIF", "ParametricLIF", "DecayLIF"])
 def test_tiles(name, elements, monkeypatch):
-    from keras_snn.layers import fused_torch
 
-    monkeypatch.setattr(fused_torch, "TILE", elements)
+    monkeypatch.setattr(tuning, "TILE", elements)
     compare(*pair(name, reset="hard"), currents(3, 5, 6))
 
 
@@ -161,10 +161,10 @@ def test_tiles(name, elements, monkeypatch):
 def test_shapes_alone_take_no_steps(monkeypatch):
     import torch
 
-    from keras_snn.layers import fused_torch
+    from keras_snn.kernels import torch as kernel
 
     for name in ("forward", "backward"):
-        monkeypatch.delattr(fused_torch.InPlace, name)
+        monkeypatch.delattr(kernel.InPlace, name)
     layer = layers.LIF(return_state=True)
     x = torch.empty((2, 300, 3), device="meta", requires_grad=True)
     with keras.device("meta"):

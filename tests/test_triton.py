@@ -25,7 +25,9 @@ import torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined
-from keras_snn.layers import fused, fused_torch, fused_triton  # noqa: E402
+from keras_snn.kernels import spec, tuning  # noqa: E402
+from keras_snn.kernels import torch as kernel  # noqa: E402
+from keras_snn.kernels import triton as kernels  # noqa: E402
 
 
 def tensor(*shape, mean=0.6, seed=0):
@@ -35,7 +37,7 @@ def tensor(*shape, mean=0.6, seed=0):
 
 def run(way, layer, x, gs, gv, v, monkeypatch):
     """Spikes, last potential, and gradients to currents, first potential and weights."""
-    monkeypatch.setattr(fused_torch, "way", lambda x: way)
+    monkeypatch.setattr(kernel, "way", lambda x: way)
     layer.return_state = True
     x, v = x.detach().requires_grad_(), v.detach().requires_grad_()
     spikes, last = layer(x, initial_state=[v])
@@ -51,8 +53,8 @@ def compare(layer, x, monkeypatch, gs=None):
     gs = tensor(*x.shape, mean=0, seed=1) if gs is None else gs
     gv, v = (tensor(x.shape[0], *x.shape[2:], mean=0, seed=seed) for seed in (2, 3))
     arguments = layer, x, gs, gv, v, monkeypatch
-    spikes, last, gradients = run(fused_triton, *arguments)
-    wanted = run(fused_torch.InPlace, *arguments)
+    spikes, last, gradients = run(kernels, *arguments)
+    wanted = run(kernel.InPlace, *arguments)
     assert 0.02 < spikes.mean() < 0.98
     assert torch.equal(spikes, wanted[0]) and torch.equal(last, wanted[1])
     for a, b in zip(gradients, wanted[2], strict=True):
@@ -89,7 +91,7 @@ def test_surrogates(name, monkeypatch):
     compare(layers.LIF(surrogate=name, detach_reset=False), tensor(2, 5, 6), monkeypatch)
 
 
-@pytest.mark.parametrize("surrogate", list(fused_triton.SLOPES))
+@pytest.mark.parametrize("surrogate", list(kernels.SLOPES))
 def test_derivatives_in_the_kernel(surrogate, monkeypatch):
     (parameter,) = surrogate().get_config()
     surrogate = surrogate(**{parameter: 0.7})
@@ -98,7 +100,7 @@ def test_derivatives_in_the_kernel(surrogate, monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 2, 33])
 def test_several_blocks(steps, monkeypatch):
-    assert 4 * fused_triton.BLOCK < 3 * 7 * 50
+    assert 4 * tuning.TRITON_BLOCK < 3 * 7 * 50
     compare(layers.LIF(tau=1.7), tensor(3, steps, 7, 50), monkeypatch)
 
 
@@ -114,7 +116,7 @@ STRIDED = {
 @pytest.mark.parametrize("make", STRIDED.values(), ids=STRIDED)
 def test_strides(make, monkeypatch):
     x = make()
-    flat = fused_triton._Flat(x)
+    flat = kernels._Flat(x)
     if x.shape == (2, 5, 3, 4):
         assert flat(x, 2).data_ptr() == x.data_ptr()  # read where they are
     compare(layers.ParametricLIF(parameter_shape="channel"), x, monkeypatch, torch.ones_like(x))
@@ -128,20 +130,20 @@ def test_who_takes_the_kernels(monkeypatch):
     def way(dtype, is_cuda=True):
         device = torch.device(DEVICE)
         x = types.SimpleNamespace(is_meta=False, is_cuda=is_cuda, dtype=dtype, device=device)
-        return fused_torch.way(x)
+        return kernel.way(x)
 
-    assert way(torch.float32) is fused_triton
-    assert way(torch.float16) is fused_torch.InPlace
-    assert way(torch.float32, is_cuda=False) is fused_torch.InPlace
+    assert way(torch.float32) is kernels
+    assert way(torch.float16) is kernel.InPlace
+    assert way(torch.float32, is_cuda=False) is kernel.InPlace
 
     def fail(*args):
         raise RuntimeError("no compiler")
 
-    fused_triton.usable.cache_clear()
-    monkeypatch.setattr(fused_triton, "backward", fail)
+    kernels.usable.cache_clear()
+    monkeypatch.setattr(kernels, "backward", fail)
     with pytest.warns(UserWarning, match=f"{DEVICE}.*no compiler"):
-        assert way(torch.float32) is fused_torch.InPlace
-    fused_triton.usable.cache_clear()
+        assert way(torch.float32) is kernel.InPlace
+    kernels.usable.cache_clear()
 
 
 COMPILE = """
@@ -149,14 +151,15 @@ import itertools
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from keras_snn.layers import fused_triton
+from keras_snn.kernels import triton as kernels
+from keras_snn.kernels import tuning
 
 TENSORS = "x", "v", "spikes", "last", "h", "gs", "slopes", "gv", "dx"
 NUMBERS = "rate", "threshold", "v_reset", "v_rest", "bound", "p", "q"
 
 
 def ptx(kernel, **options):
-    options |= {"divides_input": True, "strict": False, "block": fused_triton.BLOCK}
+    options |= {"divides_input": True, "strict": False, "block": tuning.TRITON_BLOCK}
     kinds = dict.fromkeys(TENSORS, "*fp32") | dict.fromkeys(NUMBERS, "fp32")
     for name in ("rate", "threshold"):
         if options[f"learned_{name}"]:
@@ -168,9 +171,9 @@ def ptx(kernel, **options):
 
 for leaky, learned, reset in itertools.product((True, False), (True, False), ("hard", "soft")):
     same = {"leaky": leaky, "learned_rate": learned, "learned_threshold": learned, "reset": reset}
-    print(ptx(fused_triton._forward, keep=True, **same))
-    for inline in (None, *(function for function, _ in fused_triton.SLOPES.values())):
-        ptx(fused_triton._backward, inline=inline, detach=learned, **same)
+    print(ptx(kernels._forward, keep=True, **same))
+    for inline in (None, *(function for function, _ in kernels.SLOPES.values())):
+        ptx(kernels._backward, inline=inline, detach=learned, **same)
 """
 
 
@@ -191,13 +194,13 @@ def test_kernels_compile_and_round_as_the_loop_does():
 
 
 def test_what_both_ways_are_given():
-    neuron = fused.Neuron(
-        fused.Leak(0.0, True, tau=2.0),
-        fused.Fire(surrogates.ATan(), False, "hard", 0.0, True),
+    neuron = spec.Neuron(
+        spec.Leak(0.0, True, tau=2.0),
+        spec.Fire(surrogates.ATan(), False, "hard", 0.0, True),
         (0.0, None, 1.0),
     )
     x = torch.tensor([1.0, 1.0, 3.0, 2.0], device=DEVICE).reshape(1, 4, 1)
-    spikes, last, h = fused_triton.forward(neuron, x, (), True)
+    spikes, last, h = kernels.forward(neuron, x, (), True)
     assert h.flatten().tolist() == [0.5, 0.75, 1.875, 1.0]
     assert spikes.flatten().tolist() == [0, 0, 1, 1] and last.tolist() == [[0.0]]
     # e[t] = slope(h[t] - 1) g[t] + (1 - s[t]) e[t + 1] / 2, and half of it goes to x.
@@ -207,29 +210,29 @@ def test_what_both_ways_are_given():
     wanted[1] += wanted[2] / 2
     wanted[0] += wanted[1] / 2
     gs = torch.tensor(g, dtype=torch.float32, device=DEVICE).reshape(1, 4, 1)
-    dx = fused_triton.backward(neuron, h, gs, x[:, 0] * 0, ())
+    dx = kernels.backward(neuron, h, gs, x[:, 0] * 0, ())
     np.testing.assert_allclose(dx.flatten().cpu(), wanted / 2, rtol=1e-6)
 
 
 def test_infinite_and_not_a_number():
-    neuron = fused.Neuron(
-        fused.Leak(0.0, True, tau=2.0),
-        fused.Fire(surrogates.ATan(), False, "hard", 0.0, True),
+    neuron = spec.Neuron(
+        spec.Leak(0.0, True, tau=2.0),
+        spec.Fire(surrogates.ATan(), False, "hard", 0.0, True),
         (0.0, None, 1.0),
     )
     x = [[np.inf, 3, -np.inf, 3], [1, np.nan, 3, 3]]
     x = torch.tensor(x, dtype=torch.float32, device=DEVICE)[..., None]
-    spikes = fused_triton.forward(neuron, x, (), True)[0]
+    spikes = kernels.forward(neuron, x, (), True)[0]
     np.testing.assert_array_equal(spikes[..., 0].cpu(), [[1, 1, 0, 0], [0] + [np.nan] * 3])
-    np.testing.assert_array_equal(fused_torch.InPlace.forward(neuron, x, (), True)[0], spikes)
+    np.testing.assert_array_equal(kernel.InPlace.forward(neuron, x, (), True)[0], spikes)
 
 
 def test_from_the_resting_potential(monkeypatch):
     """No tensor is given for the first potential."""
     x = 2 * tensor(3, 6, 50)
     found = []
-    for way in (fused_triton, fused_torch.InPlace):
-        monkeypatch.setattr(fused_torch, "way", lambda x, way=way: way)
+    for way in (kernels, kernel.InPlace):
+        monkeypatch.setattr(kernel, "way", lambda x, way=way: way)
         x = x.detach().requires_grad_()
         spikes = layers.LIF(v_reset=-0.25)(x)
         found.append([spikes, *torch.autograd.grad(spikes.sum(), [x])])

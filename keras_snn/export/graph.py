@@ -20,7 +20,7 @@ from keras import ops, tree
 from keras_snn import dynamics
 from keras_snn import layers as snn
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.layers import fused
+from keras_snn.kernels import spec
 from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.normalization import _FoldedBatchNormalization
 from keras_snn.layers.parallel import _Parallel
@@ -371,7 +371,7 @@ def _linear_step(cell, floor):
         form, fire, threshold = parts
         threshold = _numpy(threshold)
         decay, gain = form.slopes(None if form.rate is None else _numpy(form.rate))
-    pull = form.v_rest * (1 - decay) if isinstance(form, fused.Leak) else 0.0
+    pull = form.v_rest * (1 - decay) if isinstance(form, spec.Leak) else 0.0
 
     def prepare(x):
         x = x if np.all(np.equal(gain, 1)) else x * _constant(gain)

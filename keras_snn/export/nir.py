@@ -15,7 +15,7 @@ from keras import ops, tree
 
 from keras_snn import files
 from keras_snn import layers as snn
-from keras_snn.layers import fused
+from keras_snn.kernels import spec
 
 __all__ = ["from_nir", "to_nir"]
 
@@ -150,7 +150,7 @@ class _Writer:
             if fire.reset != "hard":
                 raise _refusal(layer, f"NIR has hard resets only, not reset={fire.reset!r}")
         shape = _first(x.shape)
-        leak = isinstance(form, fused.Leak)
+        leak = isinstance(form, spec.Leak)
         rate = ops.convert_to_numpy(form.rate) if form.rate is not None else None
         decay, gain = form.slopes(rate)
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics, surrogates
-from keras_snn.layers import fused, fused_compiled
+from keras_snn.kernels import spec, torch_compile
 from keras_snn.layers.arguments import (
     Configured,
     argument_docs,
@@ -195,7 +195,7 @@ class SpikingCell(NeuronCell):
         self.trainable_threshold = bool(trainable_threshold)
         self.parameter_shape = check_choice("parameter_shape", parameter_shape, SHARING)
         self.threshold_weight = None
-        self.number = fused_compiled.numbered(self)
+        self.number = torch_compile.numbered(self)
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -227,10 +227,10 @@ class SpikingCell(NeuronCell):
         return spikes, [self.reset_membrane(h, spikes)]
 
     def form(self):
-        """The charge as `keras_snn.layers.fused` takes it, or `None` if it is not linear."""
+        """The charge as `keras_snn.kernels.spec` has it, or `None` if it is not linear."""
 
     def fused(self):
-        """What `keras_snn.layers.fused.run` takes of a neuron, or `None` if it is none of these.
+        """What `keras_snn.kernels.spec.split` takes of a neuron, or `None` if it is none of these.
 
         It is one whose class (and no later one) gives `charge` a `form`, and that steps, fires
         and resets as this class does.
@@ -244,7 +244,7 @@ class SpikingCell(NeuronCell):
         form = self.form() if plain and owners[0] is owners[1] else None
         if form is None:
             return None
-        fire = fused.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
+        fire = spec.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
         threshold = self.current_threshold
         if self.threshold_weight is not None:
             threshold = threshold * 1.0  # a tensor, as custom gradients want

@@ -10,7 +10,7 @@ import math
 import keras
 
 from keras_snn import dynamics
-from keras_snn.layers import fused
+from keras_snn.kernels import spec
 from keras_snn.layers.arguments import check_choice, check_number
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
@@ -58,7 +58,7 @@ class IFCell(SpikingCell):
         return dynamics.if_charge(v, x)
 
     def form(self):
-        return fused.Decay()
+        return spec.Decay()
 
 
 class IF(Neuron, cell=IFCell):
@@ -94,7 +94,7 @@ class LIFCell(SpikingCell):
         )
 
     def form(self):
-        return fused.Leak(self.v_reset, self.decay_input, tau=self.tau)
+        return spec.Leak(self.v_reset, self.decay_input, tau=self.tau)
 
 
 class LIF(Neuron, cell=LIFCell):
@@ -140,7 +140,7 @@ class ParametricLIFCell(SpikingCell):
         )
 
     def form(self):
-        return fused.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
+        return spec.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
 
 
 class ParametricLIF(Neuron, cell=ParametricLIFCell):
@@ -190,7 +190,7 @@ class DecayLIFCell(SpikingCell):
         return dynamics.decay_charge(v, x, self.decay)
 
     def form(self):
-        return fused.Decay(self.decay)
+        return spec.Decay(self.decay)
 
 
 class DecayLIF(Neuron, cell=DecayLIFCell):
@@ -587,7 +587,7 @@ class LeakyIntegratorCell(NeuronCell):
         )
 
     def form(self):
-        return fused.Leak(self.v_reset, self.decay_input, tau=self.tau)
+        return spec.Leak(self.v_reset, self.decay_input, tau=self.tau)
 
 
 class LeakyIntegrator(Neuron, cell=LeakyIntegratorCell):
@@ -620,7 +620,7 @@ class AccumulatorCell(NeuronCell):
         return dynamics.if_charge(v, x)
 
     def form(self):
-        return fused.Decay()
+        return spec.Decay()
 
 
 class Accumulator(Neuron, cell=AccumulatorCell):

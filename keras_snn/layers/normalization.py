@@ -8,9 +8,9 @@ value, so that PyTorch's 0.1 is 0.9 here. The moving variance is Keras's, the bi
 import keras
 from keras import ops
 
+from keras_snn.kernels.normalization import normalize
 from keras_snn.layers.activity import tell
 from keras_snn.layers.arguments import Configured, check_integer, check_mask, check_number
-from keras_snn.layers.fused_normalization import normalize
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
 
 __all__ = [

@@ -11,8 +11,8 @@ import keras
 from keras import KerasTensor, ops, tree
 from keras.src.backend import AutocastScope
 
-from keras_snn import dynamics
-from keras_snn.layers import fused, fused_compiled, torch_compile
+from keras_snn import dynamics, kernels
+from keras_snn.kernels import spec, torch_compile, tuning
 from keras_snn.layers.activity import tell
 from keras_snn.layers.arguments import (
     Configured,
@@ -29,9 +29,6 @@ from keras_snn.layers.arguments import (
 from keras_snn.layers.base import NeuronCell, SpikingCell
 
 __all__ = ["Neuron", "SpikingRNN", "reset_states"]
-
-# Above so many steps a loop that is compiled is rolled: compile time grows with unrolled length.
-UNROLL_LIMIT = {"tensorflow": 64, "jax": 16}
 
 
 def reset_states(model):
@@ -403,17 +400,16 @@ class SpikingRNN(keras.layers.RNN):
         return self._run(body, carry, xs, mask is not None)
 
     def _fused_loop(self, parts, sequences, initial_state, training):
-        """The same by `keras_snn.layers.fused`, where `_fused_parts` has found what that needs."""
+        """The same by `keras_snn.kernels`, where `_fused_parts` has found what that needs."""
         form, fire, threshold = parts
         fresh = initial_state is None and not self.stateful
         v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
         wants_last = self.stateful or self.return_state
         if torch_compile.compiling():
-            spikes, v = fused_compiled.run(
-                self.cell, sequences, v, form.rate, threshold, wants_last
-            )
+            spikes, v = torch_compile.run(self.cell, sequences, v, form.rate, threshold, wants_last)
         else:
-            spikes, v = fused.run(form, fire, sequences, v, threshold, wants_last, training)
+            neuron, tensors = spec.split(form, fire, v, threshold, wants_last)
+            spikes, v = kernels.run(neuron, sequences, tensors, training)
         return spikes[:, -1], spikes, [v]
 
     def _fused_parts(self, sequences, mask):
@@ -422,7 +418,7 @@ class SpikingRNN(keras.layers.RNN):
         fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
         if not fits or self.go_backwards or timesteps is None:
             return None
-        loop = fused_compiled.takes_loop(timesteps) or torch_compile.exporting(sequences)
+        loop = torch_compile.takes_loop(timesteps) or torch_compile.exporting(sequences)
         return None if loop else self.cell.fused()
 
     def _masked(self, step):
@@ -444,7 +440,7 @@ class SpikingRNN(keras.layers.RNN):
 
     def _run(self, body, carry, xs, masked):
         timesteps = tree.flatten(xs)[0].shape[1]
-        limit = UNROLL_LIMIT.get(keras.backend.backend(), float("inf"))
+        limit = tuning.UNROLL_LIMIT.get(keras.backend.backend(), float("inf"))
         if timesteps is not None and (self.unroll or timesteps <= limit):
             steps = list(zip(*[ops.unstack(x, axis=1) for x in tree.flatten(xs)]))
             outputs = []

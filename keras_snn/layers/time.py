@@ -5,11 +5,11 @@ import inspect
 import keras
 from keras import KerasTensor, ops
 
+from keras_snn.kernels.convolution import convolve
+from keras_snn.kernels.normalization import normalize
 from keras_snn.layers.activity import tell, tell_folded
 from keras_snn.layers.arguments import Configured, check_integer, check_mask, freeze
 from keras_snn.layers.convolution import PaddedConv2D
-from keras_snn.layers.fused_convolution import convolve
-from keras_snn.layers.fused_normalization import normalize
 
 __all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
 

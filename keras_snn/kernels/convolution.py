@@ -15,11 +15,9 @@ import typing
 import keras
 from keras import ops
 
-__all__ = ["convolve"]
+from keras_snn.kernels import tuning
 
-# TensorFlow and PyTorch, without XLA, take the product for maps of one pixel, and for maps of up to
-# `SMALL` pixels whose kernel has `LARGE` weights or more.
-SMALL, LARGE = 4, 2**18
+__all__ = ["convolve"]
 
 
 def convolve(layer, x):
@@ -90,7 +88,9 @@ def _slow_under_xla(layer, x):
 
 def _small(layer, x):
     pixels = math.prod(_outputs(layer, x))
-    return pixels == 1 or (pixels <= SMALL and math.prod(layer.kernel.shape) >= LARGE)
+    return pixels == 1 or (
+        pixels <= tuning.SMALL_MAP and math.prod(layer.kernel.shape) >= tuning.LARGE_KERNEL
+    )
 
 
 def _outputs(layer, x):

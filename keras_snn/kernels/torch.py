@@ -1,7 +1,7 @@
 """Whole sequences of simple neurons on PyTorch: an `autograd.Function`.
 
 It saves the charged potentials `h` and nothing else of a sequence's size. On CUDA devices Triton,
-where it can be used, does all steps in one kernel, see `fused_triton.py`; what stands here works in
+where it can be used, does all steps in one kernel, see `triton.py`; what stands here works in
 place, tile by tile, on any device.
 
 Backward, the gradients `e` to the charged potentials are a linear recurrence,
@@ -14,8 +14,15 @@ import math
 
 from keras import ops
 
-from keras_snn.layers import fused
+from keras_snn.kernels import tuning
+from keras_snn.kernels.spec import Decay, backward, forward, like_step, unrolled
 from keras_snn.surrogates import ATan
+
+
+def run(neuron, sequences, tensors):
+    """What `keras_snn.kernels.run` gives."""
+    spikes, last, _ = function().apply(neuron, sequences, *tensors)
+    return spikes, last
 
 
 @functools.cache
@@ -42,9 +49,7 @@ def function():
             if torch.is_grad_enabled() or gh is not None:  # for second derivatives
                 upstream = (gs, 0.0 if gv is None else gv)[: 1 + ctx.neuron.wants_last]
                 charged = () if gh is None else (gh,)
-                return None, *fused.backward(
-                    ctx.neuron, fused.unrolled, h, upstream, tensors, *charged
-                )
+                return None, *backward(ctx.neuron, unrolled, h, upstream, tensors, *charged)
             return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
 
     return Sequence
@@ -65,10 +70,10 @@ def way(x):
     if x.is_meta:
         return Shapes
     if x.is_cuda:
-        from keras_snn.layers import fused_triton
+        from keras_snn.kernels import triton
 
-        if fused_triton.usable(x.dtype, x.device):
-            return fused_triton
+        if triton.usable(x.dtype, x.device):
+            return triton
     return InPlace
 
 
@@ -99,7 +104,7 @@ class InPlace:
         """Spikes, last potential and, to `keep`, the charged potentials.
 
         Args:
-            neuron: A `fused.Neuron`.
+            neuron: A `spec.Neuron`.
             x: Currents, `(batch, time, ...)`.
             tensors: Those of first potential, rate and threshold that are given.
             keep: Whether the charged potentials are wanted.
@@ -130,7 +135,7 @@ class InPlace:
                     reset(ht, st, out=after)
                 before = after
             if not ht.sum(dtype=torch.float32).isfinite():
-                spikes, *last, h = fused.forward(neuron, fused.unrolled, True, x, *tensors)
+                spikes, *last, h = forward(neuron, unrolled, True, x, *tensors)
                 return spikes, last[0] if last else None, h
         return spikes, last, h
 
@@ -139,7 +144,7 @@ class InPlace:
         """Gradients to the currents.
 
         Args:
-            neuron: A `fused.Neuron`.
+            neuron: A `spec.Neuron`.
             h: Charged potentials, `(batch, time, ...)`.
             gs: Gradients to the spikes.
             gv: Gradient to the last potential, `(batch, ...)`, or 0 if there is none.
@@ -154,7 +159,7 @@ class InPlace:
         _, rate, threshold = neuron.parameters(tensors)
         (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
         dx, tiles = torch.empty_like(h), _tiles(h)
-        count = max(1, TILE // max(1, h[tiles[0], 0].numel()))
+        count = max(1, tuning.TILE // max(1, h[tiles[0], 0].numel()))
         # Made once, to stay in the cache.
         buffers = [torch.empty_like(h[tiles[0], :count]) for _ in range(2)]
         for rows in tiles:
@@ -177,20 +182,9 @@ class InPlace:
         return dx
 
 
-def like_step(v, x):
-    """A potential, a number or a tensor, for each neuron of the currents `x`."""
-    import torch
-
-    return v if torch.is_tensor(v) else x.new_full((), v).expand_as(x[:, 0])
-
-
-# Elements that one operation touches: few enough for the cache that cores share, enough for all.
-TILE = 2**19
-
-
 def _tiles(x):
     """Slices of the batch; all steps of one are done before the next."""
-    rows = max(1, TILE // max(1, x[:1, 0].numel()))
+    rows = max(1, tuning.TILE // max(1, x[:1, 0].numel()))
     return [slice(start, start + rows) for start in range(0, max(1, x.shape[0]), rows)]
 
 
@@ -198,7 +192,7 @@ def _charge(form, rate, like):
     """`charge(v, x, out)`, in the order of operations of `form.charge`."""
     import torch
 
-    if isinstance(form, fused.Decay):
+    if isinstance(form, Decay):
         if form.decay == 1:
             return torch.add
         return lambda v, x, out: torch.mul(v, form.decay, out=out).add_(x)

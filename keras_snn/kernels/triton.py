@@ -2,7 +2,7 @@
 
 Each program keeps the potentials of a block of neurons in registers and goes through all steps; of
 a sequence it reads the currents and writes spikes and charged potentials, nothing else. Spikes are
-those of `fused_torch.InPlace`: the order of operations is the same, division is the rounded one
+those of `torch.InPlace`: the order of operations is the same, division is the rounded one
 (`tl.div_rn`; Triton's `/` is an approximation), and `enable_fp_fusion=False` keeps the compiler
 from joining multiplications and additions, which would round once instead of twice.
 
@@ -16,7 +16,7 @@ import warnings
 from keras import ops
 
 from keras_snn import dynamics, surrogates
-from keras_snn.layers import fused, fused_torch
+from keras_snn.kernels import spec, tuning
 
 try:
     import triton
@@ -46,8 +46,8 @@ def usable(dtype, device):
 
     if triton is None or dtype is not torch.float32:
         return False
-    fire = fused.Fire(surrogates.ATan(), False, "hard", 0.0, True)
-    neuron = fused.Neuron(fused.Decay(), fire, (0.0, None, 1.0))
+    fire = spec.Fire(surrogates.ATan(), False, "hard", 0.0, True)
+    neuron = spec.Neuron(spec.Decay(), fire, (0.0, None, 1.0))
     x = torch.zeros((1, 1, 1), device=device)
     try:
         h = forward(neuron, x, (), True)[2]
@@ -63,13 +63,13 @@ def usable(dtype, device):
 
 
 def forward(neuron, x, tensors, keep):
-    """Spikes, last potential and charged potentials: see `fused_torch.InPlace.forward`."""
+    """Spikes, last potential and charged potentials: see `torch.InPlace.forward`."""
     import torch
 
     flat, lead = _Flat(x), x.shape[:2]
     spikes, last = flat.empty(*lead), flat.empty(lead[0])
     h = flat.empty(*lead) if keep else spikes
-    first = fused_torch.like_step(neuron.parameters(tensors)[0], x)
+    first = spec.like_step(neuron.parameters(tensors)[0], x)
     xs, vs = flat(x, 2), flat(first, 1)
     with torch.cuda.device_of(x):
         _forward[_grid(vs)](
@@ -84,7 +84,7 @@ def forward(neuron, x, tensors, keep):
 
 
 def backward(neuron, h, gs, gv, tensors):
-    """Gradients to the currents: see `fused_torch.InPlace.backward`."""
+    """Gradients to the currents: see `torch.InPlace.backward`."""
     import torch
 
     flat, surrogate = _Flat(h), neuron.fire.surrogate
@@ -94,7 +94,7 @@ def backward(neuron, h, gs, gv, tensors):
         slopes = ops.cast(surrogate.derivative(h - threshold), h.dtype).expand(h.shape)
     else:
         slopes = h
-    dx, gv = flat.empty(*h.shape[:2]), flat(fused_torch.like_step(gv, h), 1)
+    dx, gv = flat.empty(*h.shape[:2]), flat(spec.like_step(gv, h), 1)
     h, gs, slopes, out = (flat(tensor, 2) for tensor in (h, gs, slopes, dx))
     with torch.cuda.device_of(h):
         _backward[_grid(gv)](
@@ -108,12 +108,8 @@ def backward(neuron, h, gs, gv, tensors):
     return dx
 
 
-# Neurons of a program.
-BLOCK = 256
-
-
 def _grid(v):
-    return (triton.cdiv(v.numel(), BLOCK),)
+    return (triton.cdiv(v.numel(), tuning.TRITON_BLOCK),)
 
 
 def _arguments(neuron, flat, tensors):
@@ -121,7 +117,7 @@ def _arguments(neuron, flat, tensors):
     form, fire = neuron.form, neuron.fire
     _, rate, threshold = neuron.parameters(tensors)
     if rate is None:
-        rate = form.decay if isinstance(form, fused.Decay) else form.tau
+        rate = form.decay if isinstance(form, spec.Decay) else form.tau
     rate, rate_stride = flat.parameter(rate)
     threshold, threshold_stride = flat.parameter(threshold)
     return {
@@ -130,13 +126,13 @@ def _arguments(neuron, flat, tensors):
         "threshold": threshold,
         "threshold_stride": threshold_stride,
         "v_reset": float(fire.v_reset),
-        "leaky": isinstance(form, fused.Leak),
+        "leaky": isinstance(form, spec.Leak),
         "divides_input": getattr(form, "decay_input", False),
-        "learned_rate": neuron.numbers[1] is fused.GIVEN,
-        "learned_threshold": neuron.numbers[2] is fused.GIVEN,
+        "learned_rate": neuron.numbers[1] is spec.GIVEN,
+        "learned_threshold": neuron.numbers[2] is spec.GIVEN,
         "reset": fire.reset,
         "strict": fire.strict,
-        "block": BLOCK,
+        "block": tuning.TRITON_BLOCK,
         "enable_fp_fusion": False,
     }
 

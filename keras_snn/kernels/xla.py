@@ -1,0 +1,162 @@
+"""Whole sequences of simple neurons on TensorFlow and JAX: a custom gradient, compiled by XLA.
+
+Short sequences are unrolled, longer ones are a loop. In TensorFlow's graphs the backward pass of a
+short sequence computes the charged potentials again, from the currents, which saves the forward
+pass writing them.
+"""
+
+import functools
+
+import keras
+from keras import ops, tree
+
+from keras_snn import dynamics
+from keras_snn.kernels import tuning
+from keras_snn.kernels.spec import backward, forward, unrolled
+from keras_snn.surrogates import jax_gradient
+
+
+def run(neuron, sequences, tensors, training=False):
+    """What `keras_snn.kernels.run` gives."""
+    if keras.backend.backend() == "jax":
+        spikes, *last = _jax(neuron, sequences, *tensors)
+    else:
+        spikes, *last = _tensorflow(training, neuron, sequences, *tensors)
+    return spikes, last[0] if last else None
+
+
+def _backward_again(neuron, recur, x, upstream, tensors):
+    """The same, from the currents."""
+    h = forward(neuron, recur, True, x, *tensors)[-1]
+    return backward(neuron, recur, h, upstream, tensors)
+
+
+def _plain(neuron, x, *tensors):
+    """Spikes, and the last potential if it is wanted, by the plain loop."""
+    v, rate, threshold = neuron.parameters(tensors)
+    fire, spikes = neuron.fire, []
+    for current in ops.unstack(dynamics.saturate(x), axis=1):
+        h = neuron.form.charge(v, current, rate)
+        spikes.append(dynamics.fire(h, threshold, fire.surrogate, fire.strict))
+        v = dynamics.reset_membrane(h, spikes[-1], threshold, fire.reset, fire.v_reset, fire.detach)
+    found = ops.stack(spikes, axis=1), v
+    return found if neuron.wants_last else found[:1]
+
+
+def _gradients(function, inputs, upstream):
+    """Gradients to the inputs of a function of tensors, which can be differentiated again."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.vjp(function, *inputs)[1](upstream)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = function(*inputs)
+    return tuple(tape.gradient(outputs, inputs, upstream, unconnected_gradients="zero"))
+
+
+def _again(neuron, given, upstream):
+    """Gradients to `given`, upstream gradients and inputs, from those to a backward pass."""
+    count = 1 + neuron.wants_last
+
+    def first(*given):
+        plain = functools.partial(_plain, neuron)
+        return _gradients(plain, given[count:], given[:count])
+
+    return _gradients(first, given, upstream)
+
+
+def _looped(step, follow, carry, *xs, reverse=False):
+    """The same as a loop.
+
+    What is carried is read back from the outputs, which XLA then writes in place; a second tensor
+    in the loop would be copied in every step. On JAX outputs take the memory of the first inputs;
+    TensorFlow's compiled functions don't own theirs, and would copy them.
+    """
+    timesteps = xs[0].shape[1]
+    start, direction = (timesteps - 1, -1) if reverse else (0, 1)
+    takes_over = keras.backend.backend() == "jax"
+
+    def body(i, outputs):
+        t = start + direction * i
+        before = follow(outputs[:, t - direction * ops.cast(i > 0, t.dtype)])
+        inputs = [x[:, t] for x in ((outputs, *xs[1:]) if takes_over else xs)]
+        output = step(ops.where(i > 0, before, carry), *inputs)
+        return ops.slice_update(outputs, [0, t] + [0] * (len(output.shape) - 1), output[:, None])
+
+    return ops.fori_loop(0, timesteps, body, xs[0] if takes_over else ops.zeros_like(xs[0]))
+
+
+def _jax(neuron, sequences, *tensors):
+    # What is not used of its results, XLA does not compute.
+    short = sequences.shape[1] <= tuning.XLA_UNROLL_LIMIT
+    recur, compiled = (unrolled, lambda f: f) if short else (_looped, _xla)
+    run = compiled(_partial(forward, neuron, recur, True))
+    slopes = compiled(_partial(backward, neuron, recur))
+    count = 1 + neuron.wants_last
+    first = jax_gradient(
+        lambda h, *given: slopes(h, given[:count], given[count + 1 :]),
+        lambda given, _, upstream: (
+            ops.zeros_like(given[0]),
+            *_again(neuron, given[1:], upstream),
+        ),
+    )
+    sequence = jax_gradient(
+        run, lambda inputs, found, upstream: first(found[-1], *upstream[:-1], *inputs)
+    )
+    return sequence(sequences, *tensors)[:-1]
+
+
+def _tensorflow(training, neuron, sequences, *tensors):
+    import tensorflow as tf
+
+    timesteps = sequences.shape[1]
+    if tf.executing_eagerly() and timesteps <= tuning.EAGER_LIMIT:
+        return _custom_gradient(neuron, unrolled, lambda f: f, True, sequences, *tensors)
+    recur = unrolled if timesteps <= tuning.XLA_UNROLL_LIMIT else _looped
+    # To charge few steps again costs less than to write and read the potentials.
+    keep = training and recur is _looped
+    return _custom_gradient(neuron, recur, _xla, keep, sequences, *tensors)
+
+
+@functools.lru_cache(tuning.COMPILED_FUNCTIONS)
+def _xla(function):
+    """A function under XLA, compiled once, within what is compiled around it or not."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
+    """Spikes and the last potential of currents `x`."""
+    run = compiled(_partial(forward, neuron, recur, keep))
+    slopes = compiled(_partial(backward if keep else _backward_again, neuron, recur))
+    given = (x, *tensors)
+
+    @ops.custom_gradient
+    def sequence(*inputs):
+        # Or TensorFlow looks for a gradient of the compiled function too.
+        inputs = tree.map_structure(ops.stop_gradient, inputs)
+        found = run(*inputs)
+        outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[0])
+
+        def grad(*upstream):
+            @ops.custom_gradient
+            def first(*given):
+                return slopes(saved, upstream, inputs[1:]), lambda *g: _again(neuron, given, g)
+
+            return first(*upstream, *given)
+
+        return outputs, grad
+
+    return sequence(*given)
+
+
+# Layers that are alike share what is compiled.
+_partial = functools.lru_cache(tuning.COMPILED_FUNCTIONS)(functools.partial)
