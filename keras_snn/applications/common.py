@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_snn import graph
 from keras_snn import layers as snn
 from keras_snn.layers.arguments import check_choice, check_integer, sections
 
@@ -259,12 +260,13 @@ class _EdgePadding2D(layers.ZeroPadding2D):
     silent windows, and minus infinity would ruin the range of quantised maps.
     """
 
-    scales_with_input = True  # so that it may stay in conversion
-
     def call(self, inputs):
         widths = [(0, 0), *self.padding]
         widths.insert(1 if self.data_format == "channels_first" else 3, (0, 0))
         return ops.pad(inputs, widths, mode="symmetric")
+
+
+graph.register(_EdgePadding2D, "across", linear=True)
 
 
 def pooled_top(net, x, classes, classifier_activation):

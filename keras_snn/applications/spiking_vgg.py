@@ -13,6 +13,7 @@ import math
 import keras
 from keras import ops
 
+from keras_snn import graph
 from keras_snn import layers as snn
 from keras_snn.applications import common
 from keras_snn.layers.arguments import check_choice
@@ -89,8 +90,6 @@ class _GridPooling2D(keras.layers.Layer):
     Keras's own layer fails in TensorFlow's graphs where the grid is finer than the maps.
     """
 
-    scales_with_input = True  # so that it may stay in conversion
-
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
         self.size = size
@@ -115,6 +114,9 @@ class _GridPooling2D(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"size": self.size}
+
+
+graph.register(_GridPooling2D, "across", linear=True)
 
 
 def top(

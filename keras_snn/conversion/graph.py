@@ -13,6 +13,7 @@ import numpy as np
 from keras import tree
 
 from keras_snn import layers as snn
+from keras_snn.graph import role_of
 
 __all__ = ["Graph", "Node", "read"]
 
@@ -206,7 +207,7 @@ class _Reader:
                 return outputs
             if isinstance(layer, keras.layers.Layer) and type(layer) in RULES:
                 return RULES[type(layer)](self, layer, values, _shape_after(layer, values))
-            if getattr(layer, "scales_with_input", False):
+            if role_of(layer).linear:
                 return self.linear(layer, values, _shape_after(layer, values))
             if isinstance(layer, keras.layers.InputLayer):
                 return values[0]

@@ -25,6 +25,7 @@ from keras_snn.layers.parallel import *
 from keras_snn.layers.readouts import *
 from keras_snn.layers.registry import *
 from keras_snn.layers.rnn import *
+from keras_snn.layers.roles import *
 from keras_snn.layers.time import *
 
 __all__ = [

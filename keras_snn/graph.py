@@ -1,0 +1,824 @@
+"""A Keras model as a graph of calls: the one place that knows how Keras keeps it.
+
+* `run` replays a model on values of any kind: symbolic tensors, shapes, nodes of another format.
+* `trace` lists the calls, with symbolic tensors, and tells which tensors have a time axis.
+* `role_of` says what a layer is: what it does to time, how much of the past it looks at, and what
+  it multiplies. Layers of one's own are made known with `register`.
+
+Private names of Keras stand in this file alone. It was tried with Keras 3.15.1; the tests of this
+module fail with a sentence where another version keeps its graph otherwise.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+from keras.src.backend import get_keras_mask as get_mask
+
+__all__ = [
+    "Call",
+    "Geometry",
+    "Product",
+    "Role",
+    "Trace",
+    "flatten_layers",
+    "functional",
+    "get_mask",
+    "in_order",
+    "normalization",
+    "producer",
+    "register",
+    "role_of",
+    "run",
+    "trace",
+]
+
+
+def flatten_layers(layer, include_self=True):
+    """A layer (or model) and all layers within it, as a list, each once."""
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def producer(tensor):
+    """What computed a symbolic tensor.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        `(operation, inputs)`: the layer or operation, and the symbolic tensors that it read;
+        `None` if the tensor is no symbolic one.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    if not history:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, list(node.input_tensors)
+
+
+def functional(model):
+    """The graph of a functional or Sequential model, or `None` if it has none.
+
+    A subclass with a `call` of its own has none: nobody can see what it does.
+    """
+    kinds = (keras.Sequential, type(keras.Model([x := keras.Input((1,))], x)))
+    if not isinstance(model, kinds):
+        return None
+    if type(model).call not in [kind.call for kind in kinds] or "call" in vars(model):
+        return None
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return graph if getattr(graph, "inputs", None) else None
+
+
+def check_functional(model, purpose):
+    """The graph of a model.
+
+    Args:
+        model: A model.
+        purpose: What needs the graph, to begin the error with.
+
+    Raises:
+        TypeError: If the model is no functional or Sequential one, or not built.
+    """
+    graph = functional(model)
+    if graph is None:
+        raise TypeError(
+            f"{purpose} needs a built functional or Sequential model, got {model!r}. Wrap the "
+            "layers of a subclassed model in `keras.Model(inputs, outputs)`."
+        )
+    return graph
+
+
+def in_order(model, values):
+    """Values for the inputs of a model, in the order of `model.inputs`.
+
+    Args:
+        model: A functional or Sequential model.
+        values: One value for each input, as `predict` takes them: one, a list, a tuple, or a
+            dictionary by the keys of the model's inputs, or by their names.
+
+    Returns:
+        A list.
+
+    Raises:
+        ValueError: If inputs are missing, or there are too many.
+
+    Example:
+
+    >>> a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
+    >>> model = keras.Model([b, a], keras.layers.Concatenate()([a, b]))
+    >>> in_order(model, {"a": 1, "b": 2})
+    [2, 1]
+    """
+    graph = check_functional(model, "This")
+    structure, names = graph._inputs_struct, [x.name for x in graph.inputs]
+    if isinstance(values, dict):
+        keys = list(structure) if isinstance(structure, dict) else names
+        missing = [key for key in keys if key not in values]
+        if missing:
+            raise ValueError(f"The model {model.name!r} has the inputs {keys}, got {list(values)}.")
+        values = tree.flatten({key: values[key] for key in keys}) if keys is not names else values
+        values = [values[name] for name in names] if isinstance(values, dict) else values
+    values = tree.flatten(values)
+    if len(values) != len(names):
+        raise ValueError(
+            f"The model {model.name!r} has {len(names)} inputs, {names}, got {len(values)}."
+        )
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A multiplication by weights, or of two tensors.
+
+    Attributes:
+        macs: Multiply-accumulates of one example, dense: those with zeros of a padding count.
+        reads: What is multiplied: the index of one of the layer's input tensors; `"output"`: the
+            layer's own output of the step before; `"values"`: what no spikes can be.
+        each_step: Whether `macs` is that of one step, else of the whole sequence.
+        reach: How many outputs each entry of what it reads takes part in, an array that broadcasts
+            to one example's input (of one step, if `each_step`); `None` where all do alike.
+    """
+
+    macs: int
+    reads: int | str = 0
+    each_step: bool = True
+    reach: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """What a layer is, to whoever reads a graph.
+
+    Attributes:
+        time: What it does to axis 1 of `(batch, time, ...)`, or a function from a `Call` to it:
+            `"pointwise"`: each value by itself; `"per step"`: each step by itself; `"across"`: it
+            mixes steps; `"recurrent"`: a loop with states, as `keras.layers.RNN` has them;
+            `"adds"`: it turns an input without time to a sequence; `"removes"`: it turns a
+            sequence to one answer; `"unknown"`.
+        memory: Of a layer that is across time: how many steps before the present one it looks at,
+            zeros in front of the first, or a function from a `Call` to that. `None`: all of them,
+            or later ones too, so that it can't be run piece by piece.
+        products: A function from a `Call` to its `Product`s; `None` if nobody knows them. The
+            default is none.
+        spikes: Whether its outputs are spikes, or a function from the layer to that.
+        linear: Whether its output scales with its input, so that it may stay in conversion.
+    """
+
+    time: str | Callable = "unknown"
+    memory: int | Callable | None = None
+    products: Callable | None = lambda call: ()
+    spikes: bool | Callable = False
+    linear: bool = False
+
+
+UNKNOWN = Role(products=None)
+ROLES = {}
+
+
+def register(layer, time, **fields):
+    """Says what a layer is, for analysis, conversion and export.
+
+    Args:
+        layer: A class of layers. It stands for subclasses too, unless they have a `call` of their
+            own.
+        time: What it does to time, see `Role`.
+        **fields: The other attributes of `Role`.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: If `time` is none of the words.
+
+    Example:
+
+    >>> class Square(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return x * x
+    >>> role_of(Square()).time
+    'unknown'
+    >>> _ = register(Square, "pointwise")
+    >>> role_of(Square()).time
+    'pointwise'
+    """
+    if not callable(time) and time not in TIMES:
+        raise ValueError(
+            f"Received an invalid value for argument `time`, expected one of {TIMES}, got {time!r}."
+        )
+    ROLES[layer] = Role(time, **fields)
+    return layer
+
+
+TIMES = ("pointwise", "per step", "across", "recurrent", "adds", "removes", "unknown")
+
+
+def role_of(layer):
+    """The `Role` of a layer or operation; that of nothing known if it, or its `call`, is not."""
+    if not isinstance(layer, keras.layers.Layer):
+        return OPERATIONS.get(type(layer).__name__, UNKNOWN)
+    known = next((cls for cls in type(layer).__mro__ if cls in ROLES), None)
+    if known is None or type(layer).call is not known.call or "call" in vars(layer):
+        return UNKNOWN
+    return ROLES[known]
+
+
+# Wrappers that apply their layer to each step.
+EACH_STEP = [keras.layers.TimeDistributed]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a layer or operation in a model.
+
+    Attributes:
+        name: Its name, behind those of the models that it is nested in, `"block/conv"`. The second
+            call of a layer is called `"conv:1"`, the third `"conv:2"`.
+        layer: The layer or operation; of `FoldTime` and `TimeDistributed`, the one inside.
+        operation: What the graph calls: the wrapper, where there is one around this layer alone.
+        index: How often the layer was called before.
+        each_step: Whether it is applied to each step by itself, within a wrapper.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        outputs: In a trace: its outputs, symbolic tensors.
+        timed: In a trace: whether the first output has a time axis.
+        reads_time: In a trace: whether the first input has one.
+    """
+
+    name: str
+    layer: Any
+    operation: Any
+    index: int
+    each_step: bool
+    args: tuple
+    kwargs: dict
+    outputs: tuple = ()
+    timed: bool | None = None
+    reads_time: bool | None = None
+
+    @property
+    def inputs(self):
+        """The tensors among the arguments; the values of `run` must have a `shape`."""
+        return [x for x in tree.flatten((self.args, self.kwargs)) if hasattr(x, "shape")]
+
+    @property
+    def input(self):
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def output(self):
+        """In a trace: the first output."""
+        return self.outputs[0]
+
+    @property
+    def mask(self):
+        """In a trace: the mask of the first output, `(batch, time)`, or `None`."""
+        return get_mask(self.output)
+
+    @property
+    def role(self):
+        """What the layer is."""
+        return role_of(self.layer)
+
+    @property
+    def time(self):
+        """What this call does to time, one of the words of `Role`."""
+        if self.each_step:
+            return "per step"
+        return self.role.time(self) if callable(self.role.time) else self.role.time
+
+    @property
+    def memory(self):
+        """How many steps before the present one it looks at; `None` if that is not bounded."""
+        if self.time in ("pointwise", "per step"):
+            return 0
+        return self.role.memory(self) if callable(self.role.memory) else self.role.memory
+
+    @property
+    def spikes(self):
+        """Whether its outputs are spikes."""
+        return self.role.spikes(self.layer) if callable(self.role.spikes) else self.role.spikes
+
+    @property
+    def products(self):
+        """In a trace: its `Product`s, or `None` if nobody knows them."""
+        products = None if self.role.products is None else self.role.products(self)
+        return None if products is None else tuple(products)
+
+    def shape(self, tensor):
+        """In a trace: the shape of one example of a tensor; of one step, if steps are separate."""
+        steps = self.reads_time and self.time in ("pointwise", "per step", "recurrent", "removes")
+        return tuple(tensor.shape[2 if steps else 1 :])
+
+    def __call__(self):
+        """The call itself, on its arguments."""
+        if self.each_step and self.operation is self.layer:
+            return _EachStep(self.layer)(*self.args, **self.kwargs)
+        return self.operation(*self.args, **self.kwargs)
+
+
+class _EachStep(keras.layers.Layer):
+    """An operation on each step of all tensors that it takes, `(batch, time, ...)`."""
+
+    def __init__(self, operation):
+        super().__init__(autocast=False)
+        self.operation = operation
+
+    def call(self, *args, **kwargs):
+        args, kwargs = tree.map_structure(self._fold, (args, kwargs))
+        outputs = self.operation(*args, **kwargs)
+        return tree.map_structure(lambda y: ops.reshape(y, (-1, self._time, *y.shape[1:])), outputs)
+
+    def _fold(self, x):
+        if not hasattr(x, "shape"):
+            return x
+        self._time = ops.shape(x)[1]
+        return ops.reshape(x, (-1, *x.shape[2:]))
+
+    def compute_output_spec(self, *args, **kwargs):
+        def fold(x):
+            if not isinstance(x, keras.KerasTensor):
+                return x
+            times.append(x.shape[:2])
+            return keras.KerasTensor((None, *x.shape[2:]), x.dtype)
+
+        times = []
+        args, kwargs = tree.map_structure(fold, (args, kwargs))
+        outputs = self.operation.compute_output_spec(*args, **kwargs)
+        return tree.map_structure(
+            lambda y: keras.KerasTensor((*times[0], *y.shape[1:]), y.dtype), outputs
+        )
+
+
+def run(model, values, rule):
+    """Replays a model, with a rule in the place of every layer and operation.
+
+    Models nested in it are entered, those inside `FoldTime` too; of a subclassed model the rule
+    gets the call as that of any layer.
+
+    Args:
+        model: A functional or Sequential model.
+        values: Its inputs, of any kind, as `in_order` takes them.
+        rule: A function from a `Call`, whose arguments are such values, to the outputs: one, or
+            a structure of them as the layer has.
+
+    Returns:
+        The outputs, in the structure of the model's.
+
+    Raises:
+        TypeError: If the model is a subclassed one.
+
+    Example:
+
+    >>> inputs = keras.Input((3,))
+    >>> model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(inputs))
+    >>> run(model, ["x"], lambda call: f"{call.name}({call.args[0]})")
+    ['dense(x)']
+    """
+    check_functional(model, "This")
+    return _Replay(rule).model(model, values, "", False)
+
+
+class _Replay:
+    def __init__(self, rule):
+        self.rule, self.counts = rule, {}
+
+    def model(self, model, values, prefix, each_step):
+        return functional(model)._run_through_graph(
+            in_order(model, values),
+            operation_fn=lambda operation: functools.partial(
+                self.call, operation, prefix, each_step
+            ),
+        )
+
+    def call(self, operation, prefix, each_step, *args, **kwargs):
+        layer, name = operation, f"{prefix}{operation.name}"
+        index = self.counts.get(name, 0)
+        self.counts[name] = index + 1
+        name = f"{name}:{index}" if index else name
+        while isinstance(layer, tuple(EACH_STEP)):
+            layer, each_step = layer.layer, True
+        if isinstance(layer, keras.Model) and functional(layer) is not None:
+            return self.model(layer, args[0] if args else kwargs["inputs"], f"{name}/", each_step)
+        return self.rule(Call(name, layer, operation, index, each_step, args, kwargs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """A model, called anew on symbolic inputs.
+
+    Attributes:
+        inputs: Symbolic inputs, in the order of `model.inputs`.
+        calls: A `Call` for each layer and operation, in the order of computation.
+        outputs: Symbolic outputs, a list.
+        timed: For each input, whether it has a time axis.
+    """
+
+    inputs: list
+    calls: list
+    outputs: list
+    timed: list
+
+
+def trace(model, timesteps=None, replace=lambda call: call):
+    """Calls every layer of a model again, on symbolic inputs, and finds out what has time.
+
+    A tensor has a time axis, axis 1, if a layer says so that makes it or reads it (a neuron, a
+    readout, `FoldTime`, `RepeatTime`), or if it is computed from such a one, or such a one from
+    it, by layers that keep the axis.
+
+    Args:
+        model: A functional or Sequential model.
+        timesteps: Number of steps of sequences whose number is open.
+        replace: A function from a `Call` to the one to make in its place.
+
+    Returns:
+        A `Trace`.
+
+    Raises:
+        TypeError: If the model is a subclassed one.
+
+    Example:
+
+    >>> from keras_snn.layers import IF, MeanOverTime
+    >>> model = keras.Sequential([keras.Input((4, 3)), IF(name="neuron"), MeanOverTime()])
+    >>> found = trace(model)
+    >>> found.timed, [call.timed for call in found.calls]
+    ([True], [True, False])
+    """
+
+    def rule(call):
+        call = replace(call)
+        outputs = call()
+        calls.append(dataclasses.replace(call, outputs=tuple(tree.flatten(outputs))))
+        return outputs
+
+    def inputs():
+        return [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
+
+    check_functional(model, "This")
+    calls, tensors = [], inputs()
+    outputs = tree.flatten(run(model, tensors, rule))
+    times = _times(calls)
+    timed = [times.get(id(x), False) for x in tensors]
+    if timesteps is not None and any(t and x.shape[1] is None for t, x in zip(timed, tensors)):
+        calls.clear()
+        tensors = [
+            keras.Input(
+                batch_shape=(x.shape[0], timesteps if t else x.shape[1], *x.shape[2:]),
+                dtype=x.dtype,
+                name=x.name,
+            )
+            if t
+            else x
+            for t, x in zip(timed, tensors)
+        ]
+        outputs = tree.flatten(run(model, tensors, rule))
+        times = _times(calls)
+    calls = [
+        dataclasses.replace(
+            call,
+            timed=bool(call.outputs) and times.get(id(call.outputs[0]), False),
+            reads_time=bool(call.inputs) and times.get(id(call.inputs[0]), False),
+        )
+        for call in calls
+    ]
+    return Trace(tensors, calls, outputs, timed)
+
+
+def _times(calls):
+    """For tensors by `id`, whether they have time; those that nothing tells are left out."""
+    known = {}
+
+    def tell(tensors, timed):
+        for x in tensors:
+            if len(x.shape) > 1:
+                known.setdefault(id(x), timed)
+
+    before = None
+    while before != len(known):
+        before = len(known)
+        for call in [*calls, *reversed(calls)]:
+            first, rest = call.inputs[:1], call.inputs[1:]
+            if call.each_step:
+                tell([*call.inputs, *call.outputs], True)
+            elif call.time == "adds":
+                tell(call.inputs, False)
+                tell(call.outputs, True)
+            elif call.time == "removes":
+                tell(call.inputs, True)
+                tell(call.outputs, False)
+            elif call.time == "recurrent":
+                tell(first, True)
+                tell(call.outputs[:1], call.layer.return_sequences)
+                tell([*rest, *call.outputs[1:]], False)
+            elif _loses_time(call):
+                tell(call.outputs, False)
+            else:
+                around = [*call.inputs, *call.outputs]
+                told = [known[id(x)] for x in around if id(x) in known]
+                if told:
+                    tell(around, True in told)
+    return known
+
+
+def _loses_time(call):
+    """Whether what comes out has fewer axes, of a layer that does not treat each step alone."""
+    ranks = [len(x.shape) for x in call.inputs]
+    return (
+        call.time in ("across", "unknown")
+        and bool(ranks)
+        and len(call.outputs[0].shape) < max(ranks)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """A convolution or pooling along its spatial axes, one entry an axis.
+
+    Attributes:
+        sizes: Sizes of the input.
+        outputs: Sizes of the output.
+        kernel: Sizes of the kernel or window.
+        strides: Strides.
+        dilation: Distances of taps.
+        padding: Zeros `(before, after)` each axis; of a transposed one, outputs that are cut off.
+        channels: Channels of the input.
+        filters: Channels of the output.
+        groups: Groups of channels; of a depthwise convolution, `channels`.
+        channels_first: Whether channels are the first axis.
+        transposed: Whether it is a transposed convolution.
+    """
+
+    sizes: tuple
+    outputs: tuple
+    kernel: tuple
+    strides: tuple
+    dilation: tuple
+    padding: tuple
+    channels: int
+    filters: int
+    groups: int = 1
+    channels_first: bool = False
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, layer, shape):
+        """That of a Keras layer.
+
+        Args:
+            layer: A convolution, a pooling, or their global form.
+            shape: Shape of its input, with the batch axis.
+
+        Returns:
+            A `Geometry`.
+        """
+        first = layer.data_format == "channels_first"
+        sizes = tuple(shape[2:] if first else shape[1:-1])
+        channels = shape[1] if first else shape[-1]
+        out = layer.compute_output_shape(tuple(shape))
+        name, ones = type(layer).__name__, (1,) * len(sizes)
+        if "Global" in name:
+            return cls(sizes, ones, sizes, ones, ones, ((0, 0),) * len(sizes), channels, channels)
+        outputs = tuple(out[2:] if first else out[1:-1])
+        filters = out[1] if first else out[-1]
+        kernel = getattr(layer, "kernel_size", None) or layer.pool_size
+        kernel, strides = _each(kernel, ones), _each(layer.strides, ones)
+        dilation = _each(getattr(layer, "dilation_rate", 1), ones)
+        groups = getattr(layer, "groups", 1)
+        if "Depthwise" in name or "Separable" in name or "Pooling" in name:
+            groups = channels
+        transposed = "Transpose" in name
+        padding = []
+        for n, o, k, s, d in zip(sizes, outputs, kernel, strides, dilation):
+            span = (k - 1) * d + 1
+            if layer.padding == "causal":
+                padding.append((span - 1, 0))
+            elif layer.padding == "symmetric":
+                padding.append(((span - 1) // 2,) * 2)
+            elif layer.padding == "valid" or None in (n, o):
+                padding.append((0, 0))
+            else:
+                total = (n - 1) * s + span - o if transposed else (o - 1) * s + span - n
+                padding.append((max(total, 0) // 2, max(total, 0) - max(total, 0) // 2))
+        return cls(
+            sizes, outputs, kernel, strides, dilation, tuple(padding), channels, filters, groups,
+            first, transposed,
+        )  # fmt: skip
+
+    @property
+    def taps(self):
+        """Entries of the kernel along its spatial axes."""
+        return math.prod(self.kernel)
+
+    def reach(self):
+        """How many output positions each input position is part of: an array of `sizes`."""
+        counts = np.ones(())
+        for n, o, k, s, d, (before, _) in zip(
+            self.sizes, self.outputs, self.kernel, self.strides, self.dilation, self.padding
+        ):
+            if self.transposed:
+                places = np.add.outer(np.arange(n) * s, np.arange(k) * d) - before
+                counted = np.sum((places >= 0) & (places < o), axis=1)
+            else:
+                places = np.add.outer(np.arange(o) * s, np.arange(k) * d) - before
+                counted = np.bincount(places[(places >= 0) & (places < n)], minlength=n)
+            counts = np.multiply.outer(counts, counted)
+        return counts
+
+
+def _each(value, axes):
+    return tuple(int(v) for v in np.broadcast_to(value, len(axes)))
+
+
+def normalization(layer):
+    """A batch normalisation in inference, as `scale * x + shift`.
+
+    Args:
+        layer: A built Keras `BatchNormalization`.
+
+    Returns:
+        `(scale, shift)`, arrays in float64 of one entry a channel.
+
+    Example:
+
+    >>> layer = keras.layers.BatchNormalization(epsilon=0.0)
+    >>> layer.build((None, 2))
+    >>> normalization(layer)
+    (array([1., 1.]), array([0., 0.]))
+    """
+
+    def array(weight):
+        return ops.convert_to_numpy(weight).astype("float64")
+
+    scale = 1 / np.sqrt(array(layer.moving_variance) + layer.epsilon)
+    scale = scale * array(layer.gamma) if layer.scale else scale
+    shift = array(layer.beta) if layer.center else 0.0
+    return scale, shift - array(layer.moving_mean) * scale
+
+
+def _axes(call, axes):
+    """Axes of a call's input, counted from the front; all where there are none."""
+    rank = len(call.input.shape)
+    axes = range(rank) if axes is None else [axes] if isinstance(axes, int) else axes
+    return [axis + rank if axis < 0 else axis for axis in axes]
+
+
+def _along(call):
+    """`"per step"` unless the axes that a layer works along have time among them."""
+    axes = getattr(call.layer, "axis", getattr(call.layer, "axes", None))
+    return "per step" if min(_axes(call, axes), default=2) >= 2 else "across"
+
+
+def _last_axis(call):
+    return "per step" if len(call.input.shape) > 2 else "pointwise"
+
+
+def _dense(call):
+    shape = call.shape(call.input)
+    reach = np.full((1,), call.layer.units)
+    return (Product(math.prod(shape) * call.layer.units, reach=reach, each_step=_separate(call)),)
+
+
+def _separate(call):
+    """Whether shapes of this call are those of one step."""
+    return bool(call.reads_time) and call.shape(call.input) == tuple(call.input.shape[2:])
+
+
+def _convolution(call):
+    shape = call.shape(call.input)
+    geometry, layer = Geometry.of(call.layer, (None, *shape)), call.layer
+    positions = geometry.sizes if geometry.transposed else geometry.outputs
+    first, name = geometry.channels_first, type(call.layer).__name__
+    separable = "Separable" in name
+    filters = geometry.channels * layer.depth_multiplier if separable else geometry.filters
+    macs = math.prod(positions) * geometry.taps * filters * geometry.channels // geometry.groups
+    reach = geometry.reach() * (filters // geometry.groups)
+    reach = reach[None] if first else reach[..., None]
+    products = [Product(macs, reach=reach, each_step=_separate(call))]
+    if separable:
+        macs = math.prod(geometry.outputs) * filters * geometry.filters
+        products.append(Product(macs, reads="values", each_step=_separate(call)))
+    return products
+
+
+def _causal(call):
+    """Steps before the present one that a convolution over time looks at."""
+    layer = call.layer
+    causal = layer.padding == "causal" and set(_each(layer.strides, (1,))) == {1}
+    if not causal or layer.data_format != "channels_last":
+        return None
+    return (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+
+
+def _permute(call):
+    return "per step" if call.layer.dims[0] == 1 else "across"
+
+
+def _fill(layers, names, *role, **fields):
+    for name in names.split():
+        cls = getattr(layers, name, None)
+        if cls is not None:
+            register(cls, *role, **fields)
+
+
+_fill(
+    keras.layers,
+    "Activation Add Average Subtract Multiply Maximum Minimum ELU LeakyReLU ReLU Rescaling "
+    "Identity Dropout AlphaDropout GaussianNoise GaussianDropout ActivityRegularization "
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Masking Discretization InputLayer",
+    "pointwise",
+)
+_fill(
+    keras.layers,
+    "Softmax Concatenate BatchNormalization LayerNormalization RMSNormalization UnitNormalization "
+    "Normalization",
+    _along,
+)
+_fill(keras.layers, "Embedding", "per step")
+_fill(keras.layers, "Dense", _last_axis, products=_dense)
+_fill(keras.layers, "Permute", _permute)
+_fill(keras.layers, "Conv1D SeparableConv1D", "across", memory=_causal, products=_convolution)
+_fill(
+    keras.layers,
+    "DepthwiseConv1D Conv1DTranspose Conv2D Conv2DTranspose DepthwiseConv2D SeparableConv2D Conv3D "
+    "Conv3DTranspose",
+    "across",
+    products=_convolution,
+)
+for names in (
+    "MaxPooling AveragePooling GlobalMaxPooling GlobalAveragePooling AdaptiveMaxPooling",
+    "AdaptiveAveragePooling ZeroPadding Cropping UpSampling",
+):
+    _fill(keras.layers, " ".join(f"{n}{d}D" for n in names.split() for d in (1, 2, 3)), "across")
+_fill(keras.layers, "Flatten Reshape GroupNormalization PReLU CenterCrop Resizing", "across")
+_fill(keras.layers, "RepeatVector", "adds")
+_fill(
+    keras.layers,
+    "RNN LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    "recurrent",
+    products=None,
+)
+_fill(
+    keras.layers,
+    "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention Bidirectional Dot",
+    "across",
+    products=None,
+)
+
+
+def _reshaped(call):
+    """Whether a reshape keeps axis 1, whose size must be known for that."""
+    before, after = call.input.shape, call.outputs[0].shape if call.outputs else ()
+    keeps = len(after) > 1 and len(before) > 1 and before[1] is not None and before[1] == after[1]
+    return "per step" if keeps else "across"
+
+
+def _transposed(call):
+    axes = call.layer.axes
+    return "per step" if axes is not None and tuple(axes[:2]) == (0, 1) else "across"
+
+
+def _sliced(call):
+    """Whether `x[...]` takes axes 0 and 1 whole."""
+    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    key = key if isinstance(key, tuple) else (key,)
+    return "per step" if all(k == slice(None) for k in key[:2]) else "across"
+
+
+def _matmul(call):
+    ranks = [len(x.shape) for x in call.inputs]
+    plain = ranks[0] > 2 and ranks[1:] == [2]
+    return "per step" if plain or min(ranks, default=0) > 3 else "across"
+
+
+_ALONG_AXES = (
+    "Max Mean Min Prod Std Sum Var Any All Amax Amin Softmax LogSoftmax Cumsum Cumprod Flip Roll "
+    "Sort Argmax Argmin Concatenate Logsumexp Normalize"
+)
+_ELEMENTWISE = (
+    "Absolute Add Arccos Arcsin Arctan Arctan2 Arctanh Cast Ceil Clip Cos Cosh Divide DivideNoNan "
+    "Equal Erf Exp Exp2 Expm1 Floor FloorDivide Fmax Fmin Greater GreaterEqual Heaviside Isfinite "
+    "Isinf Isnan Less LessEqual Log Log10 Log1p Log2 Logaddexp LogicalAnd LogicalNot LogicalOr "
+    "LogicalXor Maximum Minimum Mod Multiply NanToNum Negative NotEqual OnesLike Power Reciprocal "
+    "Round Rsqrt Sign Sin Sinh Sqrt Square StopGradient Subtract Tan Tanh TrueDivide Trunc Where "
+    "ZerosLike Celu Elu Gelu HardShrink HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu "
+    "Relu6 Selu Sigmoid Silu SoftShrink Softplus Softsign SparsePlus SparseSigmoid Squareplus "
+    "TanhShrink Threshold"
+)
+# Operations of `keras.ops` by the name of their class.
+OPERATIONS = {
+    **dict.fromkeys(_ELEMENTWISE.split(), Role("pointwise")),
+    **dict.fromkeys(_ALONG_AXES.split(), Role(_along)),
+    "ReLU": Role("pointwise"),
+    "Reshape": Role(_reshaped),
+    "Transpose": Role(_transposed),
+    "GetItem": Role(_sliced),
+    "Matmul": Role(_matmul, products=None),
+}
