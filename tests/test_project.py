@@ -1,5 +1,6 @@
 """The project as a newcomer meets it: imports, README, programs."""
 
+import ast
 import importlib
 import json
 import os
@@ -82,6 +83,51 @@ assert keras_snn.layers.LIF()(keras.ops.ones((1, 2, 3))).shape == (1, 2, 3)
 def test_import_works_where_tensorflow_is_not_installed():
     found = run("-c", WITHOUT_TENSORFLOW)
     assert (found.stdout, found.stderr) == ("", "")
+
+
+def imports():
+    """The modules of keras_snn that each module imports, within functions too."""
+    modules = {}
+    for path in (ROOT / "keras_snn").rglob("*.py"):
+        *package, name = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(package if name == "__init__" else [*package, name])] = path
+    graph = {}
+    for module, path in modules.items():
+        names = []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                names += [name if name in modules else node.module for name in inner]
+        graph[module] = set(names) & set(modules)
+    return graph
+
+
+def circles(graph):
+    """The groups of nodes that can all reach one another (strongly connected components)."""
+    reached = {}
+    for start in graph:
+        reached[start], ahead = set(), [start]
+        while ahead:
+            new = graph[ahead.pop()] - reached[start]
+            reached[start] |= new
+            ahead += new
+    groups = {tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph}
+    return sorted(group for group in groups if group)
+
+
+@pytest.mark.once
+def test_imports_run_in_no_circle():
+    assert circles({1: {2}, 2: {3}, 3: {2, 4}, 4: {4}, 5: {1}}) == [(2, 3), (4,)]
+    graph = imports()
+    assert "keras_snn.kernels.spec" in graph["keras_snn.layers.base"]
+    known = {  # to be removed
+        ("keras_snn.applications", "keras_snn.applications.zoo"),
+        ("keras_snn.export.flatbuffer", "keras_snn.export.streaming"),
+        ("keras_snn.export.onnx", "keras_snn.export.tflite", "keras_snn.export.worker"),
+    }
+    assert set(circles(graph)) <= known
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="the two others share the work")
