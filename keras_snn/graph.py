@@ -757,7 +757,7 @@ for names in (
     "AdaptiveAveragePooling ZeroPadding Cropping UpSampling",
 ):
     _fill(keras.layers, " ".join(f"{n}{d}D" for n in names.split() for d in (1, 2, 3)), "across")
-_fill(keras.layers, "Flatten Reshape GroupNormalization PReLU CenterCrop Resizing", "across")
+_fill(keras.layers, "Flatten GroupNormalization PReLU CenterCrop Resizing", "across")
 _fill(keras.layers, "RepeatVector", "adds")
 _fill(
     keras.layers,
@@ -775,9 +775,9 @@ _fill(
 
 def _reshaped(call):
     """Whether a reshape keeps axis 1, whose size must be known for that."""
-    before, after = call.input.shape, call.outputs[0].shape if call.outputs else ()
-    keeps = len(after) > 1 and len(before) > 1 and before[1] is not None and before[1] == after[1]
-    return "per step" if keeps else "across"
+    target = getattr(call.layer, "target_shape", None)
+    steps = call.layer.newshape[1:2] if target is None else target[:1]
+    return "per step" if tuple(steps) == tuple(call.input.shape[1:2]) else "across"
 
 
 def _transposed(call):
@@ -798,6 +798,7 @@ def _matmul(call):
     return "per step" if plain or min(ranks, default=0) > 3 else "across"
 
 
+_fill(keras.layers, "Reshape", _reshaped)
 _ALONG_AXES = (
     "Max Mean Min Prod Std Sum Var Any All Amax Amin Softmax LogSoftmax Cumsum Cumprod Flip Roll "
     "Sort Argmax Argmin Concatenate Logsumexp Normalize"
