@@ -12,7 +12,8 @@ import numpy as np
 import recipes
 from absl import app, flags, logging
 
-from keras_snn import datasets, files
+from keras_snn import datasets
+from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("recipe", None, list(recipes.RECIPES), "Values for the other flags, by name.")

@@ -10,7 +10,8 @@ import common
 import numpy as np
 from absl import flags
 
-from keras_snn import analysis, files
+from keras_snn import analysis
+from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

@@ -12,8 +12,9 @@ import common
 import numpy as np
 from absl import flags
 
-from keras_snn import export, files
+from keras_snn import export
 from keras_snn.export.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
+from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

@@ -7,7 +7,8 @@ import keras
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications, files
+from keras_snn import analysis, applications
+from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

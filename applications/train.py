@@ -23,7 +23,7 @@ import optimizers
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications, callbacks, distribution, joint, losses, metrics
+from keras_snn import analysis, applications, callbacks, distribution, losses, metrics, training
 from keras_snn import layers as snn
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import neuron_names
@@ -164,15 +164,15 @@ def way_of_training(data, steps):
     model = compiled(build(data), steps)
     if FLAGS.joint:
         ann = build(data, timesteps=None, neuron=keras.layers.ReLU)
-        both = joint.joint_model(ann, model)
-        compiled(both, steps, joint.JointCrossentropy(), joint.snn_accuracy)
-        return model, both, lambda: compiled(joint.finish(both), steps)
+        both = training.joint_model(ann, model)
+        compiled(both, steps, training.JointCrossentropy(), training.snn_accuracy)
+        return model, both, lambda: compiled(training.to_spiking(both), steps)
     if FLAGS.teacher:
         return model, distilled(model, steps), lambda: model
     if FLAGS.loss != "crossentropy":
         smoothing = {"label_smoothing": FLAGS.label_smoothing} if FLAGS.label_smoothing else {}
         loss, accuracy = LOSSES[FLAGS.loss](**smoothing), metrics.TemporalMeanAccuracy("accuracy")
-        return model, compiled(losses.every_step(model), steps, loss, accuracy), lambda: model
+        return model, compiled(training.every_step(model), steps, loss, accuracy), lambda: model
     return model, model, lambda: model
 
 

@@ -11,14 +11,16 @@ from keras_snn import (
     events,
     export,
     initializers,
-    joint,
     layers,
     losses,
     memory,
     metrics,
     optimizers,
+    regularizers,
     surrogates,
+    training,
 )
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     "analysis",
@@ -31,12 +33,14 @@ __all__ = [
     "events",
     "export",
     "initializers",
-    "joint",
     "layers",
     "losses",
     "memory",
     "metrics",
     "optimizers",
+    "regularizers",
     "surrogates",
+    "training",
 ]
 __version__ = "0.1.0"
+__getattr__ = renamed(__name__)

@@ -16,9 +16,10 @@ import numpy as np
 from keras import ops
 from keras.src.utils.rng_utils import get_random_seed
 
-from keras_snn import analysis, files
+from keras_snn import analysis
 from keras_snn import layers as snn
-from keras_snn.layers.arguments import check_integer, check_number
+from keras_snn.utils import files
+from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = ["DeadNeurons", "FiringRates", "Resume", "Schedule"]
 

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 from keras.src.backend import get_keras_mask as get_mask
+from keras.src.backend.common.global_state import get_global_attribute
 
 __all__ = [
     "Call",
@@ -29,6 +30,7 @@ __all__ = [
     "flatten_layers",
     "functional",
     "get_mask",
+    "in_layer_call",
     "in_order",
     "normalization",
     "producer",
@@ -42,6 +44,11 @@ __all__ = [
 def flatten_layers(layer, include_self=True):
     """A layer (or model) and all layers within it, as a list, each once."""
     return list(layer._flatten_layers(include_self=include_self))
+
+
+def in_layer_call():
+    """Whether a layer is being called, so that Keras will take what it gives to `add_loss`."""
+    return get_global_attribute("current_call_ctx") is not None
 
 
 def producer(tensor):

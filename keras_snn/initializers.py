@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.registry import get_neuron
+from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = ["FiringRateScaling"]
 

@@ -1,4 +1,4 @@
-"""Losses on sequences, and penalties on firing and on membrane potentials.
+"""Losses on sequences.
 
 Outputs are `(batch, time, classes)`: the network must not reduce time itself. Cross-entropy of the
 time-mean of logits is Keras's own, behind `MeanOverTime`. Masked steps of the outputs do not
@@ -7,25 +7,21 @@ count.
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
-from keras.src.losses.loss import reduce_weighted_values
 
-from keras_snn import layers as snn
-from keras_snn.layers.activity import ActivityPenalty
-from keras_snn.layers.arguments import Configured, check_mask, check_number
+from keras_snn import graph
 from keras_snn.layers.readouts import _max, _mean
 from keras_snn.layers.time import check_steps
+from keras_snn.utils.arguments import Configured, check_mask, check_number
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     "FirstSpikeCrossentropy",
     "MaxMembraneCrossentropy",
-    "MembraneRegularizer",
-    "RateRegularizer",
     "SpikeCountLoss",
     "TemporalEfficientCrossentropy",
     "TemporalMeanCrossentropy",
-    "every_step",
 ]
+__getattr__ = renamed(__name__)
 
 
 def check_outputs(owner, outputs):
@@ -55,18 +51,24 @@ def check_labels(owner, y_true, outputs):
     )
 
 
-class _OverTime(Configured, keras.losses.Loss):
+class _Reduction(keras.losses.Loss):
+    """Keras's weighting and reduction of losses that are there already."""
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+class _SequenceLoss(Configured, keras.losses.Loss):
     """A loss on `(batch, time, classes)`; `call(y_true, y_pred, mask)` gives each example's."""
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # As in Keras, but that a mask `(batch, time)` chooses steps and is no weight of examples.
         outputs = ops.convert_to_tensor(y_pred, dtype=self.dtype)
-        mask = check_mask(f"The loss {self.name!r}", get_keras_mask(y_pred), outputs)
+        mask = check_mask(f"The loss {self.name!r}", graph.get_mask(y_pred), outputs)
         mask = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), -1)
         losses = self.call(y_true, outputs, mask)
-        return reduce_weighted_values(
-            losses, sample_weight, reduction=self.reduction, dtype=self.dtype
-        )
+        reduce = _Reduction(reduction=self.reduction, dtype=self.dtype)
+        return reduce(losses, losses, sample_weight)
 
     def checked(self, y_true, y_pred):
         """Labels, as `check_labels` gives them, and outputs, of the right rank."""
@@ -75,7 +77,7 @@ class _OverTime(Configured, keras.losses.Loss):
         return check_labels(self, y_true, outputs), outputs
 
 
-class _Crossentropy(_OverTime):
+class _Crossentropy(_SequenceLoss):
     """A loss that takes cross-entropies of something made of `(batch, time, classes)`."""
 
     def __init__(self, label_smoothing=0.0, name=None, **kwargs):
@@ -172,7 +174,7 @@ class TemporalEfficientCrossentropy(_Crossentropy):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class SpikeCountLoss(_OverTime):
+class SpikeCountLoss(_SequenceLoss):
     """Squared distance of firing rates from those wanted of the right class and of the others.
 
     Args:
@@ -282,133 +284,3 @@ class FirstSpikeCrossentropy(_Crossentropy):
 
     def get_config(self):
         return super().get_config() | {"scale": self.scale}
-
-
-@keras.saving.register_keras_serializable(package="keras_snn")
-class RateRegularizer(ActivityPenalty):
-    """A penalty on mean firing rates outside of a range: `strength * distance^2`, in the mean.
-
-    For `activity_regularizer` of a neuron layer, or of another one with time. A neuron's rate is
-    its mean over batch and time; masked steps and returned states do not count. The penalty is 0
-    where every step is masked.
-
-    Args:
-        strength: Factor of the penalty, at least 0.
-        minimum: Least rate that is free.
-        maximum: Largest rate that is free.
-
-    Call arguments:
-        x: Outputs, `(batch, time, ...)`.
-
-    Returns:
-        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
-        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
-
-    Raises:
-        ValueError: If the outputs have no time axis.
-
-    Source: upper and lower bounds as in Zenke and Vogels (2021).
-
-    Example:
-
-    >>> from keras_snn.layers import IF
-    >>> layer = IF(activity_regularizer=RateRegularizer(strength=2.0, maximum=0.5))
-    >>> spikes = layer(keras.ops.ones((8, 4, 3)))
-    >>> float(layer.losses[0])
-    0.5
-    """
-
-    def __init__(self, strength=1.0, minimum=0.0, maximum=1.0):
-        check_number("minimum", minimum, minimum=0, maximum=1)
-        super().__init__(strength, minimum, maximum)
-
-    def check(self, x, axes):
-        if len(axes) == 2 and len(x.shape) < 3:
-            raise ValueError(
-                "RateRegularizer needs outputs (batch, time, ...), got the shape "
-                f"{tuple(x.shape)}. Give it to a layer whose output has a time axis."
-            )
-
-    def penalty(self, x, mean):
-        return self.strength * ops.mean(self.squares(mean(x)))
-
-
-@keras.saving.register_keras_serializable(package="keras_snn")
-class MembraneRegularizer(ActivityPenalty):
-    """A penalty on values outside of a range: `strength * distance^2`, in the mean over all.
-
-    For `activity_regularizer` of a layer whose output is a membrane potential (`LeakyIntegrator`,
-    `Accumulator`) or the current in front of a neuron (a `Dense` layer, a normalisation). A neuron
-    whose current stays near the threshold keeps a surrogate gradient.
-
-    Masked steps and returned states do not count, and the penalty is 0 where every step is masked.
-    Layers of this package say which steps are masked; Keras's own do not, so where there are masks
-    put them inside `FoldTime`.
-
-    Args:
-        strength: Factor of the penalty, at least 0.
-        minimum: Least value that is free.
-        maximum: Largest value that is free.
-
-    Call arguments:
-        x: Outputs, `(batch, ...)`.
-
-    Returns:
-        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
-        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
-
-    Source: ours; that a loss should shape the distribution of potentials is the idea of Guo et al.
-    (2022), RecDis-SNN, whose loss is another one.
-
-    Example:
-
-    >>> penalty = MembraneRegularizer(strength=0.5, minimum=-1.0, maximum=1.0)
-    >>> float(penalty(keras.ops.array([[[3.0], [0.5]]])))
-    1.0
-    """
-
-    def __init__(self, strength=1.0, minimum=-1.0, maximum=1.0):
-        super().__init__(strength, minimum, maximum)
-
-    def penalty(self, x, mean):
-        return self.strength * ops.mean(mean(self.squares(x)))
-
-
-def every_step(model):
-    """The network without its readout over time: what follows that is applied to every step.
-
-    The losses here train it, and with it the given model, whose layers it has.
-
-    Args:
-        model: A functional model with one readout over time: `MeanOverTime`, `SumOverTime`,
-            `LastOverTime`, `MaxOverTime`.
-
-    Returns:
-        A functional model whose outputs are `(batch, time, ...)`.
-
-    Raises:
-        ValueError: If the model has no such readout, or several.
-
-    Example:
-
-    >>> from keras import layers
-    >>> from keras_snn import layers as snn
-    >>> inputs = keras.Input((8, 3))
-    >>> outputs = layers.Dense(2)(snn.MeanOverTime()(snn.LIF()(inputs)))
-    >>> every_step(keras.Model(inputs, outputs)).output_shape
-    (None, 8, 2)
-    """
-    found = [layer for layer in getattr(model, "layers", []) if isinstance(layer, READOUTS)]
-    if len(found) != 1:
-        raise ValueError(
-            f"Expected a model with one readout over time, of {[r.__name__ for r in READOUTS]}; "
-            f"{model!r} has {len(found)}."
-        )
-
-    def call(layer, *args, **kwargs):
-        return args[0] if layer is found[0] else layer(*args, **kwargs)
-
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
-
-
-READOUTS = (snn.MeanOverTime, snn.SumOverTime, snn.LastOverTime, snn.MaxOverTime)

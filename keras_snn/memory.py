@@ -15,7 +15,7 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
-from keras_snn.layers.arguments import check_integer
+from keras_snn.utils.arguments import check_integer
 
 __all__ = ["Remat", "packed_spikes"]
 

@@ -7,16 +7,16 @@ do not count.
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
-from keras_snn.layers.arguments import Configured, check_mask, check_number
+from keras_snn import graph
 from keras_snn.layers.time import check_steps
 from keras_snn.losses import check_labels, check_outputs
+from keras_snn.utils.arguments import Configured, check_mask, check_number
 
 __all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
 
 
-class _OverTime(Configured, keras.metrics.Mean):
+class _SequenceMetric(Configured, keras.metrics.Mean):
     """The mean over examples of `measure`, weighted by `sample_weight`."""
 
     def measure(self, y_true, outputs, mask):
@@ -38,7 +38,7 @@ class _OverTime(Configured, keras.metrics.Mean):
                 f"{tuple(outputs.shape)}."
             )
         check_steps(type(self).__name__, outputs.shape)
-        mask = check_mask(f"The metric {self.name!r}", get_keras_mask(y_pred), outputs)
+        mask = check_mask(f"The metric {self.name!r}", graph.get_mask(y_pred), outputs)
         if mask is None:
             mask = ops.ones_like(_flat(outputs)[..., 0])
         values = self.measure(y_true, outputs, ops.cast(mask, self.dtype))
@@ -69,7 +69,7 @@ def _running_mean(x, mask):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class SpikeRate(_OverTime):
+class SpikeRate(_SequenceMetric):
     """Mean spikes per neuron and step. Every example counts alike, whatever its mask.
 
     Args:
@@ -98,7 +98,7 @@ class SpikeRate(_OverTime):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class TemporalMeanAccuracy(_OverTime):
+class TemporalMeanAccuracy(_SequenceMetric):
     """Share of examples whose largest output, in the mean over time, is that of their class.
 
     Args:
@@ -136,7 +136,7 @@ class TemporalMeanAccuracy(_OverTime):
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class TimeToDecision(_OverTime):
+class TimeToDecision(_SequenceMetric):
     """Mean number of steps that an answer takes; the answer is the largest of the running mean.
 
     Args:

@@ -10,7 +10,7 @@ ten times as strong, with Adam it acts otherwise. `keras.optimizers.AdamW` equal
 import keras
 from keras import ops
 
-from keras_snn.layers.arguments import check_integer
+from keras_snn.utils.arguments import check_integer
 
 __all__ = ["SGD", "Adam", "CoupledDecay", "EpochSchedule"]
 

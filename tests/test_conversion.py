@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from keras_snn import conversion
+from keras_snn import conversion, training
 from keras_snn import layers as snn
 from keras_snn.conversion import convert
 
@@ -600,7 +600,7 @@ def small_ann():
 
 def test_tandem_is_the_ann_until_it_fires():
     ann, x = small_ann(), np.random.default_rng(0).random((16, 64)).astype("float32")
-    model = conversion.tandem(ann, 16)
+    model = training.tandem(ann, 16)
     logits = (
         predict(keras.Model(ann.inputs, ann.get_layer("two").output), x)
         @ (ann.get_layer("head").get_weights()[0])
@@ -611,7 +611,7 @@ def test_tandem_is_the_ann_until_it_fires():
 def test_tandem_counts_and_gradient():
     x = np.random.default_rng(0).normal(0.3, 0.5, (4, 1, 30)).astype("float32")
     x = np.repeat(x, 16, axis=1)
-    layer = conversion.Tandem()
+    layer = training.Tandem()
     layer.build(x.shape)
     layer.threshold.assign(0.8)
     layer.active.assign(1.0)
@@ -630,7 +630,7 @@ def test_tandem_counts_and_gradient():
 def test_progressive_schedule_freezes():
     x, y = digits()
     x = x.reshape(-1, 64)[:400]
-    model = conversion.tandem(small_ann(), 8)
+    model = training.tandem(small_ann(), 8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1), loss, metrics=["accuracy"])
     seen = []
@@ -644,7 +644,7 @@ def test_progressive_schedule_freezes():
             }
             seen.append((fires, state, model.get_layer("one").trainable))
 
-    schedule = conversion.ProgressiveTandem(x[:100], patience=1, monitor="val_loss")
+    schedule = training.ProgressiveTandem(x[:100], patience=1, monitor="val_loss")
     model.fit(x, y[:400], validation_split=0.2, epochs=40, verbose=0, callbacks=[schedule, Watch()])
     fires = [f for f, _, _ in seen]
     assert fires[0] == {"one": 1, "two": 0} and fires[-1] == {"one": 1, "two": 1}
@@ -654,7 +654,7 @@ def test_progressive_schedule_freezes():
         np.testing.assert_array_equal(weights, frozen[0])
     loose = [s["two"] for f, s, _ in seen if f["two"] == 0]
     assert np.abs(loose[0] - loose[-1]).max() > 0
-    spiking = conversion.finish_tandem(model)
+    spiking = training.to_spiking(model)
     np.testing.assert_allclose(predict(spiking, x), predict(model, x), atol=1e-4)
     assert {type(layer).__name__ for layer in spiking.layers} >= {"IF"}
     with pytest.raises(ValueError, match="Tandem"):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_snn import events as ev
-from keras_snn.events import Events
+from keras_snn.datasets import events as ev
+from keras_snn.datasets.events import Events, readers
 
 
 def recording(count=200, size=(34, 30), seed=0):
@@ -434,8 +434,8 @@ def test_part_of_a_recording(tmp_path, monkeypatch):
     same(ev.read_aedat(path, end=end), events[events.t < end])
     assert len(ev.read_aedat(path, 10**9, 2 * 10**9).t) == 0
     # Only the packets that it lies in are decoded.
-    joined, decoded = ev._joined, []
-    monkeypatch.setattr(ev, "_joined", lambda parts: decoded.extend(parts) or joined(parts))
+    joined, decoded = readers._joined, []
+    monkeypatch.setattr(readers, "_joined", lambda parts: decoded.extend(parts) or joined(parts))
     ev.read_aedat(path, start, end)
     assert len(decoded) in (3, 4)
 

@@ -10,12 +10,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_snn import callbacks, datasets, events, export, files
+from keras_snn import callbacks, datasets, events, export
 from keras_snn import layers as snn
 from keras_snn.analysis import plot_raster, save_event_animation
 from keras_snn.applications.weights import _read
 from keras_snn.datasets import augmentation
+from keras_snn.datasets.events import readers
 from keras_snn.export.tflite import Job, run
+from keras_snn.utils import files
 
 pytestmark = pytest.mark.once
 
@@ -171,10 +173,10 @@ MISSING = {
     "matplotlib.pyplot": (lambda path: plot_raster(FRAMES[..., 0]), "keras-snn[plot]"),
     "safetensors.numpy": (lambda path: _read(path / "a.safetensors"), "keras-snn[torch]"),
     "h5py": (lambda path: events.read_shd(path / "a.h5"), "keras-snn[events]"),
-    "lz4.frame": (lambda path: events._unpacking(b"", 1), "keras-snn[events]"),
-    "zstandard": (lambda path: events._unpacking(b"", 3), "keras-snn[events]"),
+    "lz4.frame": (lambda path: readers._unpacking(b"", 1), "keras-snn[events]"),
+    "zstandard": (lambda path: readers._unpacking(b"", 3), "keras-snn[events]"),
     "flatbuffers.table": (
-        lambda path: events._flatbuffer(bytes([4, *7 * [0]])),
+        lambda path: readers._flatbuffer(bytes([4, *7 * [0]])),
         "keras-snn[events]",
     ),
     "nir": (lambda path: export.to_nir(network(), path / "a.nir"), "keras-snn[nir]"),

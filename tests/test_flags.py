@@ -21,7 +21,7 @@ from absl.testing import flagsaver
 from keras import layers
 from test_project import in_a_process
 
-from keras_snn import analysis, applications, callbacks, conversion, distribution, joint, losses
+from keras_snn import analysis, applications, callbacks, conversion, distribution, training
 from keras_snn import layers as snn
 from keras_snn.export import tflite
 
@@ -279,9 +279,9 @@ def stubs_of_train(trace, module, model):
         (keras.config, "set_dtype_policy", None),
         (distribution, "data_parallel", contextlib.nullcontext(distribution.Distribution())),
         (keras.distillation, "Distiller", model),
-        (joint, "joint_model", model),
-        (joint, "finish", model),
-        (losses, "every_step", model),
+        (training, "joint_model", model),
+        (training, "to_spiking", model),
+        (training, "every_step", model),
         (module, "report", None),
         *((callbacks, name, None) for name in ("Schedule", "FiringRates", "DeadNeurons")),
         *((keras.callbacks, name, None) for name in ("SwapEMAWeights", "TensorBoard")),

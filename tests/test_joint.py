@@ -7,8 +7,9 @@ from helpers import first_everywhere, gradients, to_numpy
 from keras import layers
 from keras.distillation import Distiller, FeatureDistillation, LogitsDistillation
 
-from keras_snn import applications, joint
+from keras_snn import applications
 from keras_snn import layers as snn_layers
+from keras_snn.training import joint, to_spiking
 
 OPTIONS = {
     "input_shape": (8, 8, 1),
@@ -97,7 +98,7 @@ def test_both_networks_start_from_those_given():
     logits = model.predict(x, verbose=0)
     assert logits.shape == (3, 3, 2, 10)
     np.testing.assert_allclose(logits[:, -1, 0], ann.predict(x, verbose=0), rtol=1e-4, atol=1e-4)
-    spiking = joint.finish(model)
+    spiking = to_spiking(model)
     for layer in snn.layers:
         source = (
             layer if "bn" in layer.name else ann.get_layer(layer.name) if layer.weights else snn
@@ -165,7 +166,7 @@ def test_outputs_are_sums_over_time_and_the_loss_is_the_authors():
     assert pooled["snn"].shape == (16, 3, 128) and pooled["snn"].max() > 0
     steps = pooled["snn"] @ kernel + bias + np.zeros((1, 3, 1))
     np.testing.assert_allclose(logits[:, 0, 1], steps.sum(1), rtol=1e-4, atol=1e-4)
-    once = joint.finish(model).predict(images, verbose=0)
+    once = to_spiking(model).predict(images, verbose=0)
     np.testing.assert_allclose(logits[:, -1, 1], 3 * once, rtol=1e-5, atol=1e-5)
 
     distance = model.get_layer("feature_distance")
@@ -272,7 +273,7 @@ def test_trained_saved_and_finished(tmp_path):
     one_hot = model.evaluate(images, np.eye(10)[labels], verbose=0, return_dict=True)
     assert one_hot == pytest.approx(found)
 
-    spiking = joint.finish(model)
+    spiking = to_spiking(model)
     assert [spiking.name, spiking.layers[0].name] == [snn.name, snn.layers[0].name]
     assert {x.name: type(x) for x in spiking.layers} == {x.name: type(x) for x in snn.layers}
     logits = logits[:, -1, 1]
@@ -288,7 +289,7 @@ def test_trained_saved_and_finished(tmp_path):
     np.testing.assert_allclose(again.predict(images, verbose=0)[:, -1, 1], logits, atol=1e-4)
     assert again.evaluate(images, labels, verbose=0, return_dict=True) == pytest.approx(found)
     assert len(again.weights) == len(model.weights)  # still shared
-    once = joint.finish(again).predict(images, verbose=0)
+    once = to_spiking(again).predict(images, verbose=0)
     np.testing.assert_allclose(2 * once, logits, atol=1e-4)
 
 
@@ -302,7 +303,7 @@ def test_sequences_biases_and_stages():
         np.testing.assert_allclose(logits[:, -1, 0], ann.predict(x, verbose=0), atol=1e-5)
     for layer in joint_layers(model):
         layer.scales["ann"].assign(0 * layer.scales["ann"])
-    spiking = joint.finish(model)
+    spiking = to_spiking(model)
     np.testing.assert_allclose(3 * spiking.predict(x, verbose=0), logits[:, -1, 1], atol=1e-5)
     bias = spiking.get_layer("block1_conv").get_weights()[1]
     np.testing.assert_array_equal(bias, ann.get_layer("block1_conv").get_weights()[1])
@@ -310,7 +311,7 @@ def test_sequences_biases_and_stages():
         snn, clone_function=lambda x: snn_layers.SumOverTime(name=x.name) if "mean" in x.name else x
     )
     model = joint.joint_model(ann, summed, ())
-    once = joint.finish(model).predict(x, verbose=0)
+    once = to_spiking(model).predict(x, verbose=0)
     np.testing.assert_allclose(model.predict(x, verbose=0)[:, -1, 1], once, atol=1e-5)
 
 
@@ -331,7 +332,7 @@ def test_another_family():
     x = np.random.default_rng(0).random((2, 16, 16, 3), dtype="float32")
     logits = model.predict(x, verbose=0)
     assert logits.shape == (2, 3, 2, 3)
-    spiking = joint.finish(model).predict(x, verbose=0)
+    spiking = to_spiking(model).predict(x, verbose=0)
     np.testing.assert_allclose(3 * spiking, logits[:, -1, 1], atol=1e-5)
 
 
@@ -368,7 +369,7 @@ def test_refused():
     with pytest.raises(ValueError, match="feature_weight"):
         joint.joint_model(ann, snn, feature_weight=-1)
     with pytest.raises(ValueError, match="joint_model"):
-        joint.finish(snn)
+        to_spiking(snn)
     with pytest.raises(ValueError, match="kernel_regularizer"):
         joint.JointConv2D(4, 3, kernel_regularizer="l2")
     with pytest.raises(ValueError, match="network"):

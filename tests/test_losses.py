@@ -8,7 +8,7 @@ from keras import layers, ops
 from keras.src.backend import set_keras_mask
 
 from keras_snn import layers as snn
-from keras_snn import losses
+from keras_snn import losses, regularizers, training
 
 
 def softmax_crossentropy(labels, logits):
@@ -156,9 +156,9 @@ def test_bad_arguments():
         lambda: losses.TemporalEfficientCrossentropy(lam=2),
         lambda: losses.SpikeCountLoss(correct_rate=-1),
         lambda: losses.FirstSpikeCrossentropy(scale=0),
-        lambda: losses.RateRegularizer(minimum=0.5, maximum=0.2),
-        lambda: losses.MembraneRegularizer(minimum=0.5, maximum=0.2),
-        lambda: losses.MembraneRegularizer(strength=-1),
+        lambda: regularizers.RateRegularizer(minimum=0.5, maximum=0.2),
+        lambda: regularizers.MembraneRegularizer(minimum=0.5, maximum=0.2),
+        lambda: regularizers.MembraneRegularizer(strength=-1),
         lambda: losses.TemporalMeanCrossentropy(label_smoothing=1.5),
     ):
         with pytest.raises(ValueError):
@@ -167,7 +167,7 @@ def test_bad_arguments():
 
 def test_rates_are_pulled_into_their_range():
     inputs = layers.Input((8, 6))
-    penalty = losses.RateRegularizer(5.0, minimum=0.2, maximum=0.4)
+    penalty = regularizers.RateRegularizer(5.0, minimum=0.2, maximum=0.4)
     x = layers.Dense(16, kernel_initializer="zeros", name="dense")(inputs)
     spikes = snn.LIF(activity_regularizer=penalty, name="neuron")(x)
     model = keras.Model(inputs, spikes)
@@ -179,7 +179,7 @@ def test_rates_are_pulled_into_their_range():
 
 
 def test_membrane_penalty_by_formula():
-    penalty = losses.MembraneRegularizer(3.0, minimum=-0.5, maximum=1.0)
+    penalty = regularizers.MembraneRegularizer(3.0, minimum=-0.5, maximum=1.0)
     x = np.random.default_rng(0).normal(size=(4, 5, 6)).astype("float32")
     distance = np.maximum(x - 1.0, 0) + np.maximum(-0.5 - x, 0)
     value, (dx,), _ = gradients(penalty, [], x)
@@ -193,7 +193,7 @@ def test_membrane_penalty_by_formula():
 def test_potentials_are_pulled_into_their_range():
     inputs = layers.Input((8, 6))
     x = layers.Dense(4, kernel_initializer="ones")(inputs)
-    penalty = losses.MembraneRegularizer(minimum=-1.0, maximum=1.0)
+    penalty = regularizers.MembraneRegularizer(minimum=-1.0, maximum=1.0)
     model = keras.Model(inputs, snn.LeakyIntegrator(activity_regularizer=penalty)(x))
     model.compile(keras.optimizers.Adam(0.05), lambda y, z: 0.0 * ops.sum(z))
     data = np.random.default_rng(0).random((32, 8, 6)).astype("float32")
@@ -203,8 +203,8 @@ def test_potentials_are_pulled_into_their_range():
     assert np.abs(model.predict(data, verbose=0)).max() < 1.5
 
 
-RATE = losses.RateRegularizer(2.0, minimum=0.5, maximum=0.6)
-MEMBRANE = losses.MembraneRegularizer(3.0, minimum=-0.1, maximum=0.2)
+RATE = regularizers.RateRegularizer(2.0, minimum=0.5, maximum=0.6)
+MEMBRANE = regularizers.MembraneRegularizer(3.0, minimum=-0.1, maximum=0.2)
 # Layers with a penalty on their activity, and which steps of the mask count in their outputs.
 PENALISED = {
     "neuron": lambda p: snn.LIF(tau=1.2, decay_input=False, activity_regularizer=p),
@@ -305,7 +305,7 @@ def test_every_step_is_the_network_before_its_readout():
     inputs = keras.Input((5, 3))
     x = snn.LIF(tau=1.5)(layers.Dense(16)(inputs))
     model = keras.Model(inputs, layers.Dense(4)(snn.MeanOverTime()(x)))
-    net = losses.every_step(model)
+    net = training.every_step(model)
     x = 3 * np.random.default_rng(0).normal(size=(6, 5, 3)).astype("float32")
     steps = to_numpy(net(x))
     assert steps.shape == (6, 5, 4) and steps.std() > 0
@@ -315,7 +315,7 @@ def test_every_step_is_the_network_before_its_readout():
     net.fit(x, np.zeros(6), verbose=0)
     assert (to_numpy(model(x)) != before).any()
     with pytest.raises(ValueError, match="one readout over time.*has 0"):
-        losses.every_step(net)
+        training.every_step(net)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others know all sizes")
@@ -337,7 +337,7 @@ def test_first_spikes_need_a_known_number_of_steps():
         ),
     ],
 )
-@pytest.mark.parametrize("penalty", [losses.RateRegularizer(), keras.regularizers.L2()])
+@pytest.mark.parametrize("penalty", [regularizers.RateRegularizer(), keras.regularizers.L2()])
 def test_penalties_of_one_step_are_refused(make, penalty):
     with pytest.raises(ValueError, match="activity_regularizer.*within"):
         make(penalty)

@@ -9,7 +9,7 @@ import pytest
 from helpers import to_numpy
 
 import keras_snn
-from keras_snn import layers, losses, metrics
+from keras_snn import layers, losses, metrics, regularizers
 
 pytestmark = pytest.mark.once
 
@@ -245,7 +245,7 @@ def test_users_losses_and_metrics_are_saved(parent):
 
 
 def test_users_penalties_are_saved():
-    cls = fixing(losses.RateRegularizer, strength=3.0)
+    cls = fixing(regularizers.RateRegularizer, strength=3.0)
     made = cls(2, minimum=0.3)
     again = keras.regularizers.deserialize(
         keras.regularizers.serialize(made), custom_objects={"Fixed": cls}

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from keras_snn import events as ev
+from keras_snn.datasets import events as ev
 from keras_snn.datasets import recordings
-from keras_snn.events import Events
+from keras_snn.datasets.events import Events
 
 
 def recording(seed, size, count=60, duration=300_000):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import to_numpy
 
-from keras_snn import losses
+from keras_snn import training
 from keras_snn.applications import SpeechNet, SpikingConvNet, list_models
 
 
@@ -28,7 +28,7 @@ def test_sizes():
 def test_speech_is_heard_from_the_past():
     net = SpeechNet(input_shape=(20, 6), classes=3, classifier_activation=None)
     assert net.output_shape == (None, 3)
-    net = losses.every_step(net)
+    net = training.every_step(net)
     for layer in net.layers:
         if "bn" in layer.name:  # so that the fresh network fires
             norm = getattr(layer, "layer", layer)

@@ -13,8 +13,9 @@ from keras.src.backend import get_keras_mask
 
 from keras_snn import layers as snn
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.parallel import _Parallel
+from keras_snn.utils.arguments import check_integer, check_number
+from keras_snn.utils.batches import batches_of
 
 __all__ = [
     "AccuracyOverTime",
@@ -462,26 +463,3 @@ def _own_timesteps(model):
         if isinstance(layer, snn.RepeatTime):
             return layer.timesteps
     raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")
-
-
-def batches_of(data, batch_size):
-    """Pairs of inputs and labels (or `None`), from arrays or an iterable of batches."""
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
-        data = (data, None)
-    if isinstance(data, tuple) and len(data) == 2:
-        inputs, labels = data
-        size = len(tree.flatten(inputs)[0])
-        for start in range(0, size, batch_size):
-            part = slice(start, start + batch_size)
-            chosen = tree.map_structure(lambda x, part=part: np.asarray(x)[part], inputs)
-            yield chosen, None if labels is None else np.asarray(labels)[part]
-        return
-    if isinstance(data, keras.utils.PyDataset):
-        data = (data[i] for i in range(len(data)))
-    for batch in data:
-        inputs, labels = batch[:2] if isinstance(batch, tuple) else (batch, None)
-        yield tree.map_structure(_array, inputs), None if labels is None else _array(labels)
-
-
-def _array(x):
-    return np.asarray(ops.convert_to_numpy(x))

@@ -5,7 +5,7 @@ Each function takes `ax`, or makes its own, and returns what it drew on; none sh
 
 import numpy as np
 
-from keras_snn import files
+from keras_snn.utils import files
 
 __all__ = [
     "plot_accuracy",

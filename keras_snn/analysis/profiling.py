@@ -8,11 +8,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_snn import files
-from keras_snn.analysis.over_time import accuracy_over_time, batches_of
+from keras_snn.analysis.over_time import accuracy_over_time
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.analysis.walk import First, membrane_of, walk
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils import files
+from keras_snn.utils.arguments import check_choice
+from keras_snn.utils.batches import batches_of
 
 __all__ = ["ENERGY", "LayerProfile", "Profile", "profile", "sparsity"]
 

@@ -4,7 +4,6 @@ import functools
 import inspect
 import math
 import pathlib
-import re
 import textwrap
 
 import keras
@@ -13,7 +12,8 @@ from keras import layers, ops
 
 from keras_snn import graph
 from keras_snn import layers as snn
-from keras_snn.layers.arguments import check_choice, check_integer, sections
+from keras_snn.utils.arguments import check_choice, check_integer
+from keras_snn.utils.docs import entries_of, sections
 
 __all__ = ["Builder", "application", "decode_predictions", "preprocess_input"]
 
@@ -381,8 +381,7 @@ def _documentation(title, about, example, features, top, options):
         *(inspect.cleandoc(part.__doc__).partition("\n\nSource:")[::2] for part in (features, top))
     )
     shared = sections(_arguments.__doc__)
-    # One entry for each argument: its line and those indented under it.
-    entries = re.split(r"\n(?! )", "\n".join([shared[1], *(sections(t)[1] for t in texts)]))
+    entries = entries_of("\n".join([shared[1], *(sections(t)[1] for t in texts)]))
     taken = {*inspect.signature(_arguments).parameters, *options}
     entries = [entry for entry in entries if entry.split(":")[0] in taken]
     parts = [

@@ -8,7 +8,7 @@ earlier units' outputs; the other three orders and their names; `span`; stems, h
 """
 
 from keras_snn.applications import common, residual
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils.arguments import check_choice
 
 __all__ = ["DANet18", "DANet34", "DANet50", "DANet101", "DANet152"]
 

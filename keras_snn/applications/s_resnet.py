@@ -8,7 +8,7 @@ import keras
 
 from keras_snn import layers as snn
 from keras_snn.applications import common, residual
-from keras_snn.layers.arguments import check_choice, check_integer
+from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["SResNet", "SResNet20", "SResNet38", "SResNet56"]
 

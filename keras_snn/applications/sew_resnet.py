@@ -9,7 +9,7 @@ import functools
 
 from keras_snn.applications import common, residual, spiking_resnet
 from keras_snn.dynamics import CONNECTIONS
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils.arguments import check_choice
 
 __all__ = [
     "Plain7BNet",

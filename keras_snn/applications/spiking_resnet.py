@@ -9,7 +9,7 @@ normalisation, with average pooling, so that an ANN of the same layout (`timeste
 
 from keras_snn import layers as snn
 from keras_snn.applications import common, residual
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils.arguments import check_choice
 
 __all__ = [
     "ConversionResNet12",

@@ -16,7 +16,7 @@ from keras import ops
 from keras_snn import graph
 from keras_snn import layers as snn
 from keras_snn.applications import common
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils.arguments import check_choice
 
 __all__ = [
     "ConversionVGG5",

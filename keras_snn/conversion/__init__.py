@@ -3,16 +3,13 @@
 from keras_snn.analysis.over_time import AccuracyOverTime, accuracy_over_time
 from keras_snn.conversion.convert import convert
 from keras_snn.conversion.report import ConversionReport, LayerReport
-from keras_snn.conversion.tandem import ProgressiveTandem, Tandem, finish_tandem, tandem
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     "AccuracyOverTime",
     "ConversionReport",
     "LayerReport",
-    "ProgressiveTandem",
-    "Tandem",
     "accuracy_over_time",
     "convert",
-    "finish_tandem",
-    "tandem",
 ]
+__getattr__ = renamed(__name__)

@@ -16,8 +16,8 @@ from keras_snn.conversion.balance import METHODS, Scales, after_first_fork, bala
 from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
 from keras_snn.conversion.graph import read
 from keras_snn.conversion.report import ConversionReport, LayerReport
-from keras_snn.layers.arguments import check_choice, check_integer, check_number
 from keras_snn.layers.registry import get_neuron
+from keras_snn.utils.arguments import check_choice, check_integer, check_number
 
 __all__ = ["convert"]
 

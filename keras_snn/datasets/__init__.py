@@ -9,7 +9,7 @@ import pathlib
 from keras_snn.datasets import images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
-from keras_snn.layers.arguments import check_integer
+from keras_snn.utils.arguments import check_integer
 
 __all__ = [
     "AUGMENTATIONS",

@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_snn.datasets.augmentation import auto_augment, cutout
-from keras_snn.layers.arguments import check_choice
+from keras_snn.utils.arguments import check_choice
 
 __all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preparation"]
 

@@ -2,7 +2,7 @@
 
 `RECORDINGS` has one row for each: how to find its recordings, how to read one, how to cut it into
 frames. Recordings are read when a batch asks for them; nothing is kept or written. The readers are
-in `keras_snn.events`.
+in `keras_snn.datasets.events`.
 """
 
 import pathlib
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_snn import events
+from keras_snn.datasets import events
 from keras_snn.datasets.batches import Dataset, FileBatches
 from keras_snn.datasets.preparation import Preparation
-from keras_snn.layers.arguments import check_choice, check_integer
+from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["RECORDINGS", "load"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers
 
 from keras_snn.datasets.batches import Dataset, FileBatches
-from keras_snn.layers.arguments import check_choice, check_integer
+from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["MelSequence", "load", "read_wav"]
 

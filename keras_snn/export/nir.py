@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_snn import files
 from keras_snn import layers as snn
 from keras_snn.kernels import spec
+from keras_snn.utils import files
 
 __all__ = ["from_nir", "to_nir"]
 
@@ -63,7 +63,7 @@ def to_nir(model, path=None, dt=DT):
 
     Raises:
         TypeError: If NIR can't say what a layer does; the layer is named.
-        ValueError: If no file can be written to `path`, see `keras_snn.files.check_path`.
+        ValueError: If no file can be written to `path`, see `keras_snn.utils.files.check_path`.
         OSError: If the file can't be written; one that was there stays.
         ImportError: If the extra `nir` is not installed.
 

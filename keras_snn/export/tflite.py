@@ -12,12 +12,12 @@ import tempfile
 import keras
 import numpy as np
 
-from keras_snn import files
 from keras_snn.export import micro
 from keras_snn.export.report import ExportReport
 from keras_snn.export.streaming import _litert
 from keras_snn.layers import PaddedConv2D
-from keras_snn.layers.arguments import check_integer
+from keras_snn.utils import files
+from keras_snn.utils.arguments import check_integer
 
 __all__ = ["to_tflite"]
 
@@ -82,7 +82,7 @@ def to_tflite(
 
     Raises:
         ValueError: If an argument is invalid or missing, the model does not tell its shapes, or no
-            file can be written to `path`, see `keras_snn.files.check_path`.
+            file can be written to `path`, see `keras_snn.utils.files.check_path`.
         TypeError: If the model has a layer that can't be exported; it is named.
         RuntimeError: If TensorFlow's converter fails, or the runtime can't run the file, because
             layers never fire say; no file is left.

@@ -3,12 +3,13 @@
 from keras_snn.layers import (
     base,
     connections,
-    conversion,
     convolution,
     encoders,
     neurons,
     normalization,
     parallel,
+    pooling,
+    quantized,
     readouts,
     registry,
     rnn,
@@ -16,12 +17,13 @@ from keras_snn.layers import (
 )
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
-from keras_snn.layers.conversion import *
 from keras_snn.layers.convolution import *
 from keras_snn.layers.encoders import *
 from keras_snn.layers.neurons import *
 from keras_snn.layers.normalization import *
 from keras_snn.layers.parallel import *
+from keras_snn.layers.pooling import *
+from keras_snn.layers.quantized import *
 from keras_snn.layers.readouts import *
 from keras_snn.layers.registry import *
 from keras_snn.layers.rnn import *
@@ -31,12 +33,13 @@ from keras_snn.layers.time import *
 __all__ = [
     *base.__all__,
     *connections.__all__,
-    *conversion.__all__,
     *convolution.__all__,
     *encoders.__all__,
     *neurons.__all__,
     *normalization.__all__,
     *parallel.__all__,
+    *pooling.__all__,
+    *quantized.__all__,
     *readouts.__all__,
     *registry.__all__,
     *rnn.__all__,

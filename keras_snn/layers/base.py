@@ -10,16 +10,15 @@ from keras import ops, tree
 
 from keras_snn import dynamics, surrogates
 from keras_snn.kernels import spec, torch_compile
-from keras_snn.layers.arguments import (
+from keras_snn.utils.arguments import (
     Configured,
-    argument_docs,
     arguments,
     check_choice,
     check_number,
     check_peers,
-    describe,
     is_ours,
 )
+from keras_snn.utils.docs import argument_docs, describe
 
 __all__ = ["NeuronCell", "SpikingCell"]
 

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_snn import dynamics
-from keras_snn.layers.arguments import Configured, check_choice, freeze
 from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.rnn import Neuron
+from keras_snn.utils.arguments import Configured, check_choice, freeze
 
 __all__ = ["Recurrent", "RecurrentCell", "SpikeConnection"]
 

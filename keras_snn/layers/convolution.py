@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_snn.layers.arguments import Configured
+from keras_snn.utils.arguments import Configured
 
 __all__ = ["PaddedConv2D"]
 

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from keras_snn.dynamics import keep_nan, saturate
-from keras_snn.layers.arguments import Configured, check_choice, check_integer, check_number
 from keras_snn.layers.time import RepeatTime, check_rank
 from keras_snn.surrogates import heaviside
+from keras_snn.utils.arguments import Configured, check_choice, check_integer, check_number
 
 __all__ = [
     "DeltaEncoder",

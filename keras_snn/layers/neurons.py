@@ -11,10 +11,10 @@ import keras
 
 from keras_snn import dynamics
 from keras_snn.kernels import spec
-from keras_snn.layers.arguments import check_choice, check_number
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
 from keras_snn.surrogates import heaviside
+from keras_snn.utils.arguments import check_choice, check_number
 
 __all__ = [
     "EIF",

@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from keras_snn.kernels.normalization import normalize
-from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import Configured, check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank, fold, fold_mask, unfold
+from keras_snn.regularizers import tell
+from keras_snn.utils.arguments import Configured, check_integer, check_mask, check_number
 
 __all__ = [
     "BatchNormalizationThroughTime",

@@ -11,9 +11,9 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_snn import dynamics, surrogates
-from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import Configured, check_integer, check_mask, check_number
 from keras_snn.layers.time import check_rank
+from keras_snn.regularizers import tell
+from keras_snn.utils.arguments import Configured, check_integer, check_mask, check_number
 
 __all__ = ["PSN", "MaskedPSN", "SlidingPSN"]
 

@@ -6,18 +6,18 @@ Masked steps, `(batch, time)`, do not count; a sequence of no step is refused.
 import keras
 from keras import ops
 
-from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import (
+from keras_snn.layers.base import NeuronCell
+from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
+from keras_snn.layers.rnn import SpikingRNN
+from keras_snn.layers.time import check_rank
+from keras_snn.regularizers import tell
+from keras_snn.utils.arguments import (
     Configured,
     check_choice,
     check_integer,
     check_mask,
     check_number,
 )
-from keras_snn.layers.base import NeuronCell
-from keras_snn.layers.neurons import Accumulator, LeakyIntegrator
-from keras_snn.layers.rnn import SpikingRNN
-from keras_snn.layers.time import check_rank
 
 __all__ = [
     "FirstSpikeTime",

@@ -13,20 +13,18 @@ from keras.src.backend import AutocastScope
 
 from keras_snn import dynamics, kernels
 from keras_snn.kernels import spec, torch_compile, tuning
-from keras_snn.layers.activity import tell
-from keras_snn.layers.arguments import (
+from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.regularizers import tell
+from keras_snn.utils.arguments import (
     Configured,
-    argument_docs,
     arguments,
     check_mask,
     check_peers,
     construct,
-    describe,
     freeze,
     refuse_activity_regularizer,
-    sections,
 )
-from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.utils.docs import argument_docs, describe, sections
 
 __all__ = ["Neuron", "SpikingRNN", "reset_states"]
 

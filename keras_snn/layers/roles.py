@@ -7,10 +7,10 @@ import keras
 from keras_snn import graph
 from keras_snn.layers import (
     connections,
-    conversion,
     encoders,
     normalization,
     parallel,
+    quantized,
     readouts,
     time,
 )
@@ -69,7 +69,7 @@ for layer, role in {
     readouts.MembraneReadout: graph.Role("removes"),
     readouts.Voting: graph.Role("per step"),
     connections.SpikeConnection: graph.Role("pointwise"),
-    conversion.ClipFloorShift: graph.Role("pointwise"),
+    quantized.ClipFloorShift: graph.Role("pointwise"),
     time.TimeConstantDropout: graph.Role("pointwise"),
     normalization.ThresholdDependentBatchNormalization: graph.Role("per step"),
     normalization.TemporalEffectiveBatchNormalization: graph.Role("across"),

@@ -7,9 +7,9 @@ from keras import KerasTensor, ops
 
 from keras_snn.kernels.convolution import convolve
 from keras_snn.kernels.normalization import normalize
-from keras_snn.layers.activity import tell, tell_folded
-from keras_snn.layers.arguments import Configured, check_integer, check_mask, freeze
 from keras_snn.layers.convolution import PaddedConv2D
+from keras_snn.regularizers import tell, tell_folded
+from keras_snn.utils.arguments import Configured, check_integer, check_mask, freeze
 
 __all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
 

@@ -1,7 +1,7 @@
 """Joint training of an ANN and an SNN that share the directions of their convolutions.
 
 `joint_model` makes one Keras model of both networks, `JointCrossentropy` is its loss, and
-`finish` takes the spiking network out. Each kernel of size k x k is seen as k * k matrices
+`to_spiking` takes the spiking network out. Each kernel of size k x k is seen as k * k matrices
 `U diag(s) V^T`: both networks train U and V, and biases; each has scales s of its own, dense
 kernels, and all other weights. The ANN teaches the SNN, and its end its own earlier stages.
 
@@ -18,8 +18,9 @@ from keras import layers, ops
 from keras_snn import layers as snn_layers
 from keras_snn.analysis.rates import is_spiking
 from keras_snn.applications.common import KaimingNormal
-from keras_snn.layers.arguments import Configured, check_choice, check_number
 from keras_snn.layers.time import fold, unfold
+from keras_snn.utils.arguments import Configured, check_choice, check_number
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     "FeatureDistance",
@@ -27,10 +28,10 @@ __all__ = [
     "JointCrossentropy",
     "JointDense",
     "ann_accuracy",
-    "finish",
     "joint_model",
     "snn_accuracy",
 ]
+__getattr__ = renamed(__name__)
 
 NETWORKS = ("ann", "snn")
 
@@ -76,11 +77,11 @@ def joint_model(ann, snn, stages=None, feature_weight=1e-6):
     options = {"input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}
     ann = applications.SpikingResNet18(timesteps=None, neuron=keras.layers.ReLU, **options)
     snn = applications.SpikingResNet18(timesteps=4, **options)
-    model = joint.joint_model(ann, snn)
-    metrics = [joint.ann_accuracy, joint.snn_accuracy]
-    model.compile("adam", joint.JointCrossentropy(), metrics=metrics)
+    model = training.joint_model(ann, snn)
+    metrics = [training.ann_accuracy, training.snn_accuracy]
+    model.compile("adam", training.JointCrossentropy(), metrics=metrics)
     model.fit(images, labels, epochs=100)
-    spiking = joint.finish(model)
+    spiking = training.to_spiking(model)
     ```
     """
     check_number("feature_weight", feature_weight, minimum=0)
@@ -104,22 +105,14 @@ def joint_model(ann, snn, stages=None, feature_weight=1e-6):
     return keras.Model(inputs, outputs, name=f"joint_{snn.name}")
 
 
-def finish(model):
-    """The spiking network of a joint model, by itself.
+def is_joint(model):
+    """Whether a model is one of `joint_model`."""
+    names = [layer.name for layer in model.layers]
+    return "summed_logits" in names and "feature_distance" in names
 
-    Args:
-        model: A model of `joint_model`, trained.
 
-    Returns:
-        A functional model like the `snn` that `joint_model` was given, with plain convolutions of
-        kernels `U diag(s) V^T`, plain dense layers, and weights of its own.
-
-    Raises:
-        ValueError: If `model` is not a joint model.
-    """
-    names = [layer.name for layer in getattr(model, "layers", ())]
-    if "summed_logits" not in names or "feature_distance" not in names:
-        raise ValueError(f"Expected a model of `joint_model`. Received: {model!r}")
+def spiking_part(model):
+    """The spiking network of a joint model, see `to_spiking`."""
     trained = keras.Model(model.inputs[0], model.get_layer("summed_logits").input)
 
     def replace(layer):
@@ -547,7 +540,7 @@ def _summed(features, logits, snn):
     factor = steps if isinstance(readout, snn_layers.MeanOverTime) else 1
     if len(features.shape) != 3:
         features = layers.Rescaling(factor)(features)
-    # Whatever the factor: `finish` finds the network's output by this layer.
+    # Whatever the factor: `to_spiking` finds the network's output by this layer.
     return features, layers.Rescaling(factor, name="summed_logits")(logits)
 
 

@@ -1,4 +1,4 @@
-"""Penalties on what layers give, and what a layer tells them of it.
+"""Penalties on firing rates and on membrane potentials, for `activity_regularizer`.
 
 Keras calls an activity regularizer with one output after the other and nothing else, and divides
 what it gets by the batch. So masked steps and states would count as any other value, and a mean
@@ -10,11 +10,11 @@ import weakref
 
 import keras
 from keras import ops
-from keras.src.backend.common.global_state import get_global_attribute
 
-from keras_snn.layers.arguments import Configured, check_number
+from keras_snn import graph
+from keras_snn.utils.arguments import Configured, check_number
 
-__all__ = ["ActivityPenalty"]
+__all__ = ["ActivityPenalty", "MembraneRegularizer", "RateRegularizer"]
 
 
 class ActivityPenalty(Configured, keras.regularizers.Regularizer):
@@ -64,8 +64,7 @@ class ActivityPenalty(Configured, keras.regularizers.Regularizer):
                 x, lambda values: ops.sum(ops.where(kept, values, 0), axes) / ops.maximum(count, 1)
             )
             value = ops.where(count > 0, value, 0)
-        in_layer = get_global_attribute("current_call_ctx") is not None
-        return value * ops.cast(batch, value.dtype) if in_layer else value
+        return value * ops.cast(batch, value.dtype) if graph.in_layer_call() else value
 
     def check(self, x, axes):
         """Raises a `ValueError` for an output that the penalty has no meaning for."""
@@ -112,12 +111,102 @@ def tell_folded(layer, like, mask):
         like: The sequence that was folded, `(batch, time, ...)`.
         mask: Its mask, `(batch, time)`, or `None`.
     """
-    found = [inner.activity_regularizer for inner in layer._flatten_layers()]
-    found = [penalty for penalty in found if isinstance(penalty, ActivityPenalty)]
-    for penalty in found:
+    penalties = [inner.activity_regularizer for inner in graph.flatten_layers(layer)]
+    penalties = [penalty for penalty in penalties if isinstance(penalty, ActivityPenalty)]
+    for penalty in penalties:
         penalty._folded = like, mask
     try:
         yield
     finally:
-        for penalty in found:
+        for penalty in penalties:
             penalty._folded = None
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class RateRegularizer(ActivityPenalty):
+    """A penalty on mean firing rates outside of a range: `strength * distance^2`, in the mean.
+
+    For `activity_regularizer` of a neuron layer, or of another one with time. A neuron's rate is
+    its mean over batch and time; masked steps and returned states do not count. The penalty is 0
+    where every step is masked.
+
+    Args:
+        strength: Factor of the penalty, at least 0.
+        minimum: Least rate that is free.
+        maximum: Largest rate that is free.
+
+    Call arguments:
+        x: Outputs, `(batch, time, ...)`.
+
+    Returns:
+        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
+        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
+
+    Raises:
+        ValueError: If the outputs have no time axis.
+
+    Source: upper and lower bounds as in Zenke and Vogels (2021).
+
+    Example:
+
+    >>> from keras_snn.layers import IF
+    >>> layer = IF(activity_regularizer=RateRegularizer(strength=2.0, maximum=0.5))
+    >>> spikes = layer(keras.ops.ones((8, 4, 3)))
+    >>> float(layer.losses[0])
+    0.5
+    """
+
+    def __init__(self, strength=1.0, minimum=0.0, maximum=1.0):
+        check_number("minimum", minimum, minimum=0, maximum=1)
+        super().__init__(strength, minimum, maximum)
+
+    def check(self, x, axes):
+        if len(axes) == 2 and len(x.shape) < 3:
+            raise ValueError(
+                "RateRegularizer needs outputs (batch, time, ...), got the shape "
+                f"{tuple(x.shape)}. Give it to a layer whose output has a time axis."
+            )
+
+    def penalty(self, x, mean):
+        return self.strength * ops.mean(self.squares(mean(x)))
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class MembraneRegularizer(ActivityPenalty):
+    """A penalty on values outside of a range: `strength * distance^2`, in the mean over all.
+
+    For `activity_regularizer` of a layer whose output is a membrane potential (`LeakyIntegrator`,
+    `Accumulator`) or the current in front of a neuron (a `Dense` layer, a normalisation). A neuron
+    whose current stays near the threshold keeps a surrogate gradient.
+
+    Masked steps and returned states do not count, and the penalty is 0 where every step is masked.
+    Layers of this package say which steps are masked; Keras's own do not, so where there are masks
+    put them inside `FoldTime`.
+
+    Args:
+        strength: Factor of the penalty, at least 0.
+        minimum: Least value that is free.
+        maximum: Largest value that is free.
+
+    Call arguments:
+        x: Outputs, `(batch, ...)`.
+
+    Returns:
+        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
+        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
+
+    Source: ours; that a loss should shape the distribution of potentials is the idea of Guo et al.
+    (2022), RecDis-SNN, whose loss is another one.
+
+    Example:
+
+    >>> penalty = MembraneRegularizer(strength=0.5, minimum=-1.0, maximum=1.0)
+    >>> float(penalty(keras.ops.array([[[3.0], [0.5]]])))
+    1.0
+    """
+
+    def __init__(self, strength=1.0, minimum=-1.0, maximum=1.0):
+        super().__init__(strength, minimum, maximum)
+
+    def penalty(self, x, mean):
+        return self.strength * ops.mean(mean(self.squares(x)))

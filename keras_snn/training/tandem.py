@@ -2,7 +2,7 @@
 
 `tandem` rebuilds an ANN over time with a `Tandem` layer in the place of each ReLU, which at first
 is that ReLU; `ProgressiveTandem` turns one after the other into spiking neurons during `fit`;
-`finish_tandem` makes the spiking network.
+`to_spiking` makes the spiking network.
 
 Source: Wu et al. (2020), progressive tandem learning. That the input is a constant current, not one
 of the first step only, and rates in place of counts, are ours: currents and biases are then those
@@ -17,10 +17,12 @@ from keras_snn import layers as snn
 from keras_snn.conversion.balance import Scales
 from keras_snn.conversion.build import Parts, build_snn
 from keras_snn.conversion.graph import read
-from keras_snn.layers.arguments import check_integer, check_number
 from keras_snn.layers.time import check_rank
+from keras_snn.utils.arguments import check_integer, check_number
+from keras_snn.utils.deprecation import renamed
 
-__all__ = ["ProgressiveTandem", "Tandem", "finish_tandem", "tandem"]
+__all__ = ["ProgressiveTandem", "Tandem", "tandem"]
+__getattr__ = renamed(__name__)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -142,11 +144,11 @@ class ProgressiveTandem(keras.callbacks.Callback):
     Example:
 
     ```python
-    model = keras_snn.conversion.tandem(ann, timesteps=16)
+    model = keras_snn.training.tandem(ann, timesteps=16)
     model.compile("adam", loss, metrics=["accuracy"])
-    schedule = keras_snn.conversion.ProgressiveTandem(images[:500], patience=6)
+    schedule = keras_snn.training.ProgressiveTandem(images[:500], patience=6)
     model.fit(images, labels, validation_split=0.1, epochs=150, callbacks=[schedule])
-    snn = keras_snn.conversion.finish_tandem(model)
+    snn = keras_snn.training.to_spiking(model)
     ```
     """
 
@@ -227,24 +229,13 @@ class ProgressiveTandem(keras.callbacks.Callback):
         model.make_train_function()
 
 
-def finish_tandem(model):
-    """The spiking network of a model with `Tandem` layers.
+def is_tandem(model):
+    """Whether a model has `Tandem` layers."""
+    return any(isinstance(layer, Tandem) for layer in model.layers)
 
-    Args:
-        model: A model of `tandem`, trained. Layers that don't fire yet stay ReLUs of the mean.
 
-    Returns:
-        A functional model with weights of its own, with `IF` neurons whose spikes are multiplied by
-        their threshold.
-
-    Example:
-
-    >>> ann = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu")])
-    >>> model = tandem(ann)
-    >>> _ = model.layers[-2].active.assign(1.0)
-    >>> [type(layer).__name__ for layer in finish_tandem(model).layers][-3:]
-    ['IF', 'Rescaling', 'MeanOverTime']
-    """
+def with_neurons(model):
+    """A model with neurons in the place of its `Tandem` layers, see `to_spiking`."""
 
     def replace(layer):
         if not isinstance(layer, Tandem) or not float(ops.convert_to_numpy(layer.active)):

@@ -1,0 +1,89 @@
+"""Random variation of recordings, for training."""
+
+import numpy as np
+
+from keras_snn.datasets.events.recording import as_events, check_inside
+
+__all__ = ["drop_events", "flip", "jitter", "random_steps"]
+
+
+def random_steps(frames, count, generator):
+    """Some frames of a sequence, drawn without replacement, in their order.
+
+    Args:
+        frames: `(time, ...)`.
+        count: Number of frames to keep.
+        generator: A `numpy.random.Generator`.
+
+    Returns:
+        `(count, ...)`.
+
+    Source: Fang et al. (2021): 12 of 16 frames.
+    """
+    if not isinstance(count, (int, np.integer)) or not 1 <= count <= len(frames):
+        raise ValueError(f"`count` should be an integer from 1 to {len(frames)}, got {count!r}.")
+    return frames[np.sort(generator.choice(len(frames), count, replace=False))]
+
+
+def flip(events, width):
+    """A recording mirrored left to right.
+
+    Args:
+        events: Events, see `as_events`.
+        width: Width of the sensor.
+
+    Returns:
+        `Events`.
+
+    Raises:
+        ValueError: If events lie outside of that width.
+    """
+    events = as_events(events)
+    check_inside(events._replace(y=np.zeros_like(events.x)), (1, width))
+    return events._replace(x=width - 1 - events.x)
+
+
+def drop_events(events, rate, generator):
+    """A recording from which each event is left out with a probability.
+
+    Args:
+        events: Events, see `as_events`.
+        rate: That probability, 0 to 1.
+        generator: A `numpy.random.Generator`.
+
+    Returns:
+        `Events`.
+
+    Raises:
+        ValueError: If the probability is none.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"`rate` should be from 0 to 1, got {rate!r}.")
+    events = as_events(events)
+    return events[generator.random(len(events.t)) >= rate]
+
+
+def jitter(events, size, pixels, generator):
+    """A recording moved by up to `pixels` in both directions; what leaves the sensor is lost.
+
+    Args:
+        events: Events, see `as_events`.
+        size: `(height, width)` of the sensor.
+        pixels: Largest shift, or one for each direction, `(rows, columns)`.
+        generator: A `numpy.random.Generator`.
+
+    Returns:
+        `Events`.
+
+    Raises:
+        ValueError: If events lie outside of the sensor, or a shift is no integer from 0.
+    """
+    shifts = np.asarray(pixels)
+    if shifts.shape not in ((), (1,), (2,)) or shifts.dtype.kind not in "iu" or shifts.min() < 0:
+        raise ValueError(f"`pixels` should be an integer from 0, or two, got {pixels!r}.")
+    events = as_events(events, size)
+    rows, columns = np.broadcast_to(shifts, 2)
+    dx, dy = generator.integers([-columns, -rows], [columns + 1, rows + 1])
+    moved = events._replace(x=events.x + dx, y=events.y + dy)
+    height, width = size
+    return moved[(moved.x >= 0) & (moved.x < width) & (moved.y >= 0) & (moved.y < height)]

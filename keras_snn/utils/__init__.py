@@ -1,0 +1,1 @@
+"""What several packages need: arguments, docstrings, files, batches, names of earlier releases."""

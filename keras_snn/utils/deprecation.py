@@ -1,0 +1,66 @@
+"""Names of an earlier release: each works for one more release, and warns.
+
+`RENAMED` is the one list of them. A module that had such a name says
+`__getattr__ = renamed(__name__)`; a module that was moved can be imported from its old place.
+"""
+
+import pkgutil
+import sys
+import types
+import warnings
+
+# New names by the old ones; a colon stands behind a module whose package has its name otherwise.
+RENAMED = {
+    "keras_snn.conversion.ProgressiveTandem": "keras_snn.training.ProgressiveTandem",
+    "keras_snn.conversion.Tandem": "keras_snn.training.Tandem",
+    "keras_snn.conversion.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
+    "keras_snn.conversion.tandem": "keras_snn.training.tandem:tandem",
+    "keras_snn.joint": "keras_snn.training.joint",
+    "keras_snn.losses.MembraneRegularizer": "keras_snn.regularizers.MembraneRegularizer",
+    "keras_snn.losses.RateRegularizer": "keras_snn.regularizers.RateRegularizer",
+    "keras_snn.losses.every_step": "keras_snn.training.every_step:every_step",
+    "keras_snn.training.joint.finish": "keras_snn.training.to_spiking:to_spiking",
+    "keras_snn.training.tandem.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
+}
+MODULES = {
+    "keras_snn.conversion.tandem": "keras_snn.training.tandem",
+    "keras_snn.files": "keras_snn.utils.files",
+    "keras_snn.joint": "keras_snn.training.joint",
+    "keras_snn.layers.arguments": "keras_snn.utils.arguments",
+}
+
+
+def warn(old, new, stacklevel=3):
+    """Warns the caller of our caller that `old` is now called `new`."""
+    warnings.warn(
+        f"`{old}` is now `{new.replace(':', '.')}`. The old name goes with the next release.",
+        DeprecationWarning,
+        stacklevel,
+    )
+
+
+def renamed(module):
+    """The `__getattr__` of a module that had names which are in `RENAMED`."""
+
+    def find(name):
+        old = f"{module}.{name}"
+        if old not in RENAMED:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn(old, RENAMED[old])
+        return pkgutil.resolve_name(RENAMED[old])
+
+    return find
+
+
+class _MovedModule(types.ModuleType):
+    """Stands where a module was, and has the names of the one that is elsewhere now."""
+
+    def __getattr__(self, name):
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        new = MODULES[self.__name__]
+        warn(self.__name__, new)
+        return pkgutil.resolve_name(f"{new}:{name}")
+
+
+sys.modules.update({old: _MovedModule(old) for old in MODULES})
