@@ -20,7 +20,7 @@ import keras
 import optimizers
 from absl import app, flags
 
-from keras_snn import applications, callbacks, conversion
+from keras_snn import analysis, applications, callbacks, conversion
 from keras_snn import layers as snn
 from keras_snn.analysis.over_time import predicted_classes
 from keras_snn.conversion.balance import METHODS
@@ -213,7 +213,7 @@ def accuracy(ann, data):
 def over_time(network, data):
     """A spiking network's accuracy on the test images after every number of steps."""
     images, labels = common.collect(data.test, FLAGS.test_examples)
-    found = conversion.accuracy_over_time(
+    found = analysis.accuracy_over_time(
         network,
         (images, labels),
         batch_size=FLAGS.batch_size,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from keras_snn import conversion, training
+from keras_snn import analysis, conversion, training
 from keras_snn import layers as snn
 from keras_snn.conversion import convert
 
@@ -220,7 +220,7 @@ def test_trained_network_keeps_its_answers(trained, method):
     answers = predict(ann, test).argmax(-1)
     assert (answers == labels).mean() >= 0.9
     spiking, _ = convert(ann, train[:200], method, 256, check_examples=16)
-    found = conversion.accuracy_over_time(spiking, (test, answers))
+    found = analysis.accuracy_over_time(spiking, (test, answers))
     agreement = [found.accuracy[t - 1] for t in (16, 64, 256)]
     if method == "model":  # the conservative bound: slower, as the paper says
         assert agreement[2] >= 0.9
@@ -392,7 +392,7 @@ def test_early_exit_of_a_single_unit():
     logit = snn.SumOverTime()(snn.RepeatTime(12)(inputs))
     data = np.array([[1.0], [0.2], [-1.0]]), np.array([1, 0, 0])
     for output in (logit, ops.sigmoid(logit), layers.Activation("sigmoid")(logit)):
-        found = conversion.accuracy_over_time(keras.Model(inputs, output), data, confidence=0.9)
+        found = analysis.accuracy_over_time(keras.Model(inputs, output), data, confidence=0.9)
         # sigmoid(x t) passes 0.9 at x t = ln 9 = 2.197.
         np.testing.assert_allclose(found.decided, [0, 0] + [2 / 3] * 8 + [1] * 2)
         np.testing.assert_allclose(found.accuracy, 2 / 3)
@@ -849,7 +849,7 @@ def test_delay_of_each_layer(trained):
     model, _ = convert(
         ann, train[:64], neuron="stdblif", timesteps=12, readout="accumulator", check_examples=0
     )
-    steps = conversion.accuracy_over_time.__globals__["Rollout"](model, 4)
+    steps = analysis.accuracy_over_time.__globals__["Rollout"](model, 4)
     outputs = np.concatenate([o[0] for o, _ in steps.run(test[:8], 12)], axis=1)
     assert not np.any(outputs[:, :2]) and np.any(outputs[:, 2:])
 
@@ -901,13 +901,13 @@ def test_rollout_equals_the_whole_run(chunk):
     ann, x = branched_network(), images(6)
     y = np.arange(6) % 5
     spiking, _ = convert(ann, x, "max", 20, max_pooling="spiking", check_examples=0)
-    found = conversion.accuracy_over_time(spiking, (x, y), chunk=chunk, batch_size=4)
+    found = analysis.accuracy_over_time(spiking, (x, y), chunk=chunk, batch_size=4)
     assert found.accuracy.shape == (20,) and found.examples == 6
     whole = predict(spiking, x)
     assert found.accuracy[-1] == (whole.argmax(-1) == y).mean()
     short, _ = convert(ann, x, "max", 7, max_pooling="spiking", check_examples=0)
     assert found.accuracy[6] == (predict(short, x).argmax(-1) == y).mean()
-    rollout = conversion.accuracy_over_time.__globals__["Rollout"](spiking, chunk)
+    rollout = analysis.accuracy_over_time.__globals__["Rollout"](spiking, chunk)
     *_, (outputs, rates) = rollout.run(x, 20)
     np.testing.assert_allclose(outputs[0][:, -1], whole, rtol=1e-5, atol=1e-5)
     assert set(found.firing_rates) == set(rates)
@@ -920,12 +920,12 @@ def test_rollout_of_zoo_models_on_images_and_sequences():
     model = applications.SEWResNet8(input_shape=(16, 16, 1), classes=4, timesteps=6)
     x = np.random.default_rng(0).random((3, 16, 16, 1)).astype("float32")
     answers = predict(model, x).argmax(-1)
-    found = conversion.accuracy_over_time(model, (x, answers), chunk=4)
+    found = analysis.accuracy_over_time(model, (x, answers), chunk=4)
     assert len(found.accuracy) == 6 and found.accuracy[-1] == 1
     model = applications.SEWResNet8(input_shape=(6, 16, 16, 1), classes=4, neuron="plif")
     x = np.random.default_rng(0).random((3, 6, 16, 16, 1)).astype("float32")
     answers = predict(model, x).argmax(-1)
-    found = conversion.accuracy_over_time(model, [(x[:2], answers[:2]), (x[2:], answers[2:])])
+    found = analysis.accuracy_over_time(model, [(x[:2], answers[:2]), (x[2:], answers[2:])])
     assert len(found.accuracy) == 6 and found.accuracy[-1] == 1
 
 
@@ -934,7 +934,7 @@ def test_early_exit():
     outputs = snn.SumOverTime()(snn.RepeatTime(20)(inputs))
     model = keras.Model(inputs, layers.ReLU()(outputs))
     x = np.array([[1.0, 0.0], [0.1, 0.0]])
-    found = conversion.accuracy_over_time(model, (x, np.array([0, 1])), confidence=0.8, chunk=4)
+    found = analysis.accuracy_over_time(model, (x, np.array([0, 1])), confidence=0.8, chunk=4)
     # Probability of the first class after t steps: 1 / (1 + exp(-x t)); ln 4 = 1.386.
     decided = [0.0] + [0.5] * 12 + [1.0] * 7
     np.testing.assert_allclose(found.decided, decided)
@@ -954,7 +954,7 @@ def test_early_exit():
 def test_rollout_refuses(build, reason):
     inputs = layers.Input((4, 3))
     with pytest.raises(TypeError, match=reason):
-        conversion.accuracy_over_time(
+        analysis.accuracy_over_time(
             keras.Model(inputs, build(inputs)), (np.ones((1, 4, 3)), np.zeros(1))
         )
 
@@ -962,7 +962,7 @@ def test_rollout_refuses(build, reason):
 def test_accuracy_plot():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
-    found = conversion.AccuracyOverTime(np.array([0.1, 0.5]), {}, 4, np.array([0.0, 0.5]))
+    found = analysis.AccuracyOverTime(np.array([0.1, 0.5]), {}, 4, np.array([0.0, 0.5]))
     ax = found.plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [10, 50])
     assert found.timesteps == 2.0 and found.to_dict()["examples"] == 4

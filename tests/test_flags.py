@@ -295,12 +295,12 @@ def stubs_of_conversion(trace, module, model):
     yield trace.network("ConversionVGG16", ann_of_programs(residual=False))
     found = conversion.convert(model, np.ones((4, 8, 8, 1)), "max", 2, check_examples=0)
     yield conversion, "convert", trace.asked("convert", found)
-    over_time = conversion.AccuracyOverTime(np.zeros(2), {}, 8)
-    yield conversion, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
+    over_time = analysis.AccuracyOverTime(np.zeros(2), {}, 8)
+    yield analysis, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
 
 
 def stubs_of_evaluate(trace, module, model):
-    over_time = conversion.AccuracyOverTime(np.zeros(2), {}, 8)
+    over_time = analysis.AccuracyOverTime(np.zeros(2), {}, 8)
     yield analysis, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
     yield sys.modules["common"], "write_json", lambda path, value: trace.asked("write")(path)
 

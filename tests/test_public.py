@@ -1,6 +1,8 @@
 """What `help` and `dir` show of the package, and what users make of its classes."""
 
+import importlib
 import inspect
+import pkgutil
 import re
 
 import keras
@@ -10,6 +12,7 @@ from helpers import to_numpy
 
 import keras_snn
 from keras_snn import layers, losses, metrics, regularizers
+from keras_snn.utils import deprecation
 
 pytestmark = pytest.mark.once
 
@@ -268,3 +271,20 @@ def test_every_class_of_ours_is_registered():
         cls = getattr(layers, name)
         if inspect.isclass(cls) and cls not in bases:
             assert keras.saving.get_registered_object(f"keras_snn>{cls.__name__}") is cls
+
+
+@pytest.mark.parametrize("old", deprecation.RENAMED)
+def test_old_names_work_and_warn(old):
+    with pytest.warns(DeprecationWarning, match=f"`{old}` is now"):
+        module, _, name = old.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+    assert found is pkgutil.resolve_name(deprecation.RENAMED[old])
+
+
+@pytest.mark.parametrize("old", deprecation.MODULES)
+def test_old_modules_work_and_warn(old):
+    new = importlib.import_module(deprecation.MODULES[old])
+    functions = (name for name, value in vars(new).items() if inspect.isfunction(value))
+    name = next(name for name in functions if not name.startswith("_"))
+    with pytest.warns(DeprecationWarning, match=f"`{old}` is now"):
+        assert getattr(importlib.import_module(old), name) is getattr(new, name)

@@ -1,15 +1,12 @@
 """Conversion: a trained Keras ANN becomes a spiking network, with a report of every layer."""
 
-from keras_snn.analysis.over_time import AccuracyOverTime, accuracy_over_time
 from keras_snn.conversion.convert import convert
 from keras_snn.conversion.report import ConversionReport, LayerReport
 from keras_snn.utils.deprecation import renamed
 
 __all__ = [
-    "AccuracyOverTime",
     "ConversionReport",
     "LayerReport",
-    "accuracy_over_time",
     "convert",
 ]
 __getattr__ = renamed(__name__)

@@ -11,8 +11,10 @@ import warnings
 
 # New names by the old ones; a colon stands behind a module whose package has its name otherwise.
 RENAMED = {
+    "keras_snn.conversion.AccuracyOverTime": "keras_snn.analysis.AccuracyOverTime",
     "keras_snn.conversion.ProgressiveTandem": "keras_snn.training.ProgressiveTandem",
     "keras_snn.conversion.Tandem": "keras_snn.training.Tandem",
+    "keras_snn.conversion.accuracy_over_time": "keras_snn.analysis.accuracy_over_time",
     "keras_snn.conversion.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
     "keras_snn.conversion.tandem": "keras_snn.training.tandem:tandem",
     "keras_snn.joint": "keras_snn.training.joint",
