@@ -22,7 +22,7 @@ from absl import app, flags
 
 from keras_snn import analysis, applications, callbacks, conversion
 from keras_snn import layers as snn
-from keras_snn.analysis.over_time import predicted_classes
+from keras_snn.analysis.accuracy import predicted_classes
 from keras_snn.conversion.balance import METHODS
 
 MODELS = [model.name for model in applications.list_models()]

@@ -1,7 +1,8 @@
 """What a spiking network does: rates, operations, energy, recordings, gradients, pictures."""
 
+from keras_snn.analysis.accuracy import AccuracyOverTime, accuracy_over_time
+from keras_snn.analysis.counting import profile, sparsity
 from keras_snn.analysis.gradients import gradient_norms
-from keras_snn.analysis.over_time import AccuracyOverTime, Rollout, accuracy_over_time
 from keras_snn.analysis.plots import (
     plot_accuracy,
     plot_energy,
@@ -11,9 +12,10 @@ from keras_snn.analysis.plots import (
     plot_rates,
     save_event_animation,
 )
-from keras_snn.analysis.profiling import ENERGY, LayerProfile, Profile, profile, sparsity
 from keras_snn.analysis.rates import firing_rates, is_spiking
 from keras_snn.analysis.recording import Recording, record
+from keras_snn.analysis.report import ENERGY, LayerProfile, Profile
+from keras_snn.analysis.rollout import Rollout
 
 __all__ = [
     "ENERGY",

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_snn import layers as snn
-from keras_snn.analysis.over_time import (
+from keras_snn.analysis.accuracy import (
     accuracy_over_time,
     output_activation,
     predicted_classes,

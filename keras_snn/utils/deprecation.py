@@ -25,6 +25,8 @@ RENAMED = {
     "keras_snn.training.tandem.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
 }
 MODULES = {
+    "keras_snn.analysis.over_time": "keras_snn.analysis.accuracy",
+    "keras_snn.analysis.profiling": "keras_snn.analysis.counting",
     "keras_snn.conversion.tandem": "keras_snn.training.tandem",
     "keras_snn.files": "keras_snn.utils.files",
     "keras_snn.joint": "keras_snn.training.joint",
