@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from keras_snn import export
-from keras_snn.export.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
+from keras_snn.export.targets.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
 from keras_snn.utils import files
 
 FLAGS = flags.FLAGS

@@ -16,7 +16,8 @@ from keras_snn.analysis import plot_raster, save_event_animation
 from keras_snn.applications.weights import _read
 from keras_snn.datasets import augmentation
 from keras_snn.datasets.events import readers
-from keras_snn.export.tflite import Job, run
+from keras_snn.export.job import run
+from keras_snn.export.targets import Job
 from keras_snn.utils import files
 
 pytestmark = pytest.mark.once

@@ -23,7 +23,8 @@ from test_project import in_a_process
 
 from keras_snn import analysis, applications, callbacks, conversion, distribution, training
 from keras_snn import layers as snn
-from keras_snn.export import tflite
+from keras_snn.export import flatbuffer
+from keras_snn.export.targets import tflite
 
 # Another value of each flag, with what it needs beside it (default: the program's first flags).
 FILE, STEPS, SGD = "--model_file=README.md", "--schedule=steps", "--optimizer=sgd"
@@ -312,7 +313,7 @@ def stubs_of_export(trace, module, model):
 
     report = types.SimpleNamespace(to_json=str, timesteps=2)
     yield tflite, "run", trace.asked("run", report)
-    yield tflite, "_litert", lambda: None
+    yield flatbuffer, "litert", lambda: None
     stream = types.SimpleNamespace(step=answer, run=answer)
     yield module.export, "StreamingInterpreter", trace.asked("StreamingInterpreter", stream)
     yield module.files, "write", lambda path, content: trace.asked("write")(path)

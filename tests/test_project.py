@@ -124,8 +124,6 @@ def test_imports_run_in_no_circle():
     assert "keras_snn.kernels.spec" in graph["keras_snn.layers.base"]
     known = {  # to be removed
         ("keras_snn.applications", "keras_snn.applications.zoo"),
-        ("keras_snn.export.flatbuffer", "keras_snn.export.streaming"),
-        ("keras_snn.export.onnx", "keras_snn.export.tflite", "keras_snn.export.worker"),
     }
     assert set(circles(graph)) <= known
 

@@ -3,7 +3,7 @@
 import collections
 import zlib
 
-__all__ = ["check", "check_sum", "describe", "main_first", "with_reset", "with_sum"]
+__all__ = ["check", "check_sum", "describe", "litert", "main_first", "with_reset", "with_sum"]
 
 TYPES = {0: "float32", 1: "float16", 2: "int32", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 
@@ -28,10 +28,19 @@ def check_sum(blob):
         raise ValueError("its bytes are not those that were written")
 
 
-def _read(blob):
-    from keras_snn.export.streaming import _litert
+def litert():
+    """The runtime's module."""
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise ImportError(
+            "Running TensorFlow Lite files needs the extra `export`: pip install keras-snn[export]"
+        ) from error
+    return interpreter
 
-    _litert()
+
+def _read(blob):
+    litert()
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))

@@ -10,16 +10,6 @@ from keras_snn.export import flatbuffer
 __all__ = ["StreamingInterpreter"]
 
 
-def _litert():
-    try:
-        from ai_edge_litert import interpreter
-    except ImportError as error:
-        raise ImportError(
-            "Running TensorFlow Lite files needs the extra `export`: pip install keras-snn[export]"
-        ) from error
-    return interpreter
-
-
 class Runner:
     """What runs a file, for whole clips or step by step; a subclass has `step` and `reset`."""
 
@@ -77,7 +67,7 @@ class StreamingInterpreter(Runner):
     """
 
     def __init__(self, file, xnnpack=True, threads=1):
-        litert = _litert()
+        litert = flatbuffer.litert()
         blob = file if isinstance(file, bytes) else pathlib.Path(file).expanduser().read_bytes()
         self._blob, kinds = blob, litert.OpResolverType
         kind = kinds.AUTO if xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES

@@ -8,25 +8,19 @@ the report, or the error.
 
 import importlib
 import json
-import os
 import pathlib
-import re
-import subprocess
 import sys
-import tempfile
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.export import flatbuffer, micro, onnx, trial
-from keras_snn.export.graph import Walk
+from keras_snn.export.lowering import Walk
 from keras_snn.export.report import ExportReport, compare
-from keras_snn.export.streaming import StreamingInterpreter
-from keras_snn.export.tflite import Job
+from keras_snn.export.targets import Job, load
 
-__all__ = ["work"]
+__all__ = ["Program", "work"]
 
 
 def work(folder):
@@ -44,84 +38,23 @@ def work(folder):
             for name in ("representative", "verify")
             if f"{name}_0" in arrays
         }
-    program = Program(model, job)
-    examples = _examples(program, job, data)
-    if job.format == "onnx":
-        blob, probe = onnx.convert(program), onnx.convert(program, probe=True)
-        runs = dict.fromkeys(("XNNPACK", "built-in"), onnx.OnnxRunner(probe, program.states()))
-        report = _report(
-            program, job, blob, runs, onnx.OnnxRunner(blob, program.states()), examples
-        )
-    else:
-        blob = flatbuffer.with_sum(_convert(program, job, data))
-        probe = _convert(program, job, data, probe=True)
-        flatbuffer.check(blob, internal=job.state == "internal", micro=job.target == "tflm")
-        arena = _tried(program, job, blob, probe, data)
-        kinds = {"XNNPACK": True, "built-in": False}
-        runs = {name: StreamingInterpreter(probe, kind) for name, kind in kinds.items()}
-        report = _report(program, job, blob, runs, StreamingInterpreter(blob), examples)
-        report.arena_bytes = arena
-    (folder / "model").write_bytes(blob)
-    if job.target == "tflm":
-        source, header = micro.c_array(blob, report)
-        (folder / micro.SOURCE).write_text(source)
-        (folder / micro.HEADER).write_text(header)
+    program, target = Program(model, job, data), load(job.format)
+    blob, probe = target.convert(program), target.convert(program, probe=True)
+    fields = target.check(program, blob, probe)
+    report = _report(program, target, blob, probe)
+    for name, value in fields.items():
+        setattr(report, name, value)
+    companions = target.companions(program, blob, report)
+    for suffix, content in {target.suffix: blob, **companions}.items():
+        (folder / f"file{suffix}").write_bytes(content)
     (folder / "report.json").write_text(report.to_json())
-
-
-def _tried(program, job, blob, probe, data):
-    """Has runtimes try files that they may abort on; bytes of Micro's arena, if it says so.
-
-    LiteRT and Micro abort their process where a quantised scale is out of their bounds, which
-    happens where something is zero in all examples.
-    """
-    trials = {"probe": "litert", "model": "litert"} if _is_calibrated(job) else {}
-    trials |= {"micro": "micro"} if job.target == "tflm" else {}
-    if not trials:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-P", trial.__file__]
-        for name, runtime in trials.items():
-            path = pathlib.Path(folder, name)
-            path.write_bytes(probe if name == "probe" else blob)
-            command += [runtime, str(path)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        run = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", check=False
-        )
-    if run.returncode:
-        lines = [x for x in run.stderr.splitlines() if x and not x.startswith("INFO")]
-        raise RuntimeError(
-            f"{RUNTIMES[run.stdout.split()[-1]]} can't run the file. Layers that never fire in the "
-            "data that ranges are taken from, so that there are none: "
-            f"{', '.join(_silent(program, data)) or 'none'}. Train the network first, or give data "
-            f"on which its neurons fire. The runtime ended with code {run.returncode}"
-            + (f" and said: {lines[-1]}" if lines else ".")
-        )
-    found = re.search(r"Arena allocation total (\d+)", run.stderr)
-    return int(found[1]) if found else None
-
-
-RUNTIMES = {"litert": "LiteRT", "micro": "TensorFlow Lite Micro"}
-
-
-def _silent(program, data):
-    """Names of the layers without a spike in examples that ranges are taken from."""
-    examples = list(zip(*data.get("representative", ())))[: program.job.samples]
-    spikes = [program.reference(example)[1] for example in examples]
-    fired = [sum(float(layer.sum()) for layer in layers) for layers in zip(*spikes)]
-    return [name for name, count in zip(program.spike_names, fired) if not count]
-
-
-def _is_calibrated(job):
-    return job.quantize in ("int8", "int16x8")
 
 
 class Program:
     """The model as TensorFlow functions of one example."""
 
-    def __init__(self, model, job):
-        self.model, self.job = model, job
+    def __init__(self, model, job, data):
+        self.model, self.job, self.data = model, job, data
         self.input_names = [_name(x.name) for x in model.inputs]
         graph = getattr(model, "_functional", None) or model
         self.output_names = [_name(name) for name in graph.output_names]
@@ -155,12 +88,10 @@ class Program:
         """First values of the states, by their names in the file."""
         return {_name(n): v for n, v in self.initial.items()}
 
-    def walk(self, states):
-        """A new walk: of a clip, or with states, of one step."""
-        timed = () if states is None else self.timed_inputs
-        floor = self.job.format == "tflite" and self.job.target == "litert"
-        floor = floor and not _is_calibrated(self.job)
-        return Walk(self.model, self.job.timesteps, states, timed, floor)
+    @property
+    def representative(self):
+        """Examples that ranges are taken from, a list of lists of arrays."""
+        return list(zip(*self.data.get("representative", ())))
 
     def _trace(self, states, shapes):
         import tensorflow as tf
@@ -170,9 +101,19 @@ class Program:
         tf.function(lambda *xs: walk.run(xs), autograph=False).get_concrete_function(*specs)
         return walk
 
-    def module(self, probe=False):
-        """A `tf.Module` and its signatures by name."""
+    def module(self, probe=False, internal=False, floor=False):
+        """A `tf.Module` and its signatures by name.
+
+        Args:
+            probe: Whether there are further outputs, the spikes of each layer.
+            internal: Whether states are kept in variables.
+            floor: See `Walk`.
+        """
         import tensorflow as tf
+
+        def walk_of(states):
+            timed = () if states is None else self.timed_inputs
+            return Walk(self.model, self.job.timesteps, states, timed, floor)
 
         def named(walk, outputs):
             found = dict(zip(self.output_names, outputs))
@@ -181,19 +122,19 @@ class Program:
             return {name: tf.identity(x, name=name) for name, x in found.items()}
 
         def clip(**inputs):
-            walk = self.walk(None)
+            walk = walk_of(None)
             outputs = walk.run([inputs[n] for n in self.input_names])
             return named(walk, outputs)
 
         def step(**inputs):
             states = {n: inputs[_name(n)] for n in self.initial}
-            walk = self.walk(states)
+            walk = walk_of(states)
             outputs = walk.run([inputs[n] for n in self.input_names])
             new = {f"{_name(n)}_out": tf.identity(walk.states[n]) for n in self.initial}
             return named(walk, outputs) | new
 
         def step_inside(**inputs):
-            walk = self.walk({n: v.read_value() for n, v in variables.items()})
+            walk = walk_of({n: v.read_value() for n, v in variables.items()})
             outputs = walk.run([inputs[n] for n in self.input_names])
             for n, v in variables.items():
                 v.assign(walk.states[n])
@@ -213,7 +154,7 @@ class Program:
         frames = dict(zip(self.input_names, self.shapes))
         if self.job.mode == "sequence":
             signatures = {"serving_default": signature(clip, frames)}
-        elif self.job.state == "internal":
+        elif internal:
             variables = {n: tf.Variable(v, name=_name(n)) for n, v in self.initial.items()}
             module.states = list(variables.values())
             signatures = {
@@ -294,86 +235,21 @@ def _cost(layer, x, output):
     return macs, macs * keras.ops.mean(x), spikes
 
 
-def _convert(program, job, data, probe=False):
-    """The bytes of the file; with `probe`, of one that also gives all spikes."""
-    import tensorflow as tf
-
-    module, signatures = program.module(probe)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures=signatures)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            folder, signature_keys=list(signatures)
-        )
-        _quantized(converter, program, signatures, job, data)
-        converter.experimental_enable_resource_variables = job.state == "internal"
-        try:
-            blob = converter.convert()
-        except Exception as error:
-            raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
-    if job.state == "internal":
-        return flatbuffer.main_first(blob, "step")
-    if job.mode == "step" and job.target == "litert":
-        return flatbuffer.with_reset(blob, program.states())
-    return blob
-
-
-def _quantized(converter, program, signatures, job, data):
-    import tensorflow as tf
-
-    sets = tf.lite.OpsSet
-    if job.quantize is None:
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if job.quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if _is_calibrated(job):
-        key = "step" if job.mode == "step" else "serving_default"
-        converter.representative_dataset = lambda: _ranges(program, signatures, data, key)
-    if job.quantize == "int8":
-        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    if job.quantize == "int16x8":
-        both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        converter.target_spec.supported_ops = [both, sets.TFLITE_BUILTINS]
-
-
-def _ranges(program, signatures, data, key):
-    """Inputs that ranges are taken from; for one step, with the states as they run."""
-    function = signatures[key]
-    for example in list(zip(*data["representative"]))[:RANGE_EXAMPLES]:
-        if key == "serving_default":
-            yield key, {n: x[None] for n, x in zip(program.input_names, example)}
-            continue
-        states = program.states()
-        for frame in program.frames(example):
-            yield key, frame | states
-            outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
-            states = {n: outputs[f"{n}_out"].numpy() for n in states}
-
-
-# Ranges settle long before all examples of a data set are seen.
-RANGE_EXAMPLES = 128
-
-
-def _tensor(x):
-    import tensorflow as tf
-
-    return tf.constant(x, tf.float32)
-
-
-def _examples(program, job, data):
+def _examples(program):
     """Examples to compare with: given ones, or noise."""
-    given = data.get("verify") or data.get("representative")
+    given = program.data.get("verify") or program.data.get("representative")
     if given is None:
         rng = np.random.default_rng(0)
         shapes = program._shapes(())
         given = [rng.uniform(size=(8, *s[1:])).astype("float32") for s in shapes]
-    return list(zip(*(x[: job.samples] for x in given)))
+    return list(zip(*(x[: program.job.samples] for x in given)))
 
 
-def _report(program, job, blob, runs, final, examples):
-    """Compares files that also give spikes, and the one to keep, with the model."""
-    found = []
+def _report(program, target, blob, probe):
+    """Compares a file that also gives spikes, and the one to keep, with the model."""
+    job, examples, found = program.job, _examples(program), []
+    runs = target.runners(program, probe)
+    final = next(iter(target.runners(program, blob).values()))
     for example in examples:
         outputs, spikes = program.reference(example)
         row = {"Keras": (outputs[0], spikes)}
@@ -383,8 +259,8 @@ def _report(program, job, blob, runs, final, examples):
         found.append(row)
     report = ExportReport(
         mode=job.mode,
-        quantize=job.quantize,
-        target=job.target,
+        quantize=job.options.get("quantize"),
+        target=job.options.get("target", job.format),
         timesteps=job.timesteps,
         examples=len(examples),
         bytes=len(blob),
@@ -400,7 +276,7 @@ def _report(program, job, blob, runs, final, examples):
     report.dense_macs = sum(c[0] for c in costs if not c[2]) / len(examples)
     for layer in report.layers:
         layer["threshold"] = program.thresholds.get(layer["name"])
-    report.warnings = _warnings(report, job)
+    report.warnings = _warnings(report)
     return report
 
 
@@ -425,10 +301,10 @@ def _played(program, job, run, example, probe=True):
     return steps[-1][first][0], spikes
 
 
-def _warnings(report, job):
+def _warnings(report):
     """What a user should know before the file is used."""
     limits = {None: 0.99999, "float16": 0.98, "dynamic": 0.98, "int16x8": 0.98, "int8": 0.9}
-    limit, found = limits[job.quantize], []
+    limit, found = limits[report.quantize], []
     for layer in report.layers:
         share = layer["own agreement"]
         if share is not None and share < limit:

@@ -6,10 +6,11 @@ import pathlib
 
 import numpy as np
 
+from keras_snn.export.job import run
 from keras_snn.export.streaming import Runner
-from keras_snn.export.tflite import MODES, Job, _check, run
+from keras_snn.export.targets import MODES, Job, Target, check
 
-__all__ = ["OnnxRunner", "convert", "to_onnx"]
+__all__ = ["TARGET", "Onnx", "OnnxRunner", "to_onnx"]
 
 OPSET = 17
 MISSING = "Export to ONNX needs the extra `onnx`: pip install keras-snn[onnx]"
@@ -47,11 +48,11 @@ def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, veri
     print(keras_snn.export.to_onnx(model, "model.onnx"))
     ```
     """
-    _check("mode", mode, MODES)
+    check("mode", mode, MODES)
     _packages()
     if importlib.util.find_spec("tf2onnx") is None:  # its import takes seconds
         raise ImportError(MISSING)
-    job = Job("onnx", mode, timesteps=timesteps, samples=verify_samples)
+    job = Job("onnx", mode, timesteps, verify_samples)
     return run(model, path, job, {"representative": None, "verify": verify_data})
 
 
@@ -64,13 +65,29 @@ def _packages():
     return onnx, onnxruntime
 
 
-def convert(program, probe=False):
-    """The bytes of the file for a `worker.Program`; with `probe`, of one that gives all spikes."""
+class Onnx(Target):
+    """ONNX files, for onnxruntime."""
+
+    suffix = ".onnx"
+
+    def convert(self, program, probe=False):
+        return _convert(program, probe)
+
+    def runners(self, program, blob):
+        runner = OnnxRunner(blob, program.states())
+        return {"XNNPACK": runner, "built-in": runner}
+
+
+TARGET = Onnx()
+
+
+def _convert(program, probe):
     _packages()
+    import tensorflow as tf
     import tf2onnx
 
     _, signatures = program.module(probe)
-    function = signatures.get("step") or signatures["serving_default"]
+    (function,) = signatures.values()
     names = sorted(function.structured_input_signature[1])
     specs = [function.structured_input_signature[1][name] for name in names]
     outputs = sorted(function.structured_outputs)
@@ -78,8 +95,6 @@ def convert(program, probe=False):
     def positional(*tensors):
         found = function(**dict(zip(names, tensors)))
         return [found[name] for name in outputs]
-
-    import tensorflow as tf
 
     positional = tf.function(positional, input_signature=specs, autograph=False)
     model, _ = tf2onnx.convert.from_function(positional, input_signature=specs, opset=OPSET)

@@ -1,0 +1,239 @@
+"""Export to TensorFlow Lite (LiteRT), with a report that compares the file with the model."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from keras_snn.export import flatbuffer, micro, trial
+from keras_snn.export.job import run
+from keras_snn.export.streaming import StreamingInterpreter
+from keras_snn.export.targets import MODES, Job, Target, check
+
+__all__ = ["TARGET", "TFLite", "to_tflite"]
+
+QUANTIZATIONS = (None, "dynamic", "float16", "int8", "int16x8")
+TARGETS = ("litert", "tflm")
+STATES = ("explicit", "internal")
+# Quantisations whose ranges are taken from data.
+CALIBRATED = ("int8", "int16x8")
+
+
+def to_tflite(
+    model,
+    path,
+    mode="sequence",
+    quantize=None,
+    representative_data=None,
+    target="litert",
+    state="explicit",
+    verify_data=None,
+    timesteps=None,
+    verify_samples=32,
+):
+    """Writes a model as a TensorFlow Lite file, and proves that it computes what the model does.
+
+    Built-in operations only, batch 1, a fixed number of steps. On the JAX and PyTorch backends the
+    work is done by TensorFlow in another process; the file is the same.
+
+    Args:
+        model: A functional or Sequential model of Keras and keras_snn layers.
+        path: Where to write the file, `.tflite`; an existing one is replaced once the new one is
+            complete. With `target="tflm"` a C array and header of the same name are written beside
+            it.
+        mode: `"sequence"`: a whole clip (or image) in, the answer out. `"step"`: one step in,
+            states in and out, with the signatures `step` and `reset`; after T steps the output is
+            that of the clip.
+        quantize: `None` (float32), `"dynamic"` (int8 weights), `"float16"` (weights), `"int8"`
+            (all), `"int16x8"` (int16 activations, int8 weights).
+        representative_data: Inputs as for `model.predict`, at least a few dozen examples, from
+            which ranges are taken; needed for `"int8"` and `"int16x8"`.
+        target: `"litert"`, or `"tflm"` for microcontrollers (float32 or int8 only).
+        state: In step mode, whether states are inputs and outputs (`"explicit"`) or kept in the
+            file's own variables (`"internal"`).
+        verify_data: Inputs to compare with; by default the representative data, else noise.
+        timesteps: Number of steps where the model does not tell it.
+        verify_samples: Examples to compare at most.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If an argument is invalid or missing, the model does not tell its shapes, or no
+            file can be written to `path`, see `keras_snn.utils.files.check_path`.
+        TypeError: If the model has a layer that can't be exported; it is named.
+        RuntimeError: If TensorFlow's converter fails, or the runtime can't run the file, because
+            layers never fire say; no file is left.
+        OSError: If a file can't be written; those that were there stay.
+        ImportError: If TensorFlow or the extra `export` is not installed.
+
+    Example:
+
+    ```python
+    report = keras_snn.export.to_tflite(model, "model.tflite", quantize="dynamic")
+    print(report)
+    ```
+    """
+    options = {"quantize": quantize, "target": target, "state": state}
+    check("mode", mode, MODES)
+    check("quantize", quantize, QUANTIZATIONS)
+    check("target", target, TARGETS)
+    check("state", state, STATES)
+    calibrated = quantize in CALIBRATED
+    if calibrated and representative_data is None:
+        raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
+    if target == "tflm" and quantize not in (None, "int8"):
+        raise ValueError(
+            f"Microcontrollers run float32 and int8 files, got `quantize={quantize!r}`."
+        )
+    if state == "internal" and (mode != "step" or target == "tflm" or calibrated):
+        raise ValueError(
+            "`state='internal'` is for `mode='step'`, `target='litert'` and weights that are float "
+            f"or dynamic, got `mode={mode!r}`, `target={target!r}` and `quantize={quantize!r}`."
+        )
+    flatbuffer.litert()
+    data = {"representative": representative_data, "verify": verify_data}
+    job = Job("tflite", mode, timesteps, verify_samples, options)
+    return run(model, path, job, data)
+
+
+class TFLite(Target):
+    """TensorFlow Lite files, for LiteRT or microcontrollers."""
+
+    suffix = ".tflite"
+
+    def convert(self, program, probe=False):
+        return _convert(program, probe)
+
+    def check(self, program, blob, probe):
+        options = program.job.options
+        flatbuffer.check(blob, options["state"] == "internal", options["target"] == "tflm")
+        return {"arena_bytes": _tried(program, blob, probe)}
+
+    def runners(self, program, blob):
+        kinds = {"XNNPACK": True, "built-in": False}
+        return {name: StreamingInterpreter(blob, kind) for name, kind in kinds.items()}
+
+    def companions(self, program, blob, report):
+        if program.job.options["target"] != "tflm":
+            return {}
+        source, header = micro.c_array(blob, report, program.job.stem)
+        return {".cc": source.encode(), ".h": header.encode()}
+
+
+TARGET = TFLite()
+
+
+def _tried(program, blob, probe):
+    """Has runtimes try files that they may abort on; bytes of Micro's arena, if it says so.
+
+    LiteRT and Micro abort their process where a quantised scale is out of their bounds, which
+    happens where something is zero in all examples.
+    """
+    options = program.job.options
+    trials = {"probe": "litert", "model": "litert"} if options["quantize"] in CALIBRATED else {}
+    trials |= {"micro": "micro"} if options["target"] == "tflm" else {}
+    if not trials:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-P", trial.__file__]
+        for name, runtime in trials.items():
+            path = pathlib.Path(folder, name)
+            path.write_bytes(probe if name == "probe" else blob)
+            command += [runtime, str(path)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        run = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
+    if run.returncode:
+        lines = [x for x in run.stderr.splitlines() if x and not x.startswith("INFO")]
+        raise RuntimeError(
+            f"{RUNTIMES[run.stdout.split()[-1]]} can't run the file. Layers that never fire in the "
+            "data that ranges are taken from, so that there are none: "
+            f"{', '.join(_silent(program)) or 'none'}. Train the network first, or give data "
+            f"on which its neurons fire. The runtime ended with code {run.returncode}"
+            + (f" and said: {lines[-1]}" if lines else ".")
+        )
+    found = re.search(r"Arena allocation total (\d+)", run.stderr)
+    return int(found[1]) if found else None
+
+
+RUNTIMES = {"litert": "LiteRT", "micro": "TensorFlow Lite Micro"}
+
+
+def _silent(program):
+    """Names of the layers without a spike in examples that ranges are taken from."""
+    examples = program.representative[: program.job.samples]
+    spikes = [program.reference(example)[1] for example in examples]
+    fired = [sum(float(layer.sum()) for layer in layers) for layers in zip(*spikes)]
+    return [name for name, count in zip(program.spike_names, fired) if not count]
+
+
+def _convert(program, probe):
+    import tensorflow as tf
+
+    job, options = program.job, program.job.options
+    inside = options["state"] == "internal"
+    floor = options["target"] == "litert" and options["quantize"] not in CALIBRATED
+    module, signatures = program.module(probe, inside, floor)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(signatures)
+        )
+        _quantize(converter, program, signatures)
+        converter.experimental_enable_resource_variables = inside
+        try:
+            blob = converter.convert()
+        except Exception as error:
+            raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
+    if inside:
+        blob = flatbuffer.main_first(blob, "step")
+    elif job.mode == "step" and options["target"] == "litert":
+        blob = flatbuffer.with_reset(blob, program.states())
+    return flatbuffer.with_sum(blob)
+
+
+def _quantize(converter, program, signatures):
+    import tensorflow as tf
+
+    quantize, sets = program.job.options["quantize"], tf.lite.OpsSet
+    if quantize is None:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize in CALIBRATED:
+        converter.representative_dataset = lambda: _ranges(program, signatures)
+    if quantize == "int8":
+        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if quantize == "int16x8":
+        both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [both, sets.TFLITE_BUILTINS]
+
+
+def _ranges(program, signatures):
+    """Inputs that ranges are taken from; for one step, with the states as they run."""
+    ((key, function),) = signatures.items()
+    for example in program.representative[:RANGE_EXAMPLES]:
+        if program.job.mode == "sequence":
+            yield key, {n: x[None] for n, x in zip(program.input_names, example)}
+            continue
+        states = program.states()
+        for frame in program.frames(example):
+            yield key, frame | states
+            outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
+            states = {n: outputs[f"{n}_out"].numpy() for n in states}
+
+
+# Ranges settle long before all examples of a data set are seen.
+RANGE_EXAMPLES = 128
+
+
+def _tensor(x):
+    import tensorflow as tf
+
+    return tf.constant(x, tf.float32)
