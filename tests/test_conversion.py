@@ -340,7 +340,7 @@ def test_normalization_over_another_axis_is_not_folded(axis, max_pooling):
 
 @pytest.mark.once
 def test_an_ann_that_was_read_wrongly_is_an_error_with_spiking_pooling(monkeypatch):
-    monkeypatch.setattr("keras_snn.conversion.graph._channel_axis", lambda layer: -2)
+    monkeypatch.setattr("keras_snn.conversion.reader._channel_axis", lambda layer: -2)
     with pytest.raises(RuntimeError, match="other outputs"):
         convert(normalized_over(2), images(4, 6), "max", 4, max_pooling="spiking")
 

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_snn import layers as snn
-from keras_snn.conversion.graph import statistics
+from keras_snn.conversion.reader import statistics
 
 __all__ = ["Parts", "build_ann", "build_snn", "predict"]
 

@@ -14,7 +14,7 @@ from keras_snn.analysis.accuracy import (
 )
 from keras_snn.conversion.balance import METHODS, Scales, after_first_fork, balance, first_potential
 from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
-from keras_snn.conversion.graph import read
+from keras_snn.conversion.reader import read
 from keras_snn.conversion.report import ConversionReport, LayerReport
 from keras_snn.layers.registry import get_neuron
 from keras_snn.utils.arguments import check_choice, check_integer, check_number

@@ -16,7 +16,7 @@ from keras import ops
 from keras_snn import layers as snn
 from keras_snn.conversion.balance import Scales
 from keras_snn.conversion.build import Parts, build_snn
-from keras_snn.conversion.graph import read
+from keras_snn.conversion.reader import read
 from keras_snn.layers.time import check_rank
 from keras_snn.utils.arguments import check_integer, check_number
 from keras_snn.utils.deprecation import renamed
