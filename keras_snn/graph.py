@@ -174,14 +174,17 @@ class Role:
         products: A function from a `Call` to its `Product`s; `None` if nobody knows them. The
             default is none.
         spikes: Whether its outputs are spikes, or a function from the layer to that.
-        linear: Whether its output scales with its input, so that it may stay in conversion.
+        linear: Whether the output of each example is a linear function of its input, so that it may
+            stay in conversion, or a function from a `Call` to that.
+        idle: Whether it does nothing in inference.
     """
 
     time: str | Callable = "unknown"
     memory: int | Callable | None = None
     products: Callable | None = lambda call: ()
     spikes: bool | Callable = False
-    linear: bool = False
+    linear: bool | Callable = False
+    idle: bool = False
 
 
 UNKNOWN = Role(products=None)
@@ -311,6 +314,11 @@ class Call:
     def spikes(self):
         """Whether its outputs are spikes."""
         return self.role.spikes(self.layer) if callable(self.role.spikes) else self.role.spikes
+
+    @property
+    def linear(self):
+        """Whether the output of each example is a linear function of its input."""
+        return self.role.linear(self) if callable(self.role.linear) else self.role.linear
 
     @property
     def products(self):
@@ -670,17 +678,19 @@ def normalization(layer):
     return scale, shift - array(layer.moving_mean) * scale
 
 
-def _axes(call, axes):
-    """Axes of a call's input, counted from the front; all where there are none."""
-    rank = len(call.input.shape)
-    axes = range(rank) if axes is None else [axes] if isinstance(axes, int) else axes
-    return [axis + rank if axis < 0 else axis for axis in axes]
+def _axes(call):
+    """Axes that a layer works along, counted from the front; all where it names none."""
+    rank = len(call.input.shape) + (type(call.layer).__name__ in ("ExpandDims", "Stack"))
+    names = ("axis", "axes", "axis1", "axis2", "source", "destination")
+    axes = [getattr(call.layer, name) for name in names if hasattr(call.layer, name)]
+    if not axes or None in axes:
+        return list(range(rank))
+    return [axis + rank if axis < 0 else axis for axis in tree.flatten(axes)]
 
 
 def _along(call):
     """`"per step"` unless the axes that a layer works along have time among them."""
-    axes = getattr(call.layer, "axis", getattr(call.layer, "axes", None))
-    return "per step" if min(_axes(call, axes), default=2) >= 2 else "across"
+    return "per step" if min(_axes(call), default=2) >= 2 else "across"
 
 
 def _last_axis(call):
@@ -738,10 +748,21 @@ def _fill(layers, names, *role, **fields):
 _fill(
     keras.layers,
     "Activation Add Average Subtract Multiply Maximum Minimum ELU LeakyReLU ReLU Rescaling "
-    "Identity Dropout AlphaDropout GaussianNoise GaussianDropout ActivityRegularization "
-    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Masking Discretization InputLayer",
+    "Masking Discretization InputLayer",
     "pointwise",
 )
+_fill(
+    keras.layers,
+    "Dropout AlphaDropout GaussianNoise GaussianDropout ActivityRegularization SpatialDropout1D "
+    "SpatialDropout2D SpatialDropout3D AugMix CutMix MixUp RandAugment RandomBrightness "
+    "RandomColorDegeneration RandomColorJitter RandomContrast RandomElasticTransform RandomErasing "
+    "RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective "
+    "RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear "
+    "RandomTranslation RandomZoom Solarization",
+    "pointwise",
+    idle=True,
+)
+_fill(keras.layers, "Identity", "pointwise", linear=True)
 _fill(
     keras.layers,
     "Softmax Concatenate BatchNormalization LayerNormalization RMSNormalization UnitNormalization "
@@ -750,7 +771,7 @@ _fill(
 )
 _fill(keras.layers, "Embedding", "per step")
 _fill(keras.layers, "Dense", _last_axis, products=_dense)
-_fill(keras.layers, "Permute", _permute)
+_fill(keras.layers, "Permute", _permute, linear=True)
 _fill(keras.layers, "Conv1D SeparableConv1D", "across", memory=_causal, products=_convolution)
 _fill(
     keras.layers,
@@ -759,13 +780,20 @@ _fill(
     "across",
     products=_convolution,
 )
-for names in (
-    "MaxPooling AveragePooling GlobalMaxPooling GlobalAveragePooling AdaptiveMaxPooling",
-    "AdaptiveAveragePooling ZeroPadding Cropping UpSampling",
+for names, linear in (
+    ("MaxPooling GlobalMaxPooling AdaptiveMaxPooling", False),
+    ("AveragePooling GlobalAveragePooling AdaptiveAveragePooling", True),
+    ("ZeroPadding Cropping UpSampling", True),
 ):
-    _fill(keras.layers, " ".join(f"{n}{d}D" for n in names.split() for d in (1, 2, 3)), "across")
-_fill(keras.layers, "Flatten GroupNormalization PReLU CenterCrop Resizing", "across")
-_fill(keras.layers, "RepeatVector", "adds")
+    names = " ".join(f"{n}{d}D" for n in names.split() for d in (1, 2, 3))
+    _fill(keras.layers, names, "across", linear=linear)
+_fill(keras.layers, "Flatten", "across", linear=True)
+_fill(
+    keras.layers,
+    "GroupNormalization PReLU CenterCrop Resizing RandomCrop AutoContrast Equalization Pipeline",
+    "across",
+)
+_fill(keras.layers, "RepeatVector", "adds", linear=True)
 _fill(
     keras.layers,
     "RNN LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D",
@@ -805,10 +833,35 @@ def _matmul(call):
     return "per step" if plain or min(ranks, default=0) > 3 else "across"
 
 
-_fill(keras.layers, "Reshape", _reshaped)
+def _spares_batch(call):
+    return 0 not in _axes(call)
+
+
+def _same_size(call):
+    sizes = [math.prod(n or -1 for n in x.shape[1:]) for x in (call.input, call.output)]
+    return sizes[0] == sizes[1]
+
+
+def _takes_batch(call):
+    """Whether `x[...]` takes axis 0 whole."""
+    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    first = key[0] if isinstance(key, tuple) else key
+    return first is Ellipsis or first == slice(None)
+
+
+def _pads_zeros(call):
+    padding = np.broadcast_to(call.layer.pad_width, (len(call.input.shape), 2))
+    value = call.kwargs.get("constant_values")
+    return call.layer.mode == "constant" and not value and not padding[0].any()
+
+
+_fill(keras.layers, "Reshape", _reshaped, linear=True)
 _ALONG_AXES = (
-    "Max Mean Min Prod Std Sum Var Any All Amax Amin Softmax LogSoftmax Cumsum Cumprod Flip Roll "
-    "Sort Argmax Argmin Concatenate Logsumexp Normalize"
+    "Max Min Prod Std Var Any All Amax Amin Softmax LogSoftmax Cumprod Sort Argmax Argmin "
+    "Logsumexp Normalize Stack"
+)
+_LINEAR_ALONG_AXES = (
+    "Mean Sum Cumsum Flip Roll Concatenate Swapaxes Moveaxis Squeeze ExpandDims Repeat"
 )
 _ELEMENTWISE = (
     "Absolute Add Arccos Arcsin Arctan Arctan2 Arctanh Cast Ceil Clip Cos Cosh Divide DivideNoNan "
@@ -824,9 +877,16 @@ _ELEMENTWISE = (
 OPERATIONS = {
     **dict.fromkeys(_ELEMENTWISE.split(), Role("pointwise")),
     **dict.fromkeys(_ALONG_AXES.split(), Role(_along)),
+    **dict.fromkeys(_LINEAR_ALONG_AXES.split(), Role(_along, linear=_spares_batch)),
     "ReLU": Role("pointwise"),
-    "Reshape": Role(_reshaped),
-    "Transpose": Role(_transposed),
-    "GetItem": Role(_sliced),
+    "Reshape": Role(_reshaped, linear=_same_size),
+    "Transpose": Role(
+        _transposed, linear=lambda call: bool(call.layer.axes) and call.layer.axes[0] == 0
+    ),
+    "GetItem": Role(_sliced, linear=_takes_batch),
+    "Pad": Role("across", linear=_pads_zeros),
+    "AveragePool": Role("across", linear=True),
+    "MaxPool": Role("across"),
+    "Resize": Role("across"),
     "Matmul": Role(_matmul, products=None),
 }
