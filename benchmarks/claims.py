@@ -26,7 +26,9 @@ from absl import app, flags
 from keras_snn import applications, conversion, datasets
 from keras_snn import layers as snn
 from keras_snn.analysis import gradient_norms
-from keras_snn.applications import common, danet, residual, sew_resnet, spiking_resnet, tdbn_resnet
+from keras_snn.applications import danet, residual, sew_resnet, spiking_resnet, tdbn_resnet
+from keras_snn.applications.builder import Builder, Value
+from keras_snn.applications.factory import pooled_top
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum(
@@ -80,17 +82,14 @@ def fresh(seed):
     keras.utils.set_random_seed(seed)
 
 
-# Depth.
-
-
 def stage(kind, units, seed, neuron):
     """A classifier of digits with one stage."""
     fresh(seed)
-    net = common.Builder(neuron, FLAGS.timesteps)
+    net = Builder(neuron, FLAGS.timesteps)
     inputs = keras.Input((8, 8, 1))
     layout = {"plan": residual.basic, "blocks": (units,), "filters": (FLAGS.width,)}
-    x = KINDS[kind](net, inputs, **layout, small_images=True)
-    return keras.Model(inputs, common.pooled_top(net, x, 10, None))
+    x = KINDS[kind](net, Value(inputs, has_time=False), **layout, small_images=True)
+    return keras.Model(inputs, pooled_top(net, x, 10, None).tensor)
 
 
 def gradients(kind, units, neuron, batch):
@@ -143,19 +142,16 @@ def loss_and_accuracy(loss, loss_std, accuracy, accuracy_std):
     return f"{loss:.3f} ± {loss_std:.3f}  {accuracy:.1f} ± {accuracy_std:.1f} %"
 
 
-# Normalisation.
-
-
 def tdbn(norm, threshold, seed):
     """A small tdBN ResNet with another normalisation and threshold."""
     fresh(seed)
-    net = common.Builder(
+    net = Builder(
         snn.DecayLIF(threshold=threshold, decay=0.25, surrogate="rectangle"), FLAGS.timesteps, norm
     )
     inputs = keras.Input((8, 8, 1))
     layout = {"plan": residual.basic, "blocks": (2, 2, 2), "filters": (16, 32, 64)}
-    x = tdbn_resnet.resnet(net, inputs, **layout, small_images=True)
-    return keras.Model(inputs, common.pooled_top(net, x, 10, None))
+    x = tdbn_resnet.resnet(net, Value(inputs, has_time=False), **layout, small_images=True)
+    return keras.Model(inputs, pooled_top(net, x, 10, None).tensor)
 
 
 def normalization(data):
@@ -174,9 +170,6 @@ def normalization(data):
         },
         loss_and_accuracy,
     )
-
-
-# Hybrid training.
 
 
 def hybrid(data):

@@ -58,7 +58,8 @@ def keras_network(name, relu):
     import keras
 
     from keras_snn import applications
-    from keras_snn.applications.common import Builder, pooled_top
+    from keras_snn.applications.builder import Builder, Value
+    from keras_snn.applications.factory import pooled_top
 
     keras.config.set_dtype_policy(FLAGS.dtype)
     shape, timesteps, _ = sizes(name)
@@ -70,11 +71,12 @@ def keras_network(name, relu):
         title = {"sew18": "SEWResNet18", "vgg11": "SpikingVGG11BN", "sew50": "SEWResNet50"}[name]
         return getattr(applications, title)(**arguments)
     net = Builder(keras.layers.ReLU if relu else "lif", None if relu else timesteps)
-    inputs = x = keras.Input(shape if relu else (timesteps, *shape))
+    inputs = keras.Input(shape if relu else (timesteps, *shape))
+    x = Value(inputs, has_time=not relu)
     for i, filters in enumerate((32, 64, 128), start=1):
         x = net.conv(x, filters, 3, 1 if i == 1 else 2, f"conv{i}")
         x = net.neuron(net.norm(x, f"bn{i}"), f"neuron{i}")
-    return keras.Model(inputs, pooled_top(net, x, CLASSES, None))
+    return keras.Model(inputs, pooled_top(net, x, CLASSES, None).tensor)
 
 
 def ours(name, batch, relu):

@@ -22,12 +22,12 @@ def one(timesteps, batch, blocks):
     """Measures one training step in this process."""
     import keras
 
-    from keras_snn.applications import common, residual, sew_resnet
+    from keras_snn.applications import builder, factory, residual, sew_resnet
 
-    net, inputs = common.Builder("lif", timesteps), keras.Input((timesteps, 8, 8, 2))
+    net, inputs = builder.Builder("lif", timesteps), keras.Input((timesteps, 8, 8, 2))
     layout = {"plan": residual.basic, "blocks": (blocks,), "filters": (16,)}
-    x = sew_resnet.resnet(net, inputs, **layout, small_images=True)
-    model = keras.Model(inputs, common.pooled_top(net, x, 10, None))
+    x = sew_resnet.resnet(net, builder.Value(inputs, has_time=True), **layout, small_images=True)
+    model = keras.Model(inputs, factory.pooled_top(net, x, 10, None).tensor)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
     y, base = np.arange(batch) % 10, peak()

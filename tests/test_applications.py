@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from keras_snn.analysis import firing_rates, gradient_norms, is_spiking
 from keras_snn.applications import SEWResNet8, SEWResNet18, SEWResNet50, sew_resnet
-from keras_snn.applications.common import KaimingNormal
+from keras_snn.applications.builder import KaimingNormal
 from keras_snn.layers import IF, FoldTime, ParametricLIF
 
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_snn import layers
 from keras_snn.applications import danet, ms_resnet, s_resnet, spiking_resnet, tdbn_resnet
-from keras_snn.applications.common import Builder
+from keras_snn.applications.builder import Builder, Value
 from keras_snn.applications.residual import basic, bottleneck
 from keras_snn.layers import FoldTime, ThresholdDependentBatchNormalization
 
@@ -87,14 +87,14 @@ def test_e6_2_units_without_a_branch_are_the_identity(variant):
 def test_e6_2_their_gradient_is_one(variant):
     x = ops.convert_to_tensor(images(2, 3, 8, 8, 4) > 0, dtype="float32")
     inputs = keras.Input((3, 8, 8, 4))
-    net, y, order = Builder("lif", 3), inputs, danet.ORDERS[variant]
+    net, y, order = Builder("lif", 3), Value(inputs, has_time=True), danet.ORDERS[variant]
     zeros = {"last_norm": {"gamma": "zeros"}}
     if variant.endswith("B"):
         zeros = {"last_conv": {"kernel_initializer": "zeros"}}
     for i in range(20):
         branch = danet.residual.branch(net, y, basic(4, 1), order, f"block{i}", **zeros)
         y = net.join(branch, y, f"block{i}_add")
-    model = keras.Model(inputs, y)
+    model = keras.Model(inputs, y.tensor)
     upstream = ops.convert_to_tensor(images(2, 3, 8, 8, 4, seed=5))
     _, (grad,), _ = gradients(lambda x: ops.sum(model(x) * upstream), [], to_numpy(x))
     np.testing.assert_allclose(grad, to_numpy(upstream), rtol=1e-6)

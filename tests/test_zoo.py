@@ -9,8 +9,9 @@ from helpers import gradients, to_numpy
 from keras import ops
 
 from keras_snn import applications
-from keras_snn.applications import list_models, summarize
-from keras_snn.applications.common import Builder
+from keras_snn.applications import list_models
+from keras_snn.applications.builder import Builder, Value
+from keras_snn.applications.model_list import _summarize
 from keras_snn.layers import BatchNormalizationThroughTime
 
 pytestmark = pytest.mark.usefixtures("large_models")
@@ -124,7 +125,7 @@ COUNTS = [
 def test_parameters_of_the_papers(name, arguments, parameters, channels):
     with on_paper():
         model = getattr(applications, name)(**(SMALL | arguments))
-    assert summarize(model).parameters == parameters
+    assert _summarize(model).parameters == parameters
     if channels is not None:  # a moving mean and a moving variance each
         fixed = [w for w in model.non_trainable_weights if w.name.startswith("moving")]
         assert sum(int(np.prod(w.shape)) for w in fixed) == 2 * channels
@@ -151,21 +152,21 @@ def test_every_model_is_listed():
 def test_macs_of_the_papers():
     found = {m.name: (round(m.macs / 1e9, 3), m.neuron_layers) for m in list_models("SEWResNet*")}
     assert {name: found[name] for name in PAPER} == PAPER
-    assert round(summarize(applications.TDBNResNet19(classes=10)).macs / 1e9, 3) == 2.216
+    assert round(_summarize(applications.TDBNResNet19(classes=10)).macs / 1e9, 3) == 2.216
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", QUICK)
 def test_the_list_is_true(name):
     (listed,) = list_models(name)
-    assert summarize(getattr(applications, name)(), name) == listed
+    assert _summarize(getattr(applications, name)(), name) == listed
 
 
 def test_counts_by_hand():
     inputs = keras.Input((8, 6, 3))
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
-    summary = summarize(model)
+    summary = _summarize(model)
     assert summary.macs == 4 * 3 * (3 * 3 * 3 * 4) + 4 * 3 * 4 * 5
     assert summary.parameters == 3 * 3 * 3 * 4 + 4 + 48 * 5 + 5
     assert (summary.input_shape, summary.classes, summary.neuron_layers) == ((8, 6, 3), 5, 0)
@@ -191,7 +192,8 @@ def test_padded_maximum_has_the_gradient_of_pytorch(size, values):
     upstream = torch.randn_like(wanted)
     wanted.backward(upstream)
     inputs = keras.Input(x.shape[1:])
-    model = keras.Model(inputs, Builder("if", 1).max_pool(inputs, "pool", 3, 2))
+    pooled = Builder("if", 1).max_pool(Value(inputs, has_time=False), "pool", 3, 2)
+    model = keras.Model(inputs, pooled.tensor)
     factors = ops.convert_to_tensor(upstream.permute(0, 2, 3, 1).numpy())
     _, (found,), _ = gradients(lambda x: ops.sum(factors * model(x)), [], x)
     np.testing.assert_array_equal(to_numpy(model(x)), wanted.permute(0, 2, 3, 1).detach().numpy())

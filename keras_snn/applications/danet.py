@@ -7,13 +7,13 @@ no neuron, normalisation or convolution interrupts, so that each unit's input is
 earlier units' outputs; the other three orders and their names; `span`; stems, heads and neurons.
 """
 
-from keras_snn.applications import common, residual
+from keras_snn.applications import factory, inputs, residual
 from keras_snn.utils.arguments import check_choice
 
 __all__ = ["DANet18", "DANet34", "DANet50", "DANet101", "DANet152"]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 ORDERS = {
     "A-A": ("conv", "norm", "neuron"),
@@ -107,7 +107,7 @@ def danet(
 
 
 def _danet(depth):
-    return common.application(
+    return factory.application(
         f"DANet{depth}",
         f"danet{depth}",
         danet,

@@ -9,12 +9,12 @@ surrogate gradient.
 from keras import initializers
 
 from keras_snn import layers as snn
-from keras_snn.applications import common, residual
+from keras_snn.applications import builder, factory, inputs, residual
 
 __all__ = ["MSResNet18", "MSResNet34", "MSResNet104"]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 
 def lif():
@@ -67,7 +67,7 @@ def top(net, x, classes, classifier_activation, *, dropout=0.0):
 
 
 def _resnet(depth, blocks, about, deep_stem=False, dropout=0.0):
-    return common.application(
+    return factory.application(
         f"MSResNet{depth}",
         f"ms_resnet{depth}",
         resnet,
@@ -75,7 +75,7 @@ def _resnet(depth, blocks, about, deep_stem=False, dropout=0.0):
         about=about,
         blocks=blocks,
         deep_stem=deep_stem,
-        kernel_initializer=common.TORCH_UNIFORM,
+        kernel_initializer=builder.TORCH_UNIFORM,
         defaults={"neuron": lif, "timesteps": 6, "dropout": dropout},
     )
 

@@ -7,13 +7,13 @@ other than in that code, its normalisation through time has no shift.
 import keras
 
 from keras_snn import layers as snn
-from keras_snn.applications import common, residual
+from keras_snn.applications import factory, inputs, residual
 from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["SResNet", "SResNet20", "SResNet38", "SResNet56"]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 GLOROT = keras.initializers.VarianceScaling(4.0, "fan_avg", "uniform")  # with gain 2
 
@@ -65,12 +65,12 @@ def top(net, x, classes, classifier_activation, *, boosting=False):
     x = net.readout(net.global_pool(x))
     if not boosting:
         return net.dense(x, classes, "predictions", False, activation=classifier_activation)
-    x = snn.Voting(10, name="voting")(net.dense(x, 10 * classes, "boosting", False))
+    x = net.apply(snn.Voting(10, name="voting"), net.dense(x, 10 * classes, "boosting", False))
     return net.activation(x, classifier_activation, "predictions")
 
 
 def _resnet(depth=None):
-    return common.application(
+    return factory.application(
         f"SResNet{depth or ''}",
         f"s_resnet{depth or ''}",
         resnet,

@@ -7,7 +7,7 @@ images of 8x8 to 32x32.
 
 import functools
 
-from keras_snn.applications import common, residual, spiking_resnet
+from keras_snn.applications import builder, factory, inputs, residual, spiking_resnet
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.utils.arguments import check_choice
 
@@ -24,8 +24,8 @@ __all__ = [
     "Spiking7BNet",
 ]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 
 def block(net, x, plan, name, connect, zero_init_residual):
@@ -116,7 +116,7 @@ def event_top(net, x, classes, classifier_activation):
 
 
 def _resnet(depth):
-    return common.application(
+    return factory.application(
         f"SEWResNet{depth}",
         f"sew_resnet{depth}",
         resnet,
@@ -130,7 +130,7 @@ SEWResNet34 = _resnet(34)
 SEWResNet50 = _resnet(50)
 SEWResNet101 = _resnet(101)
 SEWResNet152 = _resnet(152)
-SEWResNet8 = common.application(
+SEWResNet8 = factory.application(
     "SEWResNet8",
     "sew_resnet8",
     resnet,
@@ -143,7 +143,7 @@ SEWResNet8 = common.application(
 
 
 def _event_net(title, name, about, filters, features=event_net, **layout):
-    return common.application(
+    return factory.application(
         title,
         name,
         features,
@@ -154,7 +154,7 @@ def _event_net(title, name, about, filters, features=event_net, **layout):
         minimum=128,
         channels=2,
         sequence=True,
-        kernel_initializer=common.TORCH_UNIFORM,
+        kernel_initializer=builder.TORCH_UNIFORM,
         defaults={"timesteps": 16, "neuron": "parametric_lif"},
         filters=filters,
         **layout,

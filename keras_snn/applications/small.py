@@ -1,11 +1,11 @@
 """Small networks, ours: for images that a CPU can train on in minutes, and for speech."""
 
-from keras_snn.applications import common, spiking_vgg
+from keras_snn.applications import builder, factory, inputs, spiking_vgg
 
 __all__ = ["SpeechNet", "SpikingConvNet"]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 
 def convolutions(net, x):
@@ -29,7 +29,7 @@ def hidden_top(net, x, classes, classifier_activation, *, dropout=0.25):
     return net.dense(net.readout(x), classes, "predictions", activation=classifier_activation)
 
 
-SpikingConvNet = common.application(
+SpikingConvNet = factory.application(
     "SpikingConvNet",
     "spiking_conv_net",
     convolutions,
@@ -39,7 +39,7 @@ SpikingConvNet = common.application(
     size=28,
     minimum=8,
     channels=1,
-    dense_initializer=common.GLOROT,
+    dense_initializer=builder.GLOROT,
     defaults={"neuron": "lif"},
 )
 
@@ -65,7 +65,7 @@ def speech_top(net, x, classes, classifier_activation):
     return net.dense(net.readout(x), classes, "predictions", activation=classifier_activation)
 
 
-SpeechNet = common.application(
+SpeechNet = factory.application(
     "SpeechNet",
     "speech_net",
     speech,
@@ -74,8 +74,8 @@ SpeechNet = common.application(
     example="(input_shape=(10, 40), classes=10)",
     channels=40,
     sequence=True,
-    maps=False,
-    dense_initializer=common.GLOROT,
+    step="features",
+    dense_initializer=builder.GLOROT,
     filters=(128, 128, 128),
     defaults={"neuron": "lif", "timesteps": 50},
 )

@@ -8,7 +8,7 @@ normalisation, with average pooling, so that an ANN of the same layout (`timeste
 """
 
 from keras_snn import layers as snn
-from keras_snn.applications import common, residual
+from keras_snn.applications import builder, factory, inputs, residual
 from keras_snn.utils.arguments import check_choice
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
     "SpikingResNet152",
 ]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 
 def block(net, x, plan, name, last_norm, **norm):
@@ -107,7 +107,7 @@ def conversion_top(net, x, classes, classifier_activation, *, pool):
 
 
 def _resnet(depth):
-    return common.application(
+    return factory.application(
         f"SpikingResNet{depth}",
         f"spiking_resnet{depth}",
         resnet,
@@ -124,17 +124,17 @@ SpikingResNet152 = _resnet(152)
 
 
 def _conversion(depth, blocks, size, **layout):
-    return common.application(
+    return factory.application(
         f"ConversionResNet{depth}",
         f"conversion_resnet{depth}",
         conversion_resnet,
         conversion_top,
         about=f"a residual network for conversion with {', '.join(map(str, blocks))} blocks",
         size=size,
-        defaults={"norm": None, "neuron": common.soft_if, "timesteps": 100},
+        defaults={"norm": None, "neuron": builder.soft_if, "timesteps": 100},
         minimum=32,
         blocks=blocks,
-        dense_initializer=common.SMALL_NORMAL,
+        dense_initializer=builder.SMALL_NORMAL,
         **layout,
     )
 

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_snn import graph
 from keras_snn import layers as snn
-from keras_snn.applications import common
+from keras_snn.applications import builder, factory, inputs
 from keras_snn.utils.arguments import check_choice
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "SpikingVGG19BN",
 ]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 # Channels of the convolutions of each block.
 BLOCKS = {
@@ -93,7 +93,7 @@ class _GridPooling2D(keras.layers.Layer):
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
         self.size = size
-        self.form = "bchw,ih,jw->bcij" if common.is_channels_first() else "bhwc,ih,jw->bijc"
+        self.form = "bchw,ih,jw->bcij" if builder.is_channels_first() else "bhwc,ih,jw->bijc"
 
     def _means(self, length):
         """The matrix of the means over cells of a side."""
@@ -127,11 +127,13 @@ def top(
     Args:
         dropout: Share of hidden neurons that dropout leaves out, with one mask for all steps.
     """
-    if None in x.shape[2:]:
+    if None in x.step:
         raise ValueError(
-            f"The classifier needs a known height and width. Received maps of shape {x.shape}."
+            "The classifier needs a known height and width. Received maps of shape "
+            f"{tuple(x.tensor.shape)}."
         )
-    if grid and set(x.shape[-2:] if common.is_channels_first() else x.shape[-3:-1]) != {grid}:
+    sizes = x.step[1:] if builder.is_channels_first() else x.step[:-1]
+    if grid and set(sizes) != {grid}:
         x = net.apply(_GridPooling2D(grid, name="adaptive_pool"), x)
     x = net.flatten(x)
     for name in ("fc1", "fc2"):
@@ -143,7 +145,7 @@ def top(
 
 def _vgg(depth, norm=None):
     suffix = "BN" if norm else ""
-    return common.application(
+    return factory.application(
         f"SpikingVGG{depth}{suffix}",
         f"spiking_vgg{depth}{'_bn' if norm else ''}",
         vgg,
@@ -153,7 +155,7 @@ def _vgg(depth, norm=None):
         blocks=BLOCKS[depth],
         pools=5,
         grid=7,
-        dense_initializer=common.SMALL_NORMAL,
+        dense_initializer=builder.SMALL_NORMAL,
         sums=False,
         defaults={"norm": norm},
     )
@@ -166,7 +168,7 @@ SpikingVGG19, SpikingVGG19BN = _vgg(19), _vgg(19, "bn")
 
 
 def _conversion(depth):
-    return common.application(
+    return factory.application(
         f"ConversionVGG{depth}",
         f"conversion_vgg{depth}",
         vgg,
@@ -177,11 +179,11 @@ def _conversion(depth):
         blocks=CIFAR_BLOCKS[depth],
         pools=min(4, len(CIFAR_BLOCKS[depth])),
         grid=None,
-        dense_initializer=common.SMALL_NORMAL,
+        dense_initializer=builder.SMALL_NORMAL,
         sums=True,
         defaults={
             "norm": None,
-            "neuron": common.soft_if,
+            "neuron": builder.soft_if,
             "timesteps": 100,
             "pool": "average",
             "use_bias": False,

@@ -6,12 +6,12 @@ the paper's fixed voting matrix is not known to us, so that logits are means ove
 of ResNet-17 is our reading.
 """
 
-from keras_snn.applications import common, residual, spiking_resnet
+from keras_snn.applications import factory, inputs, residual, spiking_resnet
 
 __all__ = ["TDBNResNet17", "TDBNResNet19", "TDBNResNet34", "TDBNResNet50"]
 
-decode_predictions = common.decode_predictions
-preprocess_input = common.preprocess_input
+decode_predictions = inputs.decode_predictions
+preprocess_input = inputs.preprocess_input
 
 
 def resnet(
@@ -55,8 +55,8 @@ def resnet19_top(net, x, classes, classifier_activation, *, spiking_readout=Fals
     return net.activation(net.readout(x), classifier_activation, "predictions")
 
 
-def _resnet(depth, top=common.pooled_top, **kwargs):
-    return common.application(
+def _resnet(depth, top=factory.pooled_top, **kwargs):
+    return factory.application(
         f"TDBNResNet{depth}",
         f"tdbn_resnet{depth}",
         resnet,

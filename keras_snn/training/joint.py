@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from keras_snn import layers as snn_layers
 from keras_snn.analysis.rates import is_spiking
-from keras_snn.applications.common import KaimingNormal
+from keras_snn.applications.builder import KaimingNormal
 from keras_snn.layers.time import fold, unfold
 from keras_snn.utils.arguments import Configured, check_choice, check_number
 from keras_snn.utils.deprecation import renamed

@@ -11,6 +11,7 @@ import warnings
 
 # New names by the old ones; a colon stands behind a module whose package has its name otherwise.
 RENAMED = {
+    "keras_snn.applications.summarize": "keras_snn.applications.model_list:_summarize",
     "keras_snn.conversion.AccuracyOverTime": "keras_snn.analysis.AccuracyOverTime",
     "keras_snn.conversion.ProgressiveTandem": "keras_snn.training.ProgressiveTandem",
     "keras_snn.conversion.Tandem": "keras_snn.training.Tandem",

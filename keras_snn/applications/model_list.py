@@ -1,7 +1,7 @@
 """What models there are, and how large they are.
 
-Building every model takes a minute; the figures are kept in `zoo.json`, which
-`python -m keras_snn.applications.zoo` makes anew and the tests compare with built models.
+To build every model takes a minute, so the figures are kept in `model_list.json`.
+`python -m keras_snn.applications.model_list` writes it again; tests compare it with built models.
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ import numpy as np
 
 from keras_snn import layers as snn
 from keras_snn.analysis import is_spiking
+from keras_snn.applications.families import FAMILIES
 
-__all__ = ["ModelList", "ModelSummary", "list_models", "summarize"]
+__all__ = ["ModelList", "ModelSummary", "list_models"]
 
-PATH = pathlib.Path(__file__).with_name("zoo.json")
+PATH = pathlib.Path(__file__).with_name("model_list.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +80,16 @@ def list_models(pattern="*"):
     >>> list_models("SEWResNet50")[0].parameters
     25557032
     """
-    found = [ModelSummary(**entry) for entry in json.loads(PATH.read_text())]
-    found = [model for model in found if fnmatch.fnmatchcase(model.name, pattern)]
-    if not found:
+    models = [ModelSummary(**entry) for entry in json.loads(PATH.read_text())]
+    models = [model for model in models if fnmatch.fnmatchcase(model.name, pattern)]
+    if not models:
         raise ValueError(f"No model's name fits the pattern {pattern!r}.")
     return ModelList(
-        dataclasses.replace(model, input_shape=tuple(model.input_shape)) for model in found
+        dataclasses.replace(model, input_shape=tuple(model.input_shape)) for model in models
     )
 
 
-def summarize(model, name=None):
+def _summarize(model, name=None):
     """The size of any functional model with one output.
 
     Args:
@@ -103,7 +104,7 @@ def summarize(model, name=None):
     >>> from keras import layers
     >>> inputs = keras.Input((5, 8))
     >>> model = keras.Model(inputs, snn.LIF()(layers.Dense(4)(inputs)), name="small")
-    >>> summary = summarize(model)
+    >>> summary = _summarize(model)
     >>> summary.parameters, summary.macs, summary.neuron_layers
     (36, 32, 1)
     """
@@ -129,12 +130,12 @@ def _macs(layer):
 
 
 def _write():
-    from keras_snn.applications import FAMILIES
-
     entries = []
     for family in FAMILIES:
         for name in family.__all__:
-            entries.append(json.dumps(dataclasses.asdict(summarize(getattr(family, name)(), name))))
+            entries.append(
+                json.dumps(dataclasses.asdict(_summarize(getattr(family, name)(), name)))
+            )
             keras.backend.clear_session()
     PATH.write_text("[\n" + ",\n".join(entries) + "\n]\n")
 

@@ -1,0 +1,208 @@
+"""Functions like those of `keras.applications`, from the functions that add a network's layers."""
+
+import inspect
+import pathlib
+import textwrap
+
+import keras
+
+from keras_snn.applications.builder import HE_NORMAL, TORCH_UNIFORM, Builder
+from keras_snn.applications.inputs import obtain_input
+from keras_snn.utils.arguments import check_integer
+from keras_snn.utils.docs import entries_of, sections
+
+__all__ = ["application", "pooled_top"]
+
+
+def pooled_top(net, x, classes, classifier_activation):
+    """Global average pooling at every step, the mean over time, the classifier."""
+    x = net.readout(net.global_pool(x))
+    return net.dense(x, classes, "predictions", activation=classifier_activation)
+
+
+def application(
+    title,
+    name,
+    features,
+    top=pooled_top,
+    *,
+    about,
+    example="(input_shape=(32, 32, 3), classes=10, timesteps=2)",
+    size=224,
+    minimum=32,
+    channels=3,
+    sequence=False,
+    step="image",
+    kernel_initializer=HE_NORMAL,
+    dense_initializer=TORCH_UNIFORM,
+    defaults=None,
+    **layout,
+):
+    """A function like those of `keras.applications`, from the functions that add its layers.
+
+    Args:
+        title: Name of the function.
+        name: Default name of the model.
+        features: `features(net, x, *, ...)`, from the input to feature maps, each a `Value`. Its
+            keyword arguments that `layout` does not set are options of the function.
+        top: `top(net, x, classes, classifier_activation, *, ...)`, from there to the answer.
+        about: What the layout is, in a few words.
+        example: Arguments of a small example.
+        size: Default height and width.
+        minimum: Smallest height and width.
+        channels: Default number of channels.
+        sequence: Whether the default input is a sequence.
+        step: What a step of the input is: `"image"`, `"tokens"` (tokens, channels), or
+            `"features"`, which are always sequences.
+        kernel_initializer: Initializer of the convolutions.
+        dense_initializer: Initializer of the dense layers.
+        defaults: Other defaults of the function's arguments, by name.
+        **layout: What is particular to this network, keyword arguments of `features` and `top`.
+
+    Returns:
+        The function.
+    """
+    parts = {
+        part: [
+            parameter
+            for parameter in inspect.signature(part).parameters.values()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        for part in (features, top)
+    }
+    common = inspect.signature(_arguments).parameters
+    options = {p.name: p for part in parts.values() for p in part if p.name not in layout}
+    defaults = {"name": name} | (defaults or {})
+    signature = inspect.Signature(
+        [
+            parameter.replace(default=defaults.get(parameter.name, parameter.default))
+            for parameter in (common | options).values()
+        ]
+    )
+
+    def build(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        include_top, pooling, classes = given["include_top"], given["pooling"], given["classes"]
+        check_arguments(given["weights"], include_top, pooling, classes)
+        net = Builder(
+            given["neuron"],
+            given["timesteps"],
+            given["norm"],
+            kernel_initializer,
+            dense_initializer,
+        )
+        small = given.get("small_images", False)
+        inputs = obtain_input(
+            given["input_tensor"],
+            given["input_shape"],
+            (given["timesteps"],) if sequence else (),
+            (32 if small else size) if include_top else None,
+            channels,
+            minimum // 4 if small else minimum,
+            step,
+        )
+
+        def chosen(part):
+            return {p.name: layout.get(p.name, given.get(p.name)) for p in parts[part]}
+
+        x = features(net, inputs, **chosen(features))
+        if include_top:
+            x = top(net, x, classes, given["classifier_activation"], **chosen(top))
+        elif pooling is not None:
+            x = net.readout(net.global_pool(x, pooling))
+        return _model(inputs.tensor, x.tensor, given["weights"], given["name"])
+
+    build.__name__ = build.__qualname__ = title
+    build.__module__ = features.__module__
+    build.__signature__ = signature
+    build.__doc__ = _documentation(title, about, example, features, top, options)
+    return build
+
+
+def _documentation(title, about, example, features, top, options):
+    """The documentation of a function, from that of its parts; `options` are what it takes."""
+    texts, sources = zip(
+        *(inspect.cleandoc(part.__doc__).partition("\n\nSource:")[::2] for part in (features, top))
+    )
+    shared = sections(_arguments.__doc__)
+    entries = entries_of("\n".join([shared[1], *(sections(t)[1] for t in texts)]))
+    taken = {*inspect.signature(_arguments).parameters, *options}
+    entries = [entry for entry in entries if entry.split(":")[0] in taken]
+    parts = [
+        f"{title}: {about}.",
+        sections(texts[0])[0],
+        "Args:\n" + textwrap.indent("\n".join(entries), "    "),
+        shared[2],
+        "Source:" + sources[0],
+        f"Example:\n\n>>> model = {title}{example}\n>>> len(model.output_shape)\n2",
+    ]
+    return "\n\n".join(parts)
+
+
+def _arguments(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    timesteps=4,
+    neuron="if",
+    norm="bn",
+):
+    """What all families take.
+
+    Args:
+        include_top: Whether to include the classifier.
+        weights: `None` (random) or the path of a Keras weights file. For PyTorch's files and for
+            weights of ANNs see `load_torch_weights`, `load_keras_weights`.
+        input_tensor: Optional Keras tensor to build on.
+        input_shape: Shape of one example: `(height, width, channels)` for images, which are
+            repeated over `timesteps`, or `(time, height, width, channels)` for sequences.
+        pooling: Without the classifier: `None` for the sequence of feature maps,
+            `(batch, time, h, w, c)`; `"avg"` or `"max"` for pooled features, averaged over time,
+            `(batch, c)`.
+        classes: Number of classes.
+        classifier_activation: Activation of the classifier; `None` for logits.
+        name: Name of the model.
+        timesteps: Number of steps for images, T; `None` for the ANN of the same layout, without
+            time, whose `neuron` is an activation (`neuron=keras.layers.ReLU`).
+        neuron: Neuron: a name, a layer, a class, a config or a function that makes a layer.
+        norm: Normalisation: `"bn"`, `"tdbn"`, `"tebn"`, `"bntt"`, `None`, or a function from a name
+            to a layer on sequences.
+
+    Returns:
+        A `keras.Model` with outputs `(batch, classes)`.
+
+    Raises:
+        ValueError: If an argument is not one of those allowed.
+    """
+
+
+def check_arguments(weights, include_top, pooling, classes):
+    """Keras's errors for bad combinations of arguments."""
+    if weights is not None and not pathlib.Path(weights).is_file():
+        raise ValueError(
+            "The `weights` argument should be either `None` (random initialization) or the path "
+            f"to the weights file to be loaded. Received: weights={weights!r}"
+        )
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(
+            f"The `pooling` argument should be `None`, 'avg' or 'max'. Received: {pooling!r}"
+        )
+    if include_top:
+        check_integer("classes", classes)
+
+
+def _model(inputs, outputs, weights, name):
+    """The model from `inputs` to `outputs`, with weights loaded if a path is given."""
+    sources = keras.utils.get_source_inputs(inputs)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=name)
+    if weights is not None:
+        model.load_weights(weights)
+    return model

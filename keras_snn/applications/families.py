@@ -1,0 +1,34 @@
+"""The families of models: a new one is a file and its name here."""
+
+# ruff: noqa: F403
+
+from keras_snn.applications import (
+    danet,
+    ms_resnet,
+    s_resnet,
+    sew_resnet,
+    small,
+    spiking_resnet,
+    spiking_vgg,
+    tdbn_resnet,
+)
+from keras_snn.applications.danet import *
+from keras_snn.applications.ms_resnet import *
+from keras_snn.applications.s_resnet import *
+from keras_snn.applications.sew_resnet import *
+from keras_snn.applications.small import *
+from keras_snn.applications.spiking_resnet import *
+from keras_snn.applications.spiking_vgg import *
+from keras_snn.applications.tdbn_resnet import *
+
+FAMILIES = (
+    spiking_vgg,
+    spiking_resnet,
+    sew_resnet,
+    tdbn_resnet,
+    s_resnet,
+    ms_resnet,
+    danet,
+    small,
+)
+__all__ = [name for family in FAMILIES for name in family.__all__]
