@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	    $(VENV)/bin/python applications/export.py \
 	    --model_file=results/demo/SEWResNet8_digits.keras --test_examples=360
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
-	    $(VENV)/bin/python applications/profile.py \
+	    $(VENV)/bin/python applications/profile_model.py \
 	    --model_file=results/demo/SEWResNet8_digits.keras --output_dir=results/demo
 
 # The pictures of docs/gallery.md, of the network that the demo trains.

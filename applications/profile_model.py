@@ -1,4 +1,10 @@
-"""What `profile.py` does."""
+"""Profiles a model: firing rates, operations and energy, layer by layer, and pictures.
+
+    python applications/profile_model.py --model_file=results/demo/SEWResNet8_digits.keras
+    python applications/profile_model.py --model=SEWResNet18 --dataset=cifar10 --examples=64
+
+Prints the table, writes it as JSON, and writes pictures where matplotlib is installed.
+"""
 
 import importlib.util
 
@@ -45,8 +51,8 @@ def draw(model, profile, images, labels, output):
         layout = keras.config.image_data_format()
         pictures["feature_maps"] = analysis.plot_feature_maps(spikes, data_format=layout)
     try:
-        found = analysis.accuracy_over_time(model, (images, labels), timesteps=16)
-        pictures["accuracy"] = analysis.plot_accuracy(found).figure
+        accuracy = analysis.accuracy_over_time(model, (images, labels), timesteps=16)
+        pictures["accuracy"] = analysis.plot_accuracy(accuracy).figure
     except TypeError as error:  # some layers know their number of steps
         print(f"No picture of accuracy over time: {error}")
     for name, figure in pictures.items():
@@ -89,3 +95,7 @@ def main(argv):
         print(f"Pictures are in {output}")
     else:
         print("No pictures: pip install keras-snn[plot]")
+
+
+if __name__ == "__main__":
+    common.run(main, "profile_model")

@@ -170,11 +170,11 @@ def test_programs_on_what_was_trained(tmp_path):
     read = json.loads((tmp_path / "found.json").read_text())
     assert read["examples"] == 360 and np.sum(read["confusions"]) == 360
     assert read["over_time"]["accuracy"][-1] == pytest.approx(read["top"]["1"])
-    found = program("profile", file, f"--output_dir={tmp_path}", "--examples=32")
+    found = program("profile_model", file, f"--output_dir={tmp_path}", "--examples=32")
     assert found.returncode == 0, found.stderr[-2000:]
     assert "as an ANN" in found.stdout and (tmp_path / "profile.json").is_file()
     assert program("evaluate", "--model_file=none.keras").returncode == 1
-    assert program("profile").returncode == 1
+    assert program("profile_model").returncode == 1
 
 
 @pytest.mark.once
@@ -248,7 +248,7 @@ def test_training_program_refuses(tmp_path):
             ["--model_file={}/junk.keras", "--output_dir={}"],
             "junk.keras is no Keras model",
         ),
-        ("profile", ["--model=ResNet", "--output_dir={}"], "'ResNet' is none of"),
+        ("profile_model", ["--model=ResNet", "--output_dir={}"], "'ResNet' is none of"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(name, flags, message, tmp_path):
@@ -342,7 +342,7 @@ def test_programs_read_the_configuration_beside_a_model(tmp_path):
     assert "trained with seed=3, now 4" in found.stdout
     (tmp_path / "config.json").write_text(json.dumps(config | {"model": "TDBNResNet19"}))
     found = program(
-        "profile",
+        "profile_model",
         file,
         "--examples=8",
         f"--output_dir={tmp_path}",
