@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops, tree
 from keras.src.backend import get_keras_mask as get_mask
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.models import Functional
 
 __all__ = [
     "Call",
@@ -73,7 +74,7 @@ def functional(model):
 
     A subclass with a `call` of its own has none: nobody can see what it does.
     """
-    kinds = (keras.Sequential, type(keras.Model([x := keras.Input((1,))], x)))
+    kinds = (keras.Sequential, Functional)
     if not isinstance(model, kinds):
         return None
     if type(model).call not in [kind.call for kind in kinds] or "call" in vars(model):
