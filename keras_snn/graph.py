@@ -11,6 +11,7 @@ module fail with a sentence where another version keeps its graph otherwise.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -69,15 +70,21 @@ def producer(tensor):
     return history.operation, list(node.input_tensors)
 
 
+# Subclasses of models whose own `call` gives what their layers give.
+SEEN_THROUGH = []
+
+
 def functional(model):
     """The graph of a functional or Sequential model, or `None` if it has none.
 
-    A subclass with a `call` of its own has none: nobody can see what it does.
+    A subclass with a `call` of its own has none, unless it is in `SEEN_THROUGH`: nobody can see
+    what it does.
     """
     kinds = (keras.Sequential, Functional)
     if not isinstance(model, kinds):
         return None
-    if type(model).call not in [kind.call for kind in kinds] or "call" in vars(model):
+    known = [kind.call for kind in (*kinds, *SEEN_THROUGH)]
+    if type(model).call not in known or "call" in vars(model):
         return None
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return graph if getattr(graph, "inputs", None) else None
@@ -146,17 +153,20 @@ class Product:
 
     Attributes:
         macs: Multiply-accumulates of one example, dense: those with zeros of a padding count.
-        reads: What is multiplied: the index of one of the layer's input tensors; `"output"`: the
-            layer's own output of the step before; `"values"`: what no spikes can be.
+        reads: What is multiplied: the index of one of the layer's input tensors, or a pair of
+            them; `"output"`: the layer's own output of the step before; `"values"`: what no spikes
+            can be.
         each_step: Whether `macs` is that of one step, else of the whole sequence.
         reach: How many outputs each entry of what it reads takes part in, an array that broadcasts
             to one example's input (of one step, if `each_step`); `None` where all do alike.
+        multiply: Of a pair: the function that multiplies the two tensors.
     """
 
     macs: int
-    reads: int | str = 0
+    reads: int | tuple | str = 0
     each_step: bool = True
     reach: Any = None
+    multiply: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +181,8 @@ class Role:
             sequence to one answer; `"unknown"`.
         memory: Of a layer that is across time: how many steps before the present one it looks at,
             zeros in front of the first, or a function from a `Call` to that. `None`: all of them,
-            or later ones too, so that it can't be run piece by piece.
+            or later ones too, so that it can't be run piece by piece. Of a layer that adds time: 0
+            if it gives the same, or draws anew, at each step; `None` if it knows their number.
         products: A function from a `Call` to its `Product`s; `None` if nobody knows them. The
             default is none.
         spikes: Whether its outputs are spikes, or a function from the layer to that.
@@ -291,6 +302,20 @@ class Call:
     def mask(self):
         """In a trace: the mask of the first output, `(batch, time)`, or `None`."""
         return get_mask(self.output)
+
+    @property
+    def masks(self):
+        """In a trace: the masks that it is given, as an argument or with its inputs."""
+        found = [self.argument("mask"), *map(get_mask, self.inputs)]
+        return [mask for mask in tree.flatten(found) if mask is not None]
+
+    def argument(self, name):
+        """The argument of this name of the layer's `call`, or `None`."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        names = list(inspect.signature(self.operation.call).parameters)
+        place = names.index(name) if name in names else len(self.args)
+        return self.args[place] if place < len(self.args) else None
 
     @property
     def role(self):
@@ -533,6 +558,7 @@ def _times(calls):
             elif call.time == "recurrent":
                 tell(first, True)
                 tell(call.outputs[:1], call.layer.return_sequences)
+                tell(call.masks, True)
                 tell([*rest, *call.outputs[1:]], False)
             elif _loses_time(call):
                 tell(call.outputs, False)
@@ -726,6 +752,228 @@ def _convolution(call):
     return products
 
 
+def _sizes(call, x):
+    """The shape of one example as the layer sees it, with a batch axis of 1; of a single step."""
+    if call.each_step:
+        return (1, *x.shape[2:])
+    return (1, 1, *x.shape[2:]) if _separate(call) else (1, *x.shape[1:])
+
+
+def _contraction(call, equation, *shapes, reads=0, multiply=None):
+    """A product by an equation as that of `einsum`, and the shape of what comes out."""
+    sources, target = equation.replace(" ", "").split("->")
+    sources = sources.split(",")
+    rank = max(len(s) - len(source.replace("...", "")) for s, source in zip(shapes, sources))
+    free = [chr(code) for code in range(0x3B1, 0x3B1 + rank)]  # no letters that Keras uses
+    sizes = {}
+    for source, shape in zip(sources, shapes):
+        own = len(shape) - len(source.replace("...", ""))
+        labels = list(source.replace("...", "".join(free[rank - own :])))
+        for label, size in zip(labels, shape):
+            sizes[label] = max(size, sizes.get(label, 1))
+    product = Product(
+        math.prod(sizes.values()), reads, _separate(call) or call.each_step, multiply=multiply
+    )
+    return product, tuple(sizes[label] for label in target.replace("...", "".join(free)))
+
+
+def _einsum_dense(call):
+    kernel = call.layer.kernel.shape
+    return (_contraction(call, call.layer.equation, _sizes(call, call.input), kernel)[0],)
+
+
+def _keeps_steps(call):
+    """Whether an equation gives each step from the same step of all tensors of the graph."""
+    equation = getattr(call.layer, "equation", None) or call.layer.subscripts
+    sources, _, target = equation.replace(" ", "").partition("->")
+    if any(source.startswith("...") for source in sources.split(",")):
+        return "per step" if "," in sources and len(call.input.shape) > 2 else "across"
+    symbolic = zip(sources.split(","), call.inputs)
+    steps = {source[1:2] for source, x in symbolic if isinstance(x, keras.KerasTensor)}
+    return "per step" if steps == {target[1:2]} else "across"
+
+
+def _again(call, *tensors):
+    """The output of a call on other tensors than its first ones."""
+    rest = iter(tensors)
+    args, kwargs = tree.map_structure(
+        lambda x: next(rest, x) if hasattr(x, "shape") else x, (call.args, call.kwargs)
+    )
+    return dataclasses.replace(call, args=args, kwargs=kwargs)()
+
+
+def _pair(call, macs):
+    """The product of two tensors, of which one may be a constant."""
+    first, second = (isinstance(x, keras.KerasTensor) for x in call.inputs[:2])
+    if first and second:
+        multiply = functools.partial(_again, call)
+        return (Product(macs, (0, 1), _separate(call) or call.each_step, multiply=multiply),)
+    return (Product(macs, 0 if first else 1, _separate(call) or call.each_step),)
+
+
+def _matmul_products(call):
+    shared = call.inputs[0].shape[-1]
+    return _pair(call, math.prod(_sizes(call, call.outputs[0])) * shared)
+
+
+def _einsum_products(call):
+    if len(call.inputs) != 2 or "->" not in call.layer.subscripts:
+        return None
+    symbolic = [isinstance(x, keras.KerasTensor) for x in call.inputs]
+    shapes = [_sizes(call, x) if s else x.shape for x, s in zip(call.inputs, symbolic)]
+    return _pair(call, _contraction(call, call.layer.subscripts, *shapes)[0].macs)
+
+
+def _dot_products(call):
+    """Of a `Dot` layer: cosines are products of what no spikes are."""
+    axes = call.layer.axes
+    first = axes if isinstance(axes, int) else axes[0]
+    macs = math.prod(_sizes(call, call.outputs[0])) * call.inputs[0].shape[first]
+    if call.layer.normalize:
+        return (Product(macs, "values", False),)
+    return _pair(call, macs)
+
+
+def _attention(call):
+    """Scores of queries and keys, and the values that they weigh."""
+    layer, found = call.layer, []
+    query, value, *key = (_sizes(call, x) for x in call.inputs[:3])
+    key, place = (key[0], 2) if key else (value, 1)
+    scores = math.prod(query) * key[-2]
+    if isinstance(layer, keras.layers.AdditiveAttention):
+        found += [Product(scores, "values", _separate(call))] if layer.use_scale else []
+    elif layer.score_mode == "dot":
+
+        def multiply(q, k):
+            return ops.matmul(q, ops.swapaxes(k, -1, -2))
+
+        found.append(Product(scores, (0, place), _separate(call), multiply=multiply))
+    return [*found, Product(math.prod(query[:-1]) * math.prod(value[-2:]), 1, _separate(call))]
+
+
+def _projected_attention(call):
+    """Four projections, of which the last reads no spikes, nor do the products in between."""
+    layer, shapes, products = call.layer, {}, []
+    inputs = call.inputs
+    names = {name: call.argument(name) for name in ("query", "value", "key")}
+    names["key"] = names["value"] if names["key"] is None else names["key"]
+    for name, tensor in names.items():
+        dense = getattr(layer, f"_{name}_dense")
+        place = next(i for i, x in enumerate(inputs) if x is tensor)
+        shape = _sizes(call, tensor)
+        product, shapes[name] = _contraction(
+            call, dense.equation, shape, dense.kernel.shape, reads=place
+        )
+        products.append(product)
+    if hasattr(layer, "num_repeats"):  # groups of queries share keys and values
+        heads = shapes["query"][-2]
+        for name in ("key", "value"):
+            *rest, _, size = shapes[name]
+            shapes[name] = (*rest, heads, size)
+    # Keras's `MultiHeadAttention` names keys first, its `GroupQueryAttention` queries.
+    order = ("query", "key") if hasattr(layer, "num_repeats") else ("key", "query")
+    scores, weights = _contraction(
+        call, layer._dot_product_equation, *(shapes[name] for name in order), reads="values"
+    )
+    weighed, result = _contraction(
+        call, layer._combine_equation, weights, shapes["value"], reads="values"
+    )
+    dense = layer._output_dense
+    last, _ = _contraction(call, dense.equation, result, dense.kernel.shape, reads="values")
+    return [*products, scores, weighed, last]
+
+
+def _attends(call):
+    """Whether attention leaves time alone: it is along other axes."""
+    axes = getattr(call.layer, "_attention_axes", None)
+    return "across" if axes is None or 1 in axes else "per step"
+
+
+def _gates(count):
+    """Products of a cell of Keras with so many gates."""
+
+    def products(cell, shape):
+        units = count * cell.units
+        return [Product(shape[-1] * units, 0), Product(cell.units * units, "output")]
+
+    return products
+
+
+def _gated_convolution(cell, shape):
+    state = cell.get_initial_state(1)[0].shape[1:]
+    positions = math.prod(state) // cell.filters * math.prod(cell.kernel_size) * 4 * cell.filters
+    channels = shape[0] if cell.data_format == "channels_first" else shape[-1]
+    return [Product(positions * channels, 0), Product(positions * cell.filters, "output")]
+
+
+# Functions from a cell and the shape of a step's input to its products, by class. What follows a
+# cell in a stack reads what comes out of it: no spikes, of these.
+CELLS = {
+    keras.layers.LSTMCell: _gates(4),
+    keras.layers.GRUCell: _gates(3),
+    keras.layers.SimpleRNNCell: _gates(1),
+    type(keras.layers.ConvLSTM1D(1, 1).cell): _gated_convolution,
+}
+
+
+def cell_products(cell, shape):
+    """Products of one step of a cell.
+
+    Args:
+        cell: A built cell of a recurrent layer.
+        shape: Shape of a step's input, without the batch axis.
+
+    Returns:
+        A list of `Product`s; `None` if nobody knows them.
+    """
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        return _stacked_products(cell, shape)
+    known = next((cls for cls in type(cell).__mro__ if cls in CELLS), None)
+    if known is None or type(cell).call is not known.call:
+        return None
+    return CELLS[known](cell, shape)
+
+
+def _stacked_products(stack, shape):
+    found, follows = [], False
+    for place, cell in enumerate(stack.cells):
+        products = cell_products(cell, shape)
+        if products is None:
+            return None
+        plain = type(cell).__module__.startswith("keras.src")
+        for product in products:
+            seen = place == 0 if product.reads == 0 else cell is stack.cells[-1]
+            hidden = follows if product.reads == 0 else plain  # what stays within the loop
+            if not seen and not hidden:
+                return None  # may be spikes, which nobody sees
+            found.append(product if seen else dataclasses.replace(product, reads="values"))
+        follows, shape = plain, (cell.units,) if hasattr(cell, "units") else shape
+    return found
+
+
+def loop_products(call):
+    """Products of a recurrent layer: those of its cell."""
+    shape = call.shape(call.input)
+    if not call.each_step:
+        return cell_products(call.layer.cell, shape)
+    steps, *shape = shape  # a loop over an axis of each step
+    products = cell_products(call.layer.cell, tuple(shape))
+    if products is None or any(p.reads == "output" and call.spikes for p in products):
+        return None
+    return [dataclasses.replace(p, macs=steps * p.macs) for p in products]
+
+
+def _both_directions(call):
+    found = []
+    for layer in (call.layer.forward_layer, call.layer.backward_layer):
+        inner = dataclasses.replace(call, layer=layer, operation=layer)
+        products = inner.products
+        if products is None or inner.spikes:
+            return None
+        found += products
+    return found
+
+
 def _causal(call):
     """Steps before the present one that a convolution over time looks at."""
     layer = call.layer
@@ -771,6 +1019,7 @@ _fill(
     _along,
 )
 _fill(keras.layers, "Embedding", "per step")
+_fill(keras.layers, "EinsumDense", _keeps_steps, products=_einsum_dense)
 _fill(keras.layers, "Dense", _last_axis, products=_dense)
 _fill(keras.layers, "Permute", _permute, linear=True)
 _fill(keras.layers, "Conv1D SeparableConv1D", "across", memory=_causal, products=_convolution)
@@ -794,19 +1043,22 @@ _fill(
     "GroupNormalization PReLU CenterCrop Resizing RandomCrop AutoContrast Equalization Pipeline",
     "across",
 )
-_fill(keras.layers, "RepeatVector", "adds", linear=True)
+_fill(keras.layers, "RepeatVector", "adds", memory=0, linear=True)
 _fill(
     keras.layers,
     "RNN LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D",
     "recurrent",
-    products=None,
+    products=loop_products,
 )
+_fill(keras.layers, "Bidirectional", "across", products=_both_directions)
+_fill(keras.layers, "Attention AdditiveAttention", "across", products=_attention)
 _fill(
     keras.layers,
-    "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention Bidirectional Dot",
-    "across",
-    products=None,
+    "MultiHeadAttention GroupQueryAttention",
+    _attends,
+    products=_projected_attention,
 )
+_fill(keras.layers, "Dot", "across", products=_dot_products)
 
 
 def _reshaped(call):
@@ -826,6 +1078,12 @@ def _sliced(call):
     key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
     key = key if isinstance(key, tuple) else (key,)
     return "per step" if all(k == slice(None) for k in key[:2]) else "across"
+
+
+def _padded(call):
+    widths = call.layer.pad_width
+    plain = len(widths) > 2 and not any(np.ravel(widths[:2]))
+    return "per step" if plain else "across"
 
 
 def _matmul(call):
@@ -858,36 +1116,38 @@ def _pads_zeros(call):
 
 _fill(keras.layers, "Reshape", _reshaped, linear=True)
 _ALONG_AXES = (
-    "Max Min Prod Std Var Any All Amax Amin Softmax LogSoftmax Cumprod Sort Argmax Argmin "
-    "Logsumexp Normalize Stack"
+    "Max Min Prod Std Var Any All Amax Amin Softmax LogSoftmax Cumprod Sort Argmax Argmin Argsort "
+    "Logsumexp Normalize Stack Average CountNonzero Diff Median Nanmax Nanmean Nanmin Nanstd "
+    "Nansum Nanvar Norm Quantile Split Take Glu LayerNorm RMSNorm Moments Sparsemax"
 )
 _LINEAR_ALONG_AXES = (
     "Mean Sum Cumsum Flip Roll Concatenate Swapaxes Moveaxis Squeeze ExpandDims Repeat"
 )
 _ELEMENTWISE = (
-    "Absolute Add Arccos Arcsin Arctan Arctan2 Arctanh Cast Ceil Clip Cos Cosh Divide DivideNoNan "
-    "Equal Erf Exp Exp2 Expm1 Floor FloorDivide Fmax Fmin Greater GreaterEqual Heaviside Isfinite "
-    "Isinf Isnan Less LessEqual Log Log10 Log1p Log2 Logaddexp LogicalAnd LogicalNot LogicalOr "
-    "LogicalXor Maximum Minimum Mod Multiply NanToNum Negative NotEqual OnesLike Power Reciprocal "
-    "Round Rsqrt Sign Sin Sinh Sqrt Square StopGradient Subtract Tan Tanh TrueDivide Trunc Where "
-    "ZerosLike Celu Elu Gelu HardShrink HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu "
-    "Relu6 Selu Sigmoid Silu SoftShrink Softplus Softsign SparsePlus SparseSigmoid Squareplus "
-    "TanhShrink Threshold"
+    "Abs Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Cast Cbrt Ceil Celu "
+    "Clip Copy Cos Cosh Deg2rad Divide DivideNoNan Elu EmptyLike Equal Erf Erfc Erfinv Exp Exp2 "
+    "Expm1 Fabs Floor FloorDivide Fmax Fmin Fmod FullLike Gelu Greater GreaterEqual HardShrink "
+    "HardSigmoid HardSilu HardTanh Heaviside Hypot Isclose Isfinite Isinf Isnan Ldexp LeakyRelu "
+    "Less LessEqual Log Log10 Log1p Log2 LogSigmoid Logaddexp Logaddexp2 LogicalAnd LogicalNot "
+    "LogicalOr LogicalXor Maximum Minimum Mod Multiply NanToNum Negative NotEqual OnesLike Power "
+    "Rad2deg Reciprocal Relu Relu6 Round Rsqrt SaturateCast Selu Sigmoid Sign Signbit Silu Sin "
+    "Sinc Sinh SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus "
+    "StopGradient Subtract Tan Tanh TanhShrink Threshold TrueDivide Trunc Where ZerosLike "
 )
 # Operations of `keras.ops` by the name of their class.
 OPERATIONS = {
     **dict.fromkeys(_ELEMENTWISE.split(), Role("pointwise")),
     **dict.fromkeys(_ALONG_AXES.split(), Role(_along)),
     **dict.fromkeys(_LINEAR_ALONG_AXES.split(), Role(_along, linear=_spares_batch)),
-    "ReLU": Role("pointwise"),
     "Reshape": Role(_reshaped, linear=_same_size),
     "Transpose": Role(
         _transposed, linear=lambda call: bool(call.layer.axes) and call.layer.axes[0] == 0
     ),
     "GetItem": Role(_sliced, linear=_takes_batch),
-    "Pad": Role("across", linear=_pads_zeros),
+    "Pad": Role(_padded, linear=_pads_zeros),
     "AveragePool": Role("across", linear=True),
-    "MaxPool": Role("across"),
-    "Resize": Role("across"),
-    "Matmul": Role(_matmul, products=None),
+    **dict.fromkeys(("MaxPool", "Resize", "BroadcastTo", "Tile"), Role("across")),
+    "OneHot": Role("per step"),
+    "Matmul": Role(_matmul, products=_matmul_products),
+    "Einsum": Role(_keeps_steps, products=_einsum_products),
 }

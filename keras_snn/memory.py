@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
+from keras_snn import graph
 from keras_snn.utils.arguments import check_integer
 
 __all__ = ["Remat", "packed_spikes"]
@@ -58,7 +58,7 @@ class Remat(keras.Sequential):
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        for layer in self._flatten_layers():
+        for layer in graph.flatten_layers(self):
             if getattr(layer, "activity_regularizer", None) is not None:
                 raise ValueError(
                     f"{self.name} cannot keep the loss of an activity regularizer, got the layer "
@@ -74,7 +74,7 @@ class Remat(keras.Sequential):
         def run(inputs, *values):
             with keras.StatelessScope(list(zip([*learned, *others], values))) as scope:
                 outputs = call(inputs)
-            if get_keras_mask(outputs) is not None:
+            if graph.get_mask(outputs) is not None:
                 raise ValueError(f"{self.name} cannot keep a mask: make it in front of the layer.")
             return (outputs, *(scope.get_current_value(variable) for variable in others))
 
@@ -84,6 +84,9 @@ class Remat(keras.Sequential):
         for variable, value in zip(others, assigned):
             variable.assign(ops.stop_gradient(value))
         return outputs
+
+
+graph.SEEN_THROUGH.append(Remat)
 
 
 @contextlib.contextmanager

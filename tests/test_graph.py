@@ -279,3 +279,72 @@ def test_a_normalisation_as_scale_and_shift():
     scale, shift = graph.normalization(layer)
     x = rng.normal(size=(4, 3)).astype("float32")
     np.testing.assert_allclose(to_numpy(layer(x)), scale * x + shift, rtol=1e-5, atol=1e-5)
+
+
+STEPS, FEATURES = 4, 6
+PRODUCTS = {  # of one example: `(macs, what is read, whether each step)`
+    "LSTM": (lambda x: L.LSTM(5)(x), [(6 * 20, 0, True), (5 * 20, "output", True)]),
+    "GRU": (lambda x: L.GRU(5)(x), [(6 * 15, 0, True), (5 * 15, "output", True)]),
+    "two directions": (
+        lambda x: L.Bidirectional(L.SimpleRNN(5))(x),
+        [(30, 0, True), (25, "output", True)] * 2,
+    ),
+    "stacked cells": (
+        lambda x: L.RNN([L.LSTMCell(3), L.SimpleRNNCell(2)])(x),
+        [(6 * 12, 0, True), (3 * 12, "values", True), (6, "values", True), (4, "output", True)],
+    ),
+    "a stack that ends in spikes": (
+        lambda x: snn.SpikingRNN([L.LSTMCell(3), snn.LIFCell()])(x),
+        [(6 * 12, 0, True), (3 * 12, "values", True)],
+    ),
+    "spikes within a stack": (lambda x: snn.SpikingRNN([snn.LIFCell(), L.LSTMCell(3)])(x), None),
+    "its own spikes": (
+        lambda x: snn.Recurrent(snn.LIFCell(), L.Dense(6))(x),
+        [(36, "output", True)],
+    ),
+    "parallel": (lambda x: snn.PSN()(x), [(4 * 6, 0, True)]),
+    "sliding": (lambda x: snn.SlidingPSN(3)(x), [(3 * 6, 0, True)]),
+    "einsum": (
+        lambda x: L.EinsumDense("btd,de->bte", output_shape=(None, 5))(x),
+        [(30, 0, True)],
+    ),
+    "einsum over time": (
+        lambda x: L.EinsumDense("btd,ts->bsd", output_shape=(3, 6))(x),
+        [(4 * 6 * 3, 0, False)],
+    ),
+    "attention": (lambda x: L.Attention()([x, x]), [(96, (0, 1), False), (96, 1, False)]),
+    "heads": (  # four projections to two heads of three, scores, and what they weigh
+        lambda x: L.MultiHeadAttention(2, 3)(x, x),
+        [(144, 0, False)] * 3 + [(96, "values", False)] * 2 + [(144, "values", False)],
+    ),
+    "groups of heads": (
+        lambda x: L.GroupQueryAttention(3, 4, 2)(x, x),
+        [(288, 0, False)] + [(144, 0, False)] * 2 + [(192, "values", False)] * 2
+        + [(288, "values", False)],
+    ),
+    "a constant matrix": (lambda x: x @ np.ones((6, 5), "float32"), [(30, 0, True)]),
+    "two tensors": (lambda x: ops.einsum("btd,bsd->bts", x, x), [(4 * 4 * 6, (0, 1), False)]),
+    "dot": (lambda x: L.Dot(axes=2)([x, x]), [(96, (0, 1), False)]),
+    "cosines": (lambda x: L.Dot(axes=2, normalize=True)([x, x]), [(96, "values", False)]),
+    "embedding": (lambda x: L.Embedding(9, 4)(x), []),
+    "unknown": (lambda x: L.Lambda(lambda z: z)(x), None),
+}  # fmt: skip
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_multiplications_over_time(name):
+    layer, expected = PRODUCTS[name]
+    inputs = keras.Input((STEPS, FEATURES))
+    products = graph.trace(keras.Model(inputs, layer(snn.IF()(inputs)))).calls[1].products
+    found = None if products is None else [(p.macs, p.reads, p.each_step) for p in products]
+    assert found == expected
+
+
+@pytest.mark.once
+def test_masks_have_time():
+    inputs, mask = keras.Input((4, 3)), keras.Input((4,), dtype="bool")
+    found = graph.trace(keras.Model([inputs, mask], snn.IF()(inputs, mask=mask)))
+    assert found.timed == [True, True]
+    assert found.calls[0].masks == [found.inputs[1]]
+    assert found.calls[0].argument("initial_state") is None

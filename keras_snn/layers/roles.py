@@ -14,7 +14,7 @@ from keras_snn.layers import (
     readouts,
     time,
 )
-from keras_snn.layers.base import SpikingCell
+from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import SpikingRNN
 
 __all__ = []
@@ -30,21 +30,23 @@ def _spikes(layer):
     return isinstance(cell, SpikingCell)
 
 
-def _loop_products(call):
+def _cell_products(cell, shape):
+    """None, unless users' cells have layers or matrices of their own."""
+    weights = [w for w in cell.weights if len(w.shape) > len(shape)]
+    return None if weights or graph.flatten_layers(cell, include_self=False) else []
+
+
+def _recurrent_products(cell, shape):
     """Those of a recurrent connection, which reads the spikes of the step before."""
-    cell = call.layer.cell
-    if not isinstance(cell, connections.RecurrentCell):
-        return ()
-    step = keras.KerasTensor((None, *call.outputs[0].shape[2:]))
-    inner = graph.Call("", cell.connection, cell.connection, 0, False, (step,), {})
+    step = keras.KerasTensor((None, *shape))
+    inner = graph.Call("", cell.connection, cell.connection, 0, False, (step,), {}, (step,))
     found = inner.products
     return found and [graph.Product(p.macs, "output", True, p.reach) for p in found]
 
 
 def _matrix_products(call):
-    """A `(T, T)` matrix times the currents."""
-    steps, *rest = call.input.shape[1:]
-    return (graph.Product(steps * steps * math.prod(rest), each_step=False),)
+    """A `(T, T)` matrix times the currents: each step is a sum over all of them."""
+    return (graph.Product(math.prod(call.input.shape[1:])),)
 
 
 def _window_products(call):
@@ -53,7 +55,7 @@ def _window_products(call):
 
 graph.EACH_STEP.append(time.FoldTime)
 for layer, role in {
-    SpikingRNN: graph.Role("recurrent", products=_loop_products, spikes=_spikes),
+    SpikingRNN: graph.Role("recurrent", products=graph.loop_products, spikes=_spikes),
     parallel.PSN: graph.Role("across", products=_matrix_products, spikes=True),
     parallel.SlidingPSN: graph.Role(
         "across",
@@ -61,8 +63,10 @@ for layer, role in {
         products=_window_products,
         spikes=True,
     ),
-    time.RepeatTime: graph.Role("adds"),
+    time.RepeatTime: graph.Role("adds", memory=0),
     encoders._Encoder: graph.Role("adds"),
+    encoders.PoissonEncoder: graph.Role("adds", memory=0),
+    encoders.PopulationEncoder: graph.Role("adds", memory=0),
     encoders.DeltaEncoder: graph.Role("across", memory=1),
     readouts._OverTime: graph.Role("removes"),
     readouts.FirstSpikeTime: graph.Role("removes"),
@@ -76,3 +80,4 @@ for layer, role in {
     normalization.BatchNormalizationThroughTime: graph.Role("across"),
 }.items():
     graph.ROLES[layer] = role
+graph.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
