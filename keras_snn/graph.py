@@ -19,16 +19,23 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src import backend
+from keras.src.backend import AutocastScope
 from keras.src.backend import get_keras_mask as get_mask
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models import Functional
+from keras.src.random.seed_generator import draw_seed
 
 __all__ = [
+    "EXPORTERS",
+    "AutocastScope",
     "Call",
     "Geometry",
     "Product",
     "Role",
     "Trace",
+    "backend",
+    "draw_seed",
     "flatten_layers",
     "functional",
     "get_mask",
@@ -41,6 +48,16 @@ __all__ = [
     "run",
     "trace",
 ]
+
+# Modules that trace a model for a file; only PyTorch says itself that it does so.
+EXPORTERS = (
+    "keras.src.export",
+    "keras.src.backend.tensorflow.export",
+    "keras.src.backend.jax.export",
+    "tensorflow.lite.python",
+    "tf2onnx",
+    "jax2onnx",
+)
 
 
 def flatten_layers(layer, include_self=True):

@@ -209,7 +209,7 @@ def test_who_is_fused():
     ):
         layer = layers.SpikingRNN(cell)
         layer(x)
-        assert (layer.cell.fused() is not None) is fits
+        assert (layer.cell.fused_spec() is not None) is fits
     spikes = to_numpy(layers.SpikingRNN(Odd())(np.full((1, 2, 1), -1.0, "float32")))
     assert spikes.ravel().tolist() == [1, 1]
 

@@ -22,7 +22,7 @@ from keras import ops
 
 import keras_snn
 from keras_snn import layers
-from keras_snn.layers import rnn
+from keras_snn.kernels import tuning
 
 BACKEND = keras.backend.backend()
 
@@ -250,7 +250,7 @@ def test_rolled_loop_equals_unrolled(name, masked, backwards, monkeypatch):
     arguments = {"return_state": True, "go_backwards": backwards}
     unrolled = neuron(name, unroll=True, **arguments)(x, mask=mask)
     last = neuron(name, unroll=True, return_sequences=False, go_backwards=backwards)(x, mask=mask)
-    monkeypatch.setitem(rnn.UNROLL_LIMIT, BACKEND, 0)
+    monkeypatch.setitem(tuning.UNROLL_LIMIT, BACKEND, 0)
     # TensorFlow's eager loop contracts no multiplications; the compiled one may.
     assert_same(neuron(name, **arguments)(x, mask=mask), unrolled)
     assert_same(neuron(name, return_sequences=False, go_backwards=backwards)(x, mask=mask), last)
@@ -315,7 +315,7 @@ class NoiseCell(layers.NeuronCell):
 
 @pytest.mark.parametrize("rolled", [False, True])
 def test_noise_of_a_cell_differs_at_each_step_and_call(rolled, monkeypatch):
-    monkeypatch.setitem(rnn.UNROLL_LIMIT, BACKEND, 0 if rolled else 9)
+    monkeypatch.setitem(tuning.UNROLL_LIMIT, BACKEND, 0 if rolled else 9)
     model = keras.Sequential([keras.Input((5, 3)), layers.SpikingRNN(NoiseCell(seed=3))])
     generator = keras.random.SeedGenerator(3)
     for _ in range(2):
@@ -326,7 +326,7 @@ def test_noise_of_a_cell_differs_at_each_step_and_call(rolled, monkeypatch):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rolled", [False, True])
 def test_moving_statistics_within_a_loop_are_updated_once_a_step(rolled, masked, monkeypatch):
-    monkeypatch.setitem(rnn.UNROLL_LIMIT, BACKEND, 0 if rolled else 9)
+    monkeypatch.setitem(tuning.UNROLL_LIMIT, BACKEND, 0 if rolled else 9)
     normalization = keras.layers.BatchNormalization(momentum=0.5, scale=False)
     model = keras.Sequential(
         [keras.Input((5, 3)), layers.Recurrent(layers.LIFCell(), normalization)]
@@ -355,7 +355,7 @@ def test_moving_statistics_within_a_loop_are_updated_once_a_step(rolled, masked,
 def test_gradient_of_a_long_loop_under_xla(time, masked, backwards, monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setitem(rnn.UNROLL_LIMIT, BACKEND, 0)
+    monkeypatch.setitem(tuning.UNROLL_LIMIT, BACKEND, 0)
     layer = layers.AdaptiveLIF(go_backwards=backwards, return_sequences=False)
     x = currents(2, 5, 3)
     mask = tf.constant([[True, True, False, True, True], [True] * 5]) if masked else None
@@ -905,7 +905,7 @@ def test_gradient_through_the_reset(reset, detach, x1):
 def test_gradient_through_a_leak_of_many_steps():
     """Without a spike the last slope to input t is g / tau (1 - 1 / tau)^(T - t), also rolled."""
     layer = layers.LIF(tau=4.0, threshold=5.0)
-    time = rnn.UNROLL_LIMIT.get(BACKEND, 16) + 1
+    time = tuning.UNROLL_LIMIT.get(BACKEND, 16) + 1
     x = np.full((1, time, 1), 0.5, "float32")
     _, (dx,), _ = gradients(lambda x: ops.sum(layer(x)[:, -1]), [], x)
     steps = np.arange(time)[::-1]

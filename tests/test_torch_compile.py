@@ -9,7 +9,6 @@ import pytest
 
 from keras_snn import applications, layers
 from keras_snn.applications.spiking_vgg import _GridPooling2D
-from keras_snn.kernels import torch_compile
 from keras_snn.layers import FoldTime
 
 if keras.backend.backend() != "torch":
@@ -122,13 +121,15 @@ def test_operations_are_what_pytorch_is_told(wants_last, trainable):
     given = [torch.rand(2, 3), torch.rand(3), torch.rand(3) if trainable else None]
     x, *given = (t if t is None else t.requires_grad_() for t in (torch.rand(2, 5, 3), *given))
     arguments = layer.cell.number, wants_last, True, x, *given
-    torch.library.opcheck(torch_compile.sequence, arguments)
+    operations = torch.ops.keras_snn
+    torch.library.opcheck(operations.sequence.default, arguments)
     x, *given = (t if t is None else t.detach() for t in (x, *given))
     gv = torch.rand(2, 3) if wants_last else None
     torch.library.opcheck(
-        torch_compile.sequence_backward, (layer.cell.number, x, torch.rand(2, 5, 3), gv, *given)
+        operations.sequence_backward.default,
+        (layer.cell.number, x, torch.rand(2, 5, 3), gv, *given),
     )
-    torch.library.opcheck(torch_compile.mask, (torch.tensor([3, 1]), [2, 3], 0.5))
+    torch.library.opcheck(operations.mask.default, (torch.tensor([3, 1]), [2, 3], 0.5))
 
 
 def test_a_network_is_one_graph():

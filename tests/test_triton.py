@@ -35,9 +35,9 @@ def tensor(*shape, mean=0.6, seed=0):
     return torch.tensor(values, dtype=torch.float32, device=DEVICE)
 
 
-def run(way, layer, x, gs, gv, v, monkeypatch):
+def run(implementation, layer, x, gs, gv, v, monkeypatch):
     """Spikes, last potential, and gradients to currents, first potential and weights."""
-    monkeypatch.setattr(kernel, "way", lambda x: way)
+    monkeypatch.setattr(kernel, "implementation", lambda x: implementation)
     layer.return_state = True
     x, v = x.detach().requires_grad_(), v.detach().requires_grad_()
     spikes, last = layer(x, initial_state=[v])
@@ -127,14 +127,14 @@ def test_strides(make, monkeypatch):
 def test_who_takes_the_kernels(monkeypatch):
     """Float32 tensors on CUDA devices, where a first run succeeds; or there is a warning."""
 
-    def way(dtype, is_cuda=True):
+    def taken(dtype, is_cuda=True):
         device = torch.device(DEVICE)
         x = types.SimpleNamespace(is_meta=False, is_cuda=is_cuda, dtype=dtype, device=device)
-        return kernel.way(x)
+        return kernel.implementation(x)
 
-    assert way(torch.float32) is kernels
-    assert way(torch.float16) is kernel.InPlace
-    assert way(torch.float32, is_cuda=False) is kernel.InPlace
+    assert taken(torch.float32) is kernels
+    assert taken(torch.float16) is kernel.InPlace
+    assert taken(torch.float32, is_cuda=False) is kernel.InPlace
 
     def fail(*args):
         raise RuntimeError("no compiler")
@@ -142,7 +142,7 @@ def test_who_takes_the_kernels(monkeypatch):
     kernels.usable.cache_clear()
     monkeypatch.setattr(kernels, "backward", fail)
     with pytest.warns(UserWarning, match=f"{DEVICE}.*no compiler"):
-        assert way(torch.float32) is kernel.InPlace
+        assert taken(torch.float32) is kernel.InPlace
     kernels.usable.cache_clear()
 
 
@@ -154,7 +154,7 @@ from triton.compiler import ASTSource
 from keras_snn.kernels import triton as kernels
 from keras_snn.kernels import tuning
 
-TENSORS = "x", "v", "spikes", "last", "h", "gs", "slopes", "gv", "dx"
+TENSORS = "x", "v", "spikes", "last", "h", "grad_spikes", "slopes", "grad_v", "dx"
 NUMBERS = "rate", "threshold", "v_reset", "v_rest", "bound", "p", "q"
 
 
@@ -193,8 +193,8 @@ def test_kernels_compile_and_round_as_the_loop_does():
     assert not [word for word in words if word.startswith(("fma", "div.full", "div.approx"))]
 
 
-def test_what_both_ways_are_given():
-    neuron = spec.Neuron(
+def test_what_both_implementations_are_given():
+    neuron = spec.FusedNeuron(
         spec.Leak(0.0, True, tau=2.0),
         spec.Fire(surrogates.ATan(), False, "hard", 0.0, True),
         (0.0, None, 1.0),
@@ -215,7 +215,7 @@ def test_what_both_ways_are_given():
 
 
 def test_infinite_and_not_a_number():
-    neuron = spec.Neuron(
+    neuron = spec.FusedNeuron(
         spec.Leak(0.0, True, tau=2.0),
         spec.Fire(surrogates.ATan(), False, "hard", 0.0, True),
         (0.0, None, 1.0),
@@ -231,8 +231,8 @@ def test_from_the_resting_potential(monkeypatch):
     """No tensor is given for the first potential."""
     x = 2 * tensor(3, 6, 50)
     found = []
-    for way in (kernels, kernel.InPlace):
-        monkeypatch.setattr(kernel, "way", lambda x, way=way: way)
+    for each in (kernels, kernel.InPlace):
+        monkeypatch.setattr(kernel, "implementation", lambda x, each=each: each)
         x = x.detach().requires_grad_()
         spikes = layers.LIF(v_reset=-0.25)(x)
         found.append([spikes, *torch.autograd.grad(spikes.sum(), [x])])

@@ -365,7 +365,7 @@ def _linear_step(cell, floor):
     import tensorflow as tf
 
     with tf.init_scope():
-        parts = cell.fused() if isinstance(cell, snn.SpikingCell) else None
+        parts = cell.fused_spec() if isinstance(cell, snn.SpikingCell) else None
         if parts is None:
             return None
         form, fire, threshold = parts

@@ -141,9 +141,9 @@ class _Writer:
     def neuron(self, name, layer, x):
         nir, cell = self.nir, layer.cell
         if isinstance(cell, (snn.AccumulatorCell, snn.LeakyIntegratorCell)):
-            form, fire, threshold = cell.form(), None, None
+            form, fire, threshold = cell.linear_charge(), None, None
         else:
-            parts = cell.fused() if isinstance(cell, snn.SpikingCell) else None
+            parts = cell.fused_spec() if isinstance(cell, snn.SpikingCell) else None
             if parts is None:
                 raise _refusal(layer, "NIR has no such neuron")
             form, fire, threshold = parts

@@ -10,23 +10,25 @@ is in `tuning.py`.
 import keras
 
 
-def run(neuron, sequences, tensors, training=False):
-    """Spikes `(batch, time, ...)` and the last potential of a sequence of currents.
+def implementation(cell):
+    """What runs whole sequences of a neuron on this backend, for a layer that is built.
 
     Args:
-        neuron: A `spec.Neuron`.
-        sequences: Currents, `(batch, time, ...)`, with a known number of steps.
-        tensors: Those of first potential, rate and threshold that are tensors, see `spec.split`.
-        training: Whether a backward pass is expected. Gradients are correct either way; on
-            TensorFlow `True` saves time and `False` memory.
+        cell: A `SpikingCell` that has a `fused_spec()`.
 
     Returns:
-        `(spikes, v)`; `v` is `None` unless `neuron.wants_last`.
+        A function `run(cell, sequences, v, wants_last, training)` of the cell, currents
+        `(batch, time, ...)` with a known number of steps, and the first potential: the cell's
+        `v_reset`, or a tensor `(batch, ...)`. It returns `(spikes, v)`, `v` being the last
+        potential, or `None` unless `wants_last`; or `None` where the plain loop is the better one.
+        Gradients are correct whatever `training` is; on TensorFlow `True` saves time and `False`
+        memory.
     """
     if keras.backend.backend() == "torch":
         from keras_snn.kernels import torch
 
-        return torch.run(neuron, sequences, tensors)
+        torch.make_known(cell)
+        return torch.run
     from keras_snn.kernels import xla
 
-    return xla.run(neuron, sequences, tensors, training)
+    return xla.run

@@ -1,31 +1,35 @@
 """What a fused neuron is: data, and the arithmetic of its passes, without a backend.
 
-For a neuron whose charge `h = charge(v, x)` has constant slopes to `v` and `x`, and that fires and
-resets as `SpikingCell` does, the gradient of a sequence needs one saved tensor: the charged
-potentials `h`. Spikes, surrogate derivatives and the potentials between steps follow from it. The
-spikes are those of the plain loop, by the same order of operations, and the gradients too but for
-rounding. `xla.py` and `torch.py` run it.
+A neuron can be fused if its charge `h = charge(v, x)` is linear, with constant slopes to `v` and
+`x` (`Decay`, `Leak`), and it fires and resets as `SpikingCell` does (`Fire`). The gradient of a
+sequence then needs one saved tensor, the charged potentials `h`: spikes, surrogate derivatives and
+the potentials between steps follow from it. Spikes are those of the plain loop, by the same order
+of operations, and gradients too but for rounding. `xla.py` and `torch.py` run whole sequences.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras import ops
 
 from keras_snn import dynamics
-from keras_snn.surrogates import heaviside
+from keras_snn.surrogates import Surrogate, heaviside
 
 __all__ = [
     "Decay",
     "Fire",
+    "FusedNeuron",
     "Leak",
-    "Neuron",
     "backward",
     "forward",
     "like_step",
     "split",
     "unrolled",
 ]
+
+Tensor = Any
+Number = float | Tensor  # a number or a tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +39,11 @@ class Decay:
     decay: float = 1.0
     rate = None
 
-    def charge(self, v, x, rate):
+    def charge(self, v: Number, x: Tensor, rate: None = None) -> Tensor:
         """The charged potential."""
         return dynamics.decay_charge(v, x, self.decay) if self.decay != 1 else v + x
 
-    def slopes(self, rate):
+    def slopes(self, rate: None = None) -> tuple[Number, Number]:
         """Slopes of the charge to `v` and to `x`."""
         return self.decay, 1.0
 
@@ -53,19 +57,19 @@ class Leak:
 
     v_rest: float
     decay_input: bool
-    tau: Any = None
-    rate: Any = None
+    tau: float | None = None
+    rate: Tensor | None = None
 
-    def charge(self, v, x, rate):
+    def charge(self, v: Number, x: Tensor, rate: Tensor | None) -> Tensor:
         """The charged potential."""
         return dynamics.lif_charge(v, x, self.tau, rate, self.v_rest, self.decay_input)
 
-    def slopes(self, rate):
+    def slopes(self, rate: Tensor | None) -> tuple[Number, Number]:
         """Slopes of the charge to `v` and to `x`."""
         rate = 1 / self.tau if rate is None else rate
         return 1 - rate, rate if self.decay_input else 1.0
 
-    def rate_slope(self, v, h, rate):
+    def rate_slope(self, v: Tensor, h: Tensor, rate: Tensor) -> Tensor:
         """Slope of the charge to the rate."""
         return (h - v) / rate if self.decay_input else self.v_rest - v
 
@@ -74,24 +78,26 @@ class Leak:
 class Fire:
     """How a neuron fires and resets: what `SpikingCell` holds, without the threshold."""
 
-    surrogate: Any
+    surrogate: Surrogate
     strict: bool
     reset: str
     v_reset: float
     detach: bool
 
-    def backward(self, h, threshold, upstream, gv):
+    def backward(
+        self, h: Tensor, threshold: Number, grad_spikes: Tensor, grad_v: Number
+    ) -> tuple[Tensor, Tensor]:
         """Gradients to `h` and to the threshold, from those to the spikes and to the new `v`."""
         spikes = self.spikes(h, threshold)
         if not self.detach and self.reset != "none":
             change = self.v_reset - h if self.reset == "hard" else -threshold
-            upstream = upstream + gv * change
-        through = upstream * ops.cast(self.surrogate.derivative(h - threshold), h.dtype)
-        kept = gv * (1 - spikes) if self.reset == "hard" else gv
-        lost = gv * spikes if self.reset == "soft" else 0
+            grad_spikes = grad_spikes + grad_v * change
+        through = grad_spikes * ops.cast(self.surrogate.derivative(h - threshold), h.dtype)
+        kept = grad_v * (1 - spikes) if self.reset == "hard" else grad_v
+        lost = grad_v * spikes if self.reset == "soft" else 0
         return through + kept, -(through + lost)
 
-    def spikes(self, h, threshold):
+    def spikes(self, h: Tensor, threshold: Number) -> Tensor:
         """The spikes of the step whose charged potential is `h`.
 
         For second derivatives they have the surrogate's slope where the reset has it.
@@ -100,72 +106,96 @@ class Fire:
             return ops.stop_gradient(heaviside(h - threshold, self.strict))
         return self.surrogate(h - threshold, self.strict)
 
-    def after(self, h, threshold):
+    def after(self, h: Tensor, threshold: Number) -> Tensor:
         """The potential after that step."""
         spikes = self.spikes(h, threshold)
         return dynamics.reset_membrane(h, spikes, threshold, self.reset, self.v_reset, detach=False)
 
 
-def split(form, fire, v, threshold, wants_last):
-    """A `Neuron`, and those of its parameters that are tensors."""
-    parameters = (v, form.rate, threshold)
-    if form.rate is not None:
-        form = dataclasses.replace(form, rate=None)
-    numbers = tuple(GIVEN if _is_tensor(p) else p for p in parameters)
-    return Neuron(form, fire, numbers, wants_last), list(filter(_is_tensor, parameters))
+# Stands for a parameter that is a tensor: specs are hashable, so that functions that are compiled
+# for one are found again.
+TENSOR = "tensor"
+
+NUMBERS = (int, float, type(None))
 
 
-GIVEN = "given"
+def split(
+    linear_charge: Decay | Leak, fire: Fire, threshold: Number, v: Number, wants_last: bool
+) -> tuple["FusedNeuron", list[Tensor]]:
+    """Divides a neuron into what can be hashed and its tensors.
 
+    Args:
+        linear_charge: The charge; its rate may be a tensor.
+        fire: How it fires and resets.
+        threshold: A number, or a tensor to learn.
+        v: Potential before the first step, a number or a tensor `(batch, ...)`.
+        wants_last: Whether the potential after the last step is used.
 
-def _is_tensor(parameter):
-    return parameter is not None and not isinstance(parameter, (int, float))
+    Returns:
+        `(neuron, tensors)`: a `FusedNeuron`, and those of first potential, rate and threshold that
+        are tensors.
+    """
+    parameters = (v, linear_charge.rate, threshold)
+    if linear_charge.rate is not None:
+        linear_charge = dataclasses.replace(linear_charge, rate=None)
+    constants = tuple([p if isinstance(p, NUMBERS) else TENSOR for p in parameters])
+    tensors = [p for p in parameters if not isinstance(p, NUMBERS)]
+    return FusedNeuron(linear_charge, fire, constants, wants_last), tensors
 
 
 @dataclasses.dataclass(frozen=True)
-class Neuron:
-    """What a neuron does over a whole sequence, but for the tensors."""
+class FusedNeuron:
+    """What a neuron does over a whole sequence, but for the tensors.
 
-    form: Any
+    Attributes:
+        linear_charge: Its charge.
+        fire: How it fires and resets.
+        constants: First potential, rate (or `None`) and threshold: numbers, or `TENSOR`.
+        wants_last: Whether the potential after the last step is used.
+    """
+
+    linear_charge: Decay | Leak
     fire: Fire
-    # First potential, rate (or None), threshold: numbers, or `GIVEN` where they are tensors.
-    numbers: tuple
+    constants: tuple
     wants_last: bool = True
 
-    def parameters(self, tensors):
-        """First potential, rate and threshold, once the tensors are known."""
+    def parameters(self, tensors: Iterable[Tensor]) -> list[Number | None]:
+        """First potential, rate and threshold, the tensors in their places."""
         tensors = iter(tensors)
-        return [next(tensors) if number is GIVEN else number for number in self.numbers]
+        return [next(tensors) if constant is TENSOR else constant for constant in self.constants]
 
-    def gradients(self, h, dx, gs, gv, tensors):
+    def gradients(
+        self, h: Tensor, dx: Tensor, grad_spikes: Tensor, grad_v: Number, tensors: list[Tensor]
+    ) -> list[Tensor]:
         """Gradients to the tensors.
 
         Args:
             h: Charged potentials, `(batch, time, ...)`.
             dx: Gradients to the currents.
-            gs: Gradients to the spikes.
-            gv: Gradient to the last potential, a number or `(batch, ...)`.
-            tensors: Those of first potential, rate and threshold that are given.
+            grad_spikes: Gradients to the spikes.
+            grad_v: Gradient to the last potential, a number or `(batch, ...)`.
+            tensors: Those of first potential, rate and threshold that are tensors.
         """
         first, rate, threshold = self.parameters(tensors)
-        decay, gain = self.form.slopes(rate)
-        found = []
-        if self.numbers[0] is GIVEN:
-            found.append(dx[:, 0] * (decay / gain))
-        if self.numbers[1] is GIVEN:
+        decay, gain = self.linear_charge.slopes(rate)
+        gradients = []
+        if self.constants[0] is TENSOR:
+            gradients.append(dx[:, 0] * (decay / gain))
+        if self.constants[1] is TENSOR:
             first = ops.zeros_like(h[:, 0]) + first
             before = self.fire.after(h[:, :-1], threshold)
             before = ops.concatenate([first[:, None], before], axis=1)
-            slope = self.form.rate_slope(before, h, rate)
-            found.append(_summed(dx / gain * slope, rate))
-        if self.numbers[2] is GIVEN:
-            gv = ops.zeros_like(h[:, 0]) + gv
-            gvs = ops.concatenate([dx[:, 1:] * (decay / gain), gv[:, None]], axis=1)
-            found.append(_summed(self.fire.backward(h, threshold, gs, gvs)[1], threshold))
-        return found
+            slope = self.linear_charge.rate_slope(before, h, rate)
+            gradients.append(_sum_to_shape(dx / gain * slope, rate))
+        if self.constants[2] is TENSOR:
+            last = ops.zeros_like(h[:, 0]) + grad_v
+            after = ops.concatenate([dx[:, 1:] * (decay / gain), last[:, None]], axis=1)
+            slope = self.fire.backward(h, threshold, grad_spikes, after)[1]
+            gradients.append(_sum_to_shape(slope, threshold))
+        return gradients
 
 
-def _summed(gradient, parameter):
+def _sum_to_shape(gradient, parameter):
     """A gradient summed over the axes that its parameter is broadcast over."""
     shape, rank = parameter.shape, len(gradient.shape)
     axes = range(rank - len(shape))
@@ -173,38 +203,63 @@ def _summed(gradient, parameter):
     return ops.reshape(ops.sum(gradient, tuple(axes)), shape) if axes else gradient
 
 
-def forward(neuron, recur, keep, x, *tensors):
-    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials."""
+def forward(
+    neuron: FusedNeuron, recur: Callable, keep: bool, x: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """Spikes, the last potential if it is wanted and, to `keep`, charged potentials.
+
+    Args:
+        neuron: The neuron.
+        recur: What runs the recurrence, as `unrolled` does.
+        keep: Whether the charged potentials are returned.
+        x: Currents, `(batch, time, ...)`.
+        tensors: Those of first potential, rate and threshold that are tensors.
+    """
     first, rate, threshold = neuron.parameters(tensors)
     h = recur(
-        lambda v, x: neuron.form.charge(v, x, rate),
+        lambda v, x: neuron.linear_charge.charge(v, x, rate),
         lambda h: neuron.fire.after(h, threshold),
         first,
         dynamics.saturate(x),
     )
-    found = [neuron.fire.spikes(h, threshold)]
-    found += [neuron.fire.after(h[:, -1], threshold)] if neuron.wants_last else []
-    return (*found, h) if keep else tuple(found)
+    outputs = [neuron.fire.spikes(h, threshold)]
+    outputs += [neuron.fire.after(h[:, -1], threshold)] if neuron.wants_last else []
+    return (*outputs, h) if keep else tuple(outputs)
 
 
-def backward(neuron, recur, h, upstream, tensors, *charged):
-    """Gradients to the currents and to the tensors, from those to spikes and last potential.
+def backward(
+    neuron: FusedNeuron,
+    recur: Callable,
+    h: Tensor,
+    upstream: tuple[Tensor, ...],
+    tensors: list[Tensor],
+    *grad_h: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients to the currents and to the tensors.
 
-    `charged`: those to the charged potentials `h`, if something else reads these too.
+    Args:
+        neuron: The neuron.
+        recur: What runs the recurrence, as `unrolled` does.
+        h: Charged potentials, `(batch, time, ...)`.
+        upstream: Gradients to the spikes and, if it is wanted, to the last potential.
+        tensors: Those of first potential, rate and threshold that are tensors.
+        grad_h: Gradient to the charged potentials, if something else reads these too.
     """
     _, rate, threshold = neuron.parameters(tensors)
-    decay, gain = neuron.form.slopes(rate)
-    gs, gv = upstream if neuron.wants_last else (*upstream, 0.0)
+    decay, gain = neuron.linear_charge.slopes(rate)
+    grad_spikes, grad_v = upstream if neuron.wants_last else (*upstream, 0.0)
 
-    def step(gv, g, h, *charged):
-        return gain * sum(charged, neuron.fire.backward(h, threshold, g, gv)[0])
+    def step(grad_v, grad_spikes, h, *grad_h):
+        return gain * sum(grad_h, neuron.fire.backward(h, threshold, grad_spikes, grad_v)[0])
 
     # Of one step only the gradient to the current is kept; that to the potential follows from it.
-    dx = recur(step, lambda d: d * (decay / gain), gv, gs, h, *charged, reverse=True)
-    return (dx, *neuron.gradients(h, dx, gs, gv, tensors))
+    dx = recur(step, lambda d: d * (decay / gain), grad_v, grad_spikes, h, *grad_h, reverse=True)
+    return (dx, *neuron.gradients(h, dx, grad_spikes, grad_v, tensors))
 
 
-def unrolled(step, follow, carry, *xs, reverse=False):
+def unrolled(
+    step: Callable, follow: Callable, carry: Number, *xs: Tensor, reverse: bool = False
+) -> Tensor:
     """Outputs `y[t] = step(carry, x[t], ...)`, where `follow(y[t])` is carried to the next step."""
     outputs = []
     steps = list(zip(*(ops.unstack(x, axis=1) for x in xs)))
@@ -214,8 +269,8 @@ def unrolled(step, follow, carry, *xs, reverse=False):
     return ops.stack(outputs[::-1] if reverse else outputs, axis=1)
 
 
-def like_step(v, x):
+def like_step(v: Number, x: Tensor) -> Tensor:
     """A potential, a number or a tensor, for each neuron of the currents `x`."""
-    if _is_tensor(v):
+    if not isinstance(v, NUMBERS):
         return v
     return ops.broadcast_to(ops.full_like(x[:1, 0], v), ops.shape(x[:, 0]))

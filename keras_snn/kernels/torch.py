@@ -9,26 +9,37 @@ Backward, the gradients `e` to the charged potentials are a linear recurrence,
 once.
 """
 
+import dataclasses
 import functools
+import itertools
 import math
+import weakref
 
+import keras
 from keras import ops
 
-from keras_snn.kernels import tuning
-from keras_snn.kernels.spec import Decay, backward, forward, like_step, unrolled
+from keras_snn.kernels import torch_compile, tuning
+from keras_snn.kernels.spec import Decay, backward, forward, like_step, split, unrolled
 from keras_snn.surrogates import ATan
 
+if keras.backend.backend() == "torch":
+    import torch
 
-def run(neuron, sequences, tensors):
-    """What `keras_snn.kernels.run` gives."""
+
+def run(cell, sequences, v, wants_last, training=False):
+    """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return None  # files have plain operations only
+    if torch.compiler.is_compiling():
+        return _run_compiled(cell, sequences, v, wants_last)
+    neuron, tensors = split(*cell.fused_spec(), v, wants_last)
     spikes, last, _ = function().apply(neuron, sequences, *tensors)
     return spikes, last
 
 
 @functools.cache
 def function():
-    """The `autograd.Function`; its inputs are a `Neuron`, currents and the tensors given."""
-    import torch
+    """The `autograd.Function`; its inputs are a `FusedNeuron`, currents and the tensors."""
 
     class Sequence(torch.autograd.Function):
         @staticmethod
@@ -36,37 +47,38 @@ def function():
             keep = any(ctx.needs_input_grad)
             ctx.set_materialize_grads(False)
             ctx.neuron = neuron
-            spikes, last, h = way(x).forward(neuron, x, tensors, keep)
+            spikes, last, h = implementation(x).forward(neuron, x, tensors, keep)
             if not keep:
                 return spikes, last, None
             ctx.save_for_backward(h, *tensors)
             return spikes, last, h
 
         @staticmethod
-        def backward(ctx, gs, gv, gh):
-            h, *tensors = ctx.saved_tensors
-            gs = h.new_zeros(()).expand_as(h) if gs is None else gs
-            if torch.is_grad_enabled() or gh is not None:  # for second derivatives
-                upstream = (gs, 0.0 if gv is None else gv)[: 1 + ctx.neuron.wants_last]
-                charged = () if gh is None else (gh,)
-                return None, *backward(ctx.neuron, unrolled, h, upstream, tensors, *charged)
-            return None, *gradients(ctx.neuron, h, gs, gv, tensors, any(ctx.needs_input_grad[2:]))
+        def backward(ctx, grad_spikes, grad_v, grad_h):
+            neuron, (h, *tensors) = ctx.neuron, ctx.saved_tensors
+            if grad_spikes is None:
+                grad_spikes = h.new_zeros(()).expand_as(h)
+            grad_v = 0.0 if grad_v is None else grad_v
+            if torch.is_grad_enabled() or grad_h is not None:  # for second derivatives
+                upstream = (grad_spikes, grad_v)[: 1 + neuron.wants_last]
+                grad_h = () if grad_h is None else (grad_h,)
+                return None, *backward(neuron, unrolled, h, upstream, tensors, *grad_h)
+            wanted = any(ctx.needs_input_grad[2:])
+            return None, *gradients(neuron, h, grad_spikes, grad_v, tensors, wanted)
 
     return Sequence
 
 
-def gradients(neuron, h, gs, gv, tensors, wanted=True):
-    """Gradients to the currents and to the tensors, `None` if these are not wanted.
-
-    `gv` is `None` if nothing is given for the last potential.
-    """
-    gv = 0.0 if gv is None else gv
-    dx = way(h).backward(neuron, h, gs, gv, tensors)
-    return [dx, *(neuron.gradients(h, dx, gs, gv, tensors) if wanted else [None] * len(tensors))]
+def gradients(neuron, h, grad_spikes, grad_v, tensors, wanted=True):
+    """Gradients to the currents and to the tensors, `None` for these unless `wanted`."""
+    dx = implementation(h).backward(neuron, h, grad_spikes, grad_v, tensors)
+    if not wanted:
+        return [dx, *[None] * len(tensors)]
+    return [dx, *neuron.gradients(h, dx, grad_spikes, grad_v, tensors)]
 
 
-def way(x):
-    """What does the steps on the device of `x`."""
+def implementation(x):
+    """What computes all steps on the device of `x`: `Shapes`, `InPlace` or the module `triton`."""
     if x.is_meta:
         return Shapes
     if x.is_cuda:
@@ -87,7 +99,7 @@ class Shapes:
         return x.clone(), last, x.clone() if keep else None
 
     @staticmethod
-    def backward(neuron, h, gs, gv, tensors):
+    def backward(neuron, h, grad_spikes, grad_v, tensors):
         """As that of `InPlace`."""
         return h.clone()
 
@@ -104,24 +116,22 @@ class InPlace:
         """Spikes, last potential and, to `keep`, the charged potentials.
 
         Args:
-            neuron: A `spec.Neuron`.
+            neuron: A `FusedNeuron`.
             x: Currents, `(batch, time, ...)`.
-            tensors: Those of first potential, rate and threshold that are given.
+            tensors: Those of first potential, rate and threshold that are tensors.
             keep: Whether the charged potentials are wanted.
 
         Returns:
             `(spikes, v, h)`; `h` is of use if `keep`.
         """
-        import torch
-
         first, rate, threshold = neuron.parameters(tensors)
-        charge, reset = _charge(neuron.form, rate, x), _reset(neuron.fire, threshold)
+        charge, reset = _charge(neuron.linear_charge, rate, x), _reset(neuron.fire, threshold)
         v = like_step(first, x)
         compare = torch.gt if neuron.fire.strict else torch.ge
         spikes, tiles = torch.empty_like(x), _tiles(x)
         h = torch.empty_like(x) if keep else None
         last = torch.empty_like(x[:, 0]) if neuron.wants_last else None
-        # What is not given back stays in the cache, in the place of one tile.
+        # Scratch buffers are tile-sized, so they stay in cache.
         charged, potential = (torch.empty_like(x[tiles[0], 0]) for _ in range(2))
         for rows in tiles:
             count = x[rows].shape[0]
@@ -140,37 +150,37 @@ class InPlace:
         return spikes, last, h
 
     @staticmethod
-    def backward(neuron, h, gs, gv, tensors):
+    def backward(neuron, h, grad_spikes, grad_v, tensors):
         """Gradients to the currents.
 
         Args:
-            neuron: A `spec.Neuron`.
+            neuron: A `FusedNeuron`.
             h: Charged potentials, `(batch, time, ...)`.
-            gs: Gradients to the spikes.
-            gv: Gradient to the last potential, `(batch, ...)`, or 0 if there is none.
-            tensors: Those of first potential, rate and threshold that are given.
+            grad_spikes: Gradients to the spikes.
+            grad_v: Gradient to the last potential, `(batch, ...)`, or 0 if there is none.
+            tensors: Those of first potential, rate and threshold that are tensors.
 
         Returns:
             A tensor like `h`.
         """
-        import torch
-
         fire, last = neuron.fire, h.shape[1] - 1
         _, rate, threshold = neuron.parameters(tensors)
-        (decay, decays), (gain, gains) = map(_split, neuron.form.slopes(rate))
+        (decay, decays), (gain, gains) = map(_split, neuron.linear_charge.slopes(rate))
         dx, tiles = torch.empty_like(h), _tiles(h)
         count = max(1, tuning.TILE // max(1, h[tiles[0], 0].numel()))
         # Made once, to stay in the cache.
         buffers = [torch.empty_like(h[tiles[0], :count]) for _ in range(2)]
         for rows in tiles:
-            carried = gv[rows] * (gain if gains is None else gains) if torch.is_tensor(gv) else None
+            carried = None
+            if torch.is_tensor(grad_v):
+                carried = grad_v[rows] * (gain if gains is None else gains)
             factor = 1.0  # what follows the last step has not decayed
             for start in reversed(range(0, last + 1, count)):
                 part = rows, slice(start, start + count)
                 hs, ds = h[part], dx[part]
                 u, kept = (buffer[: hs.shape[0], : hs.shape[1]] for buffer in buffers)
                 torch.sub(hs, threshold, out=u)
-                slope = _through(fire.surrogate, u, gs[part], gain, ds)
+                slope = _through(fire.surrogate, u, grad_spikes[part], gain, ds)
                 _kept(fire, hs, threshold, slope, out=kept)
                 if gains is not None:
                     ds.mul_(gains)
@@ -188,19 +198,17 @@ def _tiles(x):
     return [slice(start, start + rows) for start in range(0, max(1, x.shape[0]), rows)]
 
 
-def _charge(form, rate, like):
-    """`charge(v, x, out)`, in the order of operations of `form.charge`."""
-    import torch
-
-    if isinstance(form, Decay):
-        if form.decay == 1:
+def _charge(linear_charge, rate, like):
+    """`charge(v, x, out)`, in the order of operations of `linear_charge.charge`."""
+    if isinstance(linear_charge, Decay):
+        if linear_charge.decay == 1:
             return torch.add
-        return lambda v, x, out: torch.mul(v, form.decay, out=out).add_(x)
-    add_share = _add_share(form.tau, rate, like)
+        return lambda v, x, out: torch.mul(v, linear_charge.decay, out=out).add_(x)
+    add_share = _add_share(linear_charge.tau, rate, like)
 
     def charge(v, x, out):
-        away = v - form.v_rest if form.v_rest else v
-        if form.decay_input:
+        away = v - linear_charge.v_rest if linear_charge.v_rest else v
+        if linear_charge.decay_input:
             add_share(v, torch.sub(x, away, out=out), 1, out)
         else:
             add_share(v, away, -1, out).add_(x)
@@ -210,8 +218,6 @@ def _charge(form, rate, like):
 
 def _add_share(tau, rate, like):
     """`f(v, z, sign, out)`: `v + sign * z / tau` or `v + sign * z * rate`, rounded twice."""
-    import torch
-
     if rate is not None:
         return lambda v, z, sign, out: torch.add(
             v, torch.mul(z, rate, out=out), alpha=sign, out=out
@@ -224,7 +230,6 @@ def _add_share(tau, rate, like):
 
 def _reset(fire, threshold):
     """`reset(h, spikes, out)`: the potential after a step."""
-    import torch
 
     def reset(h, spikes, out):
         if fire.reset == "hard":
@@ -252,8 +257,6 @@ def _through(surrogate, u, upstream, gain, out):
     Returns:
         A function that gives the slope, for those who need it too.
     """
-    import torch
-
     zero = u.new_zeros(())
     if type(surrogate) is ATan:  # the default, in fewer operations
         curvature, floor = math.pi**2 / 2 * surrogate.alpha, u.new_full((), 2 / surrogate.alpha)
@@ -270,8 +273,6 @@ def _kept(fire, h, threshold, slope, out):
 
     `slope()` is the surrogate's.
     """
-    import torch
-
     if fire.reset == "hard":
         compare = torch.le if fire.strict else torch.lt
         compare(h, threshold, out=out)
@@ -281,3 +282,105 @@ def _kept(fire, h, threshold, slope, out):
         out.fill_(1)
         if fire.reset == "soft" and not fire.detach:
             out.sub_(slope() * threshold)
+
+
+# Operations of a graph take tensors and numbers: they know a cell by its number.
+CELLS = weakref.WeakValueDictionary()
+COUNT = itertools.count()
+
+
+def make_known(cell):
+    """Gives a cell a number, by which operations of compiled graphs find it, if these work."""
+    if _define_operations():
+        cell.number = next(COUNT)
+        CELLS[cell.number] = cell
+
+
+def _run_compiled(cell, x, v, wants_last):
+    """What `run` gives within graphs of PyTorch's compiler, as one operation of the graph."""
+    if cell.number is None or x.shape[1] <= tuning.TORCH_COMPILE_UNROLL_LIMIT:
+        return None  # the compiler fuses a short loop with what stands around it
+    linear_charge, _, threshold = cell.fused_spec()
+    tensors = [p if torch.is_tensor(p) else None for p in (v, linear_charge.rate, threshold)]
+    spikes, last, _ = torch.ops.keras_snn.sequence(
+        cell.number, wants_last, torch.is_grad_enabled(), x.contiguous(), *tensors
+    )
+    return spikes, last if wants_last else None
+
+
+def _neuron(number, wants_last, v, rate, threshold):
+    """A cell's `FusedNeuron` and its tensors, which are those given where they are given."""
+    cell = CELLS[number]
+    linear_charge, fire, own = cell.fused_spec()
+    if rate is not None:
+        linear_charge = dataclasses.replace(linear_charge, rate=rate)
+    v, threshold = cell.v_reset if v is None else v, own if threshold is None else threshold
+    return split(linear_charge, fire, threshold, v, wants_last)
+
+
+@functools.cache
+def _define_operations():
+    """Defines the operations of compiled graphs, once; false, with a warning, where it can't be."""
+    with torch_compile.warn_of_changes("neurons of long sequences as an operation"):
+        define_sequence = torch_compile.operation(_fake_sequence)
+        define_backward = torch_compile.operation(_fake_backward)
+        define_backward(sequence_backward)
+        torch.library.register_autograd(
+            define_sequence(sequence), _gradient, setup_context=_keep_for_gradient
+        )
+        return True
+    return False
+
+
+def sequence(
+    number: int,
+    wants_last: bool,
+    keep: bool,
+    x: "torch.Tensor",
+    v: "torch.Tensor | None",
+    rate: "torch.Tensor | None",
+    threshold: "torch.Tensor | None",
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Spikes, last potential and charged potentials; those not asked for are empty."""
+    neuron, tensors = _neuron(number, wants_last, v, rate, threshold)
+    spikes, last, h = implementation(x).forward(neuron, x, tensors, keep)
+    return spikes, last if wants_last else x.new_empty(0), h if keep else x.new_empty(0)
+
+
+def _fake_sequence(number, wants_last, keep, x, v, rate, threshold):
+    last = torch.empty_like(x[:, 0]) if wants_last else x.new_empty(0)
+    return torch.empty_like(x), last, torch.empty_like(x) if keep else x.new_empty(0)
+
+
+def sequence_backward(
+    number: int,
+    h: "torch.Tensor",
+    grad_spikes: "torch.Tensor",
+    grad_v: "torch.Tensor | None",
+    v: "torch.Tensor | None",
+    rate: "torch.Tensor | None",
+    threshold: "torch.Tensor | None",
+) -> "list[torch.Tensor]":
+    """Gradients to currents and to those of the other tensors that are given."""
+    neuron, tensors = _neuron(number, grad_v is not None, v, rate, threshold)
+    return gradients(neuron, h, grad_spikes, 0.0 if grad_v is None else grad_v, tensors)
+
+
+def _fake_backward(number, h, grad_spikes, grad_v, *parameters):
+    return [torch.empty_like(t) for t in (h, *parameters) if t is not None]
+
+
+def _keep_for_gradient(ctx, inputs, output):
+    ctx.number, ctx.wants_last, _, _, *parameters = inputs
+    ctx.save_for_backward(output[2], *parameters)
+    ctx.mark_non_differentiable(output[2])
+
+
+def _gradient(ctx, grad_spikes, grad_v, _):
+    h, *parameters = ctx.saved_tensors
+    grad_v = grad_v if ctx.wants_last else None
+    slopes = iter(
+        torch.ops.keras_snn.sequence_backward(ctx.number, h, grad_spikes, grad_v, *parameters)
+    )
+    dx = next(slopes)
+    return None, None, None, dx, *(None if p is None else next(slopes) for p in parameters)

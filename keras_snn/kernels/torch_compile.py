@@ -2,62 +2,50 @@
 
 A network should be one graph for it. Where it can't trace something, every layer becomes a graph of
 its own, for maps of any size: slow, and more than its compiler can do. Some of Keras's operations
-break graphs; here are forms that do not. Nothing but that compiler takes them.
+break graphs; here are forms that do not. Nothing but that compiler takes them, and it hears of them
+when the first layer of keras_snn is made.
 
 Neurons of short sequences are plain loops there, which it fuses with what stands around them. A
-longer one, which would take it minutes, is one operation that it does not look into.
+longer one, which would take it minutes, is one operation that it does not look into, of `torch.py`.
 """
 
-import dataclasses
-import itertools
-import sys
-import weakref
+import contextlib
+import functools
+import warnings
 
 import keras
-from keras.src import backend
-from keras.src.random.seed_generator import draw_seed
+from keras import ops
 
-from keras_snn.kernels import torch as kernel
-from keras_snn.kernels import tuning
-from keras_snn.kernels.spec import split
+from keras_snn.graph import backend, draw_seed
 
-ON_TORCH = keras.backend.backend() == "torch"
-if ON_TORCH:
+if keras.backend.backend() == "torch":
     import torch
 
-__all__ = ["compiling", "exporting", "numbered", "operation", "run", "takes_loop"]
+__all__ = ["operation", "prepare"]
 
 
-def compiling():
-    """Whether PyTorch's compiler is at work."""
-    return ON_TORCH and torch.compiler.is_compiling()
+@functools.cache
+def prepare():
+    """Tells PyTorch's compiler of the forms below, once; a warning says which it does not take."""
+    for module, name, form in FORMS:
+        with warn_of_changes(f"a form of `{name}`"):
+            torch.compiler.substitute_in_graph(getattr(module, name))(form)
+    with warn_of_changes("an operation that draws dropout masks"):
+        operation(lambda seed, shape, share: seed.new_empty(shape, dtype=torch.bool))(mask)
 
 
-# Modules that trace a model for a file; only PyTorch says itself that it does so.
-EXPORTERS = ("keras.src.export", "keras.src.backend.tensorflow.export", "tf2onnx", "jax2onnx")
-EXPORTERS += ("keras.src.backend.jax.export", "tensorflow.lite.python")
-
-
-def exporting(x):
-    """Whether `x` is traced for a file, whose format may have plain operations only."""
-    if ON_TORCH:
-        return torch.compiler.is_exporting() or torch.jit.is_tracing()
-    frame = sys._getframe() if _is_traced(x) else None
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(EXPORTERS):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _is_traced(x):
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return isinstance(x, jax.core.Tracer)
-    import tensorflow as tf
-
-    return not tf.executing_eagerly()
+@contextlib.contextmanager
+def warn_of_changes(what):
+    """Makes a warning of any error: a version of Keras or PyTorch that has other functions."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(
+            f"keras_snn can't give PyTorch's compiler {what} (Keras {keras.__version__}, PyTorch "
+            f"{torch.__version__}). Networks with `jit_compile=True` may run slower; nothing else "
+            f"changes. {type(error).__name__}: {error}",
+            stacklevel=3,
+        )
 
 
 def operation(fake):
@@ -106,7 +94,7 @@ def dropout(inputs, rate, noise_shape=None, seed=None):
     if noise_shape is None and not seeded:
         return torch.nn.functional.dropout(inputs, rate)
     shape = [size or full for size, full in zip(noise_shape or inputs.shape, inputs.shape)]
-    kept = mask(_next(seed), shape, 1 - rate)
+    kept = torch.ops.keras_snn.mask(_next(seed), shape, 1 - rate)
     return torch.where(kept, inputs / (1 - rate), torch.zeros_like(inputs))
 
 
@@ -119,119 +107,16 @@ def _next(seed):
     return drawn
 
 
-if ON_TORCH:
-
-    @operation(fake=lambda seed, shape, share: seed.new_empty(shape, dtype=torch.bool))
-    def mask(seed: torch.Tensor, shape: list[int], share: float) -> torch.Tensor:
-        """Of each element whether it is kept; its probability is `share`."""
-        generator = torch.Generator(seed.device).manual_seed(int(seed.sum()) & 0xFFFFFFFF)
-        return torch.full(shape, share, device=seed.device).bernoulli(generator=generator).bool()
-
-    FORMS = {
-        keras.ops.pad: pad,
-        keras.ops.moments: moments,
-        keras.ops.max: max,
-        backend.random.dropout: dropout,
-    }
-    for function, form in FORMS.items():
-        torch.compiler.substitute_in_graph(function)(form)
+def mask(seed: "torch.Tensor", shape: list[int], share: float) -> "torch.Tensor":
+    """Of each element whether it is kept; its probability is `share`."""
+    generator = torch.Generator(seed.device).manual_seed(int(seed.sum()) & 0xFFFFFFFF)
+    return torch.full(shape, share, device=seed.device).bernoulli(generator=generator).bool()
 
 
-def takes_loop(timesteps):
-    """Whether PyTorch's compiler is at work, and a plain loop of so many steps is for it."""
-    return compiling() and timesteps <= tuning.TORCH_COMPILE_UNROLL_LIMIT
-
-
-# Operations of a graph take tensors and numbers: they know a cell by its number.
-CELLS = weakref.WeakValueDictionary()
-COUNT = itertools.count()
-
-
-def numbered(cell):
-    """A new number, by which `run` finds the cell."""
-    number = next(COUNT)
-    CELLS[number] = cell
-    return number
-
-
-def run(cell, x, v, rate, threshold, wants_last):
-    """What `kernels.run` gives for a cell, as one operation.
-
-    Args:
-        cell: A `SpikingCell` that has a `form`.
-        x: Currents, `(batch, time, ...)`.
-        v: Potential before the first step: the cell's `v_reset`, or a tensor.
-        rate: That of the cell's `form`.
-        threshold: The cell's, a number or a tensor.
-        wants_last: Whether the last potential is used.
-
-    Returns:
-        `(spikes, v)`; `v` is `None` unless `wants_last`.
-    """
-    given = [p if torch.is_tensor(p) else None for p in (v, rate, threshold)]
-    keep = torch.is_grad_enabled()
-    spikes, last, _ = sequence(cell.number, wants_last, keep, x.contiguous(), *given)
-    return spikes, last if wants_last else None
-
-
-def _neuron(number, wants_last, v, rate, threshold):
-    """A `spec.Neuron` of a cell, and those of its parameters that are tensors."""
-    cell = CELLS[number]
-    form, fire, own = cell.fused()
-    form = form if rate is None else dataclasses.replace(form, rate=rate)
-    v, threshold = cell.v_reset if v is None else v, own if threshold is None else threshold
-    return split(form, fire, v, threshold, wants_last)
-
-
-if ON_TORCH:
-
-    def _fake(number, wants_last, keep, x, v, rate, threshold):
-        last = torch.empty_like(x[:, 0]) if wants_last else x.new_empty(0)
-        return torch.empty_like(x), last, torch.empty_like(x) if keep else x.new_empty(0)
-
-    @operation(_fake)
-    def sequence(
-        number: int,
-        wants_last: bool,
-        keep: bool,
-        x: torch.Tensor,
-        v: torch.Tensor | None,
-        rate: torch.Tensor | None,
-        threshold: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Spikes, last potential and charged potentials; those not asked for are empty."""
-        neuron, tensors = _neuron(number, wants_last, v, rate, threshold)
-        spikes, last, h = kernel.way(x).forward(neuron, x, tensors, keep)
-        return spikes, last if wants_last else x.new_empty(0), h if keep else x.new_empty(0)
-
-    def _fake_backward(number, h, gs, gv, *parameters):
-        return [torch.empty_like(t) for t in (h, *parameters) if t is not None]
-
-    @operation(_fake_backward)
-    def sequence_backward(
-        number: int,
-        h: torch.Tensor,
-        gs: torch.Tensor,
-        gv: torch.Tensor | None,
-        v: torch.Tensor | None,
-        rate: torch.Tensor | None,
-        threshold: torch.Tensor | None,
-    ) -> list[torch.Tensor]:
-        """Gradients to currents and to those of the other tensors that are given."""
-        neuron, tensors = _neuron(number, gv is not None, v, rate, threshold)
-        return kernel.gradients(neuron, h, gs, gv, tensors)
-
-    def _keep(ctx, inputs, output):
-        ctx.number, ctx.wants_last, _, _, *parameters = inputs
-        ctx.save_for_backward(output[2], *parameters)
-        ctx.mark_non_differentiable(output[2])
-
-    def _backward(ctx, gs, gv, _):
-        h, *parameters = ctx.saved_tensors
-        found = iter(
-            sequence_backward(ctx.number, h, gs, gv if ctx.wants_last else None, *parameters)
-        )
-        dx = next(found)
-        return None, None, None, dx, *(None if p is None else next(found) for p in parameters)
-
-    torch.library.register_autograd(sequence, _backward, setup_context=_keep)
+# Where Keras keeps a function, its name, and the form that PyTorch's compiler takes.
+FORMS = [
+    (ops, "pad", pad),
+    (ops, "moments", moments),
+    (ops, "max", max),
+    (backend.random, "dropout", dropout),
+]

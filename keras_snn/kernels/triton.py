@@ -47,7 +47,7 @@ def usable(dtype, device):
     if triton is None or dtype is not torch.float32:
         return False
     fire = spec.Fire(surrogates.ATan(), False, "hard", 0.0, True)
-    neuron = spec.Neuron(spec.Decay(), fire, (0.0, None, 1.0))
+    neuron = spec.FusedNeuron(spec.Decay(), fire, (0.0, None, 1.0))
     x = torch.zeros((1, 1, 1), device=device)
     try:
         h = forward(neuron, x, (), True)[2]
@@ -77,13 +77,13 @@ def forward(neuron, x, tensors, keep):
             *(flat(spikes, 2), flat(last, 1), flat(h, 2), *xs.shape),
             **_arguments(neuron, flat, tensors),
             bound=dynamics.BOUNDS["float32"],
-            v_rest=float(getattr(neuron.form, "v_rest", 0.0)),
+            v_rest=float(getattr(neuron.linear_charge, "v_rest", 0.0)),
             keep=keep,
         )
     return spikes, last, h
 
 
-def backward(neuron, h, gs, gv, tensors):
+def backward(neuron, h, grad_spikes, grad_v, tensors):
     """Gradients to the currents: see `torch.InPlace.backward`."""
     import torch
 
@@ -94,12 +94,16 @@ def backward(neuron, h, gs, gv, tensors):
         slopes = ops.cast(surrogate.derivative(h - threshold), h.dtype).expand(h.shape)
     else:
         slopes = h
-    dx, gv = flat.empty(*h.shape[:2]), flat(spec.like_step(gv, h), 1)
-    h, gs, slopes, out = (flat(tensor, 2) for tensor in (h, gs, slopes, dx))
+    dx, grad_v = flat.empty(*h.shape[:2]), flat(spec.like_step(grad_v, h), 1)
+    h, grad_spikes, slopes, out = (flat(tensor, 2) for tensor in (h, grad_spikes, slopes, dx))
     with torch.cuda.device_of(h):
-        _backward[_grid(gv)](
-            *(part for tensor in (h, gs, slopes) for part in (tensor[:, -1], *tensor.stride())),
-            *(gv, *gv.stride(), out[:, -1], *h.shape),
+        _backward[_grid(grad_v)](
+            *(
+                part
+                for tensor in (h, grad_spikes, slopes)
+                for part in (tensor[:, -1], *tensor.stride())
+            ),
+            *(grad_v, *grad_v.stride(), out[:, -1], *h.shape),
             *map(float, numbers(surrogate) if numbers else (0, 0)),
             **_arguments(neuron, flat, tensors),
             detach=neuron.fire.detach,
@@ -114,10 +118,10 @@ def _grid(v):
 
 def _arguments(neuron, flat, tensors):
     """Arguments that both kernels have."""
-    form, fire = neuron.form, neuron.fire
+    linear_charge, fire = neuron.linear_charge, neuron.fire
     _, rate, threshold = neuron.parameters(tensors)
     if rate is None:
-        rate = form.decay if isinstance(form, spec.Decay) else form.tau
+        rate = linear_charge.decay if isinstance(linear_charge, spec.Decay) else linear_charge.tau
     rate, rate_stride = flat.parameter(rate)
     threshold, threshold_stride = flat.parameter(threshold)
     return {
@@ -126,10 +130,10 @@ def _arguments(neuron, flat, tensors):
         "threshold": threshold,
         "threshold_stride": threshold_stride,
         "v_reset": float(fire.v_reset),
-        "leaky": isinstance(form, spec.Leak),
-        "divides_input": getattr(form, "decay_input", False),
-        "learned_rate": neuron.numbers[1] is spec.GIVEN,
-        "learned_threshold": neuron.numbers[2] is spec.GIVEN,
+        "leaky": isinstance(linear_charge, spec.Leak),
+        "divides_input": getattr(linear_charge, "decay_input", False),
+        "learned_rate": neuron.constants[1] is spec.TENSOR,
+        "learned_threshold": neuron.constants[2] is spec.TENSOR,
         "reset": fire.reset,
         "strict": fire.strict,
         "block": tuning.TRITON_BLOCK,
@@ -270,17 +274,17 @@ def _backward(
     h_b,
     h_t,
     h_n,
-    gs,
-    gs_b,
-    gs_t,
-    gs_n,
+    grad_spikes,
+    grad_spikes_b,
+    grad_spikes_t,
+    grad_spikes_n,
     slopes,
     slopes_b,
     slopes_t,
     slopes_n,
-    gv,
-    gv_b,
-    gv_n,
+    grad_v,
+    grad_v_b,
+    grad_v_n,
     dx,
     batch,
     steps,
@@ -316,10 +320,10 @@ def _backward(
         gain = 1.0
         decay = rate
     h += b * h_b + n * h_n
-    gs += b * gs_b + n * gs_n
+    grad_spikes += b * grad_spikes_b + n * grad_spikes_n
     slopes += b * slopes_b + n * slopes_n
     out = b * steps * count + n
-    carried = tl.load(gv + b * gv_b + n * gv_n, mask=real, other=0.0)
+    carried = tl.load(grad_v + b * grad_v_b + n * grad_v_n, mask=real, other=0.0)
     for _ in range(steps):
         ht = tl.load(h, mask=real, other=0.0)
         if inline is None:
@@ -333,10 +337,10 @@ def _backward(
             carried = carried * kept
         elif reset == "soft" and not detach:
             carried = carried * (1.0 - slope * threshold)
-        carried = tl.load(gs, mask=real, other=0.0) * slope + carried
+        carried = tl.load(grad_spikes, mask=real, other=0.0) * slope + carried
         tl.store(dx + out, carried * gain, mask=real)
         carried = carried * decay
         h -= h_t
-        gs -= gs_t
+        grad_spikes -= grad_spikes_t
         slopes -= slopes_t
         out -= count

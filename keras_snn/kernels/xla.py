@@ -6,23 +6,47 @@ pass writing them.
 """
 
 import functools
+import sys
 
 import keras
 from keras import ops, tree
 
 from keras_snn import dynamics
+from keras_snn.graph import EXPORTERS
 from keras_snn.kernels import tuning
-from keras_snn.kernels.spec import backward, forward, unrolled
+from keras_snn.kernels.spec import backward, forward, split, unrolled
 from keras_snn.surrogates import jax_gradient
 
 
-def run(neuron, sequences, tensors, training=False):
-    """What `keras_snn.kernels.run` gives."""
-    if keras.backend.backend() == "jax":
+def run(cell, sequences, v, wants_last, training=False):
+    """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
+    jax = keras.backend.backend() == "jax"
+    if _is_exporting(sequences, jax):
+        return None  # files have plain operations only
+    neuron, tensors = split(*cell.fused_spec(), v, wants_last)
+    if jax:
         spikes, *last = _jax(neuron, sequences, *tensors)
     else:
         spikes, *last = _tensorflow(training, neuron, sequences, *tensors)
-    return spikes, last[0] if last else None
+    return spikes, last[0] if wants_last else None
+
+
+def _is_exporting(x, jax):
+    """Whether `x` is traced for a file, as `EXPORTERS` do."""
+    if jax:
+        from jax.core import Tracer
+
+        traced = isinstance(x, Tracer)
+    else:
+        import tensorflow as tf
+
+        traced = not tf.executing_eagerly()
+    frame = sys._getframe() if traced else None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _backward_again(neuron, recur, x, upstream, tensors):
@@ -36,11 +60,11 @@ def _plain(neuron, x, *tensors):
     v, rate, threshold = neuron.parameters(tensors)
     fire, spikes = neuron.fire, []
     for current in ops.unstack(dynamics.saturate(x), axis=1):
-        h = neuron.form.charge(v, current, rate)
+        h = neuron.linear_charge.charge(v, current, rate)
         spikes.append(dynamics.fire(h, threshold, fire.surrogate, fire.strict))
         v = dynamics.reset_membrane(h, spikes[-1], threshold, fire.reset, fire.v_reset, fire.detach)
-    found = ops.stack(spikes, axis=1), v
-    return found if neuron.wants_last else found[:1]
+    spikes = ops.stack(spikes, axis=1)
+    return (spikes, v) if neuron.wants_last else (spikes,)
 
 
 def _gradients(function, inputs, upstream):
@@ -104,7 +128,7 @@ def _jax(neuron, sequences, *tensors):
         ),
     )
     sequence = jax_gradient(
-        run, lambda inputs, found, upstream: first(found[-1], *upstream[:-1], *inputs)
+        run, lambda inputs, outputs, upstream: first(outputs[-1], *upstream[:-1], *inputs)
     )
     return sequence(sequences, *tensors)[:-1]
 
@@ -143,8 +167,8 @@ def _custom_gradient(neuron, recur, compiled, keep, x, *tensors):
     def sequence(*inputs):
         # Or TensorFlow looks for a gradient of the compiled function too.
         inputs = tree.map_structure(ops.stop_gradient, inputs)
-        found = run(*inputs)
-        outputs, saved = (found[:-1], found[-1]) if keep else (found, inputs[0])
+        outputs = run(*inputs)
+        outputs, saved = (outputs[:-1], outputs[-1]) if keep else (outputs, inputs[0])
 
         def grad(*upstream):
             @ops.custom_gradient

@@ -9,7 +9,7 @@ import keras
 from keras import ops, tree
 
 from keras_snn import dynamics, surrogates
-from keras_snn.kernels import spec, torch_compile
+from keras_snn.kernels import spec
 from keras_snn.utils.arguments import (
     Configured,
     arguments,
@@ -60,6 +60,13 @@ class NeuronCell(Configured, keras.layers.Layer):
     def charge(self, v, x):
         """The membrane potential `v` with the input `x` taken in, both `(batch, ...)`."""
         raise TypeError(f"{type(self).__name__} must define `charge(v, x)` or `step(x, states)`.")
+
+    def linear_charge(self):
+        """The charge as a `Decay` or `Leak` of `keras_snn.kernels.spec`, `None` if it is neither.
+
+        A class that defines it with its `charge` gets the fused loop over time.
+        """
+        return None
 
     def step(self, x, states):
         """One step, in the state's dtype.
@@ -194,7 +201,8 @@ class SpikingCell(NeuronCell):
         self.trainable_threshold = bool(trainable_threshold)
         self.parameter_shape = check_choice("parameter_shape", parameter_shape, SHARING)
         self.threshold_weight = None
-        self.number = torch_compile.numbered(self)
+        self.number = None  # by which compiled graphs of PyTorch know it
+        self._is_linear = _is_linear(type(self))
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -225,30 +233,36 @@ class SpikingCell(NeuronCell):
         spikes = self.fire(h)
         return spikes, [self.reset_membrane(h, spikes)]
 
-    def form(self):
-        """The charge as `keras_snn.kernels.spec` has it, or `None` if it is not linear."""
+    def fused_spec(self):
+        """What kernels need to run whole sequences of a neuron.
 
-    def fused(self):
-        """What `keras_snn.kernels.spec.split` takes of a neuron, or `None` if it is none of these.
-
-        It is one whose class (and no later one) gives `charge` a `form`, and that steps, fires
-        and resets as this class does.
+        Returns:
+            `(linear_charge, fire, threshold)`: a `Decay` or `Leak` and a `Fire` of
+            `keras_snn.kernels.spec`, and the threshold in force, a number or a tensor. `None` if
+            the class that defines `charge` does not define its `linear_charge`, or one defines
+            anew how to step, fire or reset.
         """
-        cls = type(self)
-        owners = [next(c for c in cls.__mro__ if name in c.__dict__) for name in ("charge", "form")]
-        plain = all(
-            getattr(cls, name) is getattr(SpikingCell, name)
-            for name in ("step", "fire", "reset_membrane", "current_threshold")
-        )
-        form = self.form() if plain and owners[0] is owners[1] else None
-        if form is None:
+        linear_charge = self.linear_charge() if self._is_linear else None
+        if linear_charge is None:
             return None
         fire = spec.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
-        threshold = self.current_threshold
+        threshold = self.threshold
         if self.threshold_weight is not None:
-            threshold = threshold * 1.0  # a tensor, as custom gradients want
-        return form, fire, threshold
+            threshold = self.threshold_weight * 1.0  # a tensor, as custom gradients want
+        return linear_charge, fire, threshold
 
     def get_config(self):
         surrogate = surrogates.serialize(self.surrogate)
         return self.accepted(super().get_config() | {"surrogate": surrogate})
+
+
+def _is_linear(cls):
+    """Whether a cell's `linear_charge` is its `charge`, and all else is `SpikingCell`'s."""
+    charge, linear_charge = (
+        next(parent for parent in cls.__mro__ if name in vars(parent))
+        for name in ("charge", "linear_charge")
+    )
+    return charge is linear_charge and all(
+        getattr(cls, name) is getattr(SpikingCell, name)
+        for name in ("step", "fire", "reset_membrane", "current_threshold")
+    )

@@ -57,7 +57,7 @@ class IFCell(SpikingCell):
     def charge(self, v, x):
         return dynamics.if_charge(v, x)
 
-    def form(self):
+    def linear_charge(self):
         return spec.Decay()
 
 
@@ -93,7 +93,7 @@ class LIFCell(SpikingCell):
             v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
         )
 
-    def form(self):
+    def linear_charge(self):
         return spec.Leak(self.v_reset, self.decay_input, tau=self.tau)
 
 
@@ -139,7 +139,7 @@ class ParametricLIFCell(SpikingCell):
             v, x, rate=keras.ops.sigmoid(self.w), v_rest=self.v_reset, decay_input=self.decay_input
         )
 
-    def form(self):
+    def linear_charge(self):
         return spec.Leak(self.v_reset, self.decay_input, rate=keras.ops.sigmoid(self.w))
 
 
@@ -189,7 +189,7 @@ class DecayLIFCell(SpikingCell):
     def charge(self, v, x):
         return dynamics.decay_charge(v, x, self.decay)
 
-    def form(self):
+    def linear_charge(self):
         return spec.Decay(self.decay)
 
 
@@ -586,7 +586,7 @@ class LeakyIntegratorCell(NeuronCell):
             v, x, tau=self.tau, v_rest=self.v_reset, decay_input=self.decay_input
         )
 
-    def form(self):
+    def linear_charge(self):
         return spec.Leak(self.v_reset, self.decay_input, tau=self.tau)
 
 
@@ -619,7 +619,7 @@ class AccumulatorCell(NeuronCell):
     def charge(self, v, x):
         return dynamics.if_charge(v, x)
 
-    def form(self):
+    def linear_charge(self):
         return spec.Decay()
 
 

@@ -12,7 +12,7 @@ from keras import KerasTensor, ops, tree
 from keras.src.backend import AutocastScope
 
 from keras_snn import dynamics, kernels
-from keras_snn.kernels import spec, torch_compile, tuning
+from keras_snn.kernels import tuning
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.regularizers import tell
 from keras_snn.utils.arguments import (
@@ -165,8 +165,10 @@ class SpikingRNN(keras.layers.RNN):
     True
     """
 
-    # Whether simple neurons take the loop with a hand-written backward pass.
+    # Whether neurons that have a `fused_spec` run by a kernel with a hand-written backward pass.
     use_fused = True
+    # That kernel's function, once built.
+    _implementation = None
 
     def __init__(
         self,
@@ -221,6 +223,8 @@ class SpikingRNN(keras.layers.RNN):
         self.state_size = [size] if isinstance(size, int) else list(size)
         if self.stateful and self.states is None:
             self._create_state_variables(sequences_shape[0])
+        if isinstance(self.cell, SpikingCell) and self.cell.fused_spec() and not self.go_backwards:
+            self._implementation = kernels.implementation(self.cell)
         fixed = step_shape if self.stateful else [None] * len(step_shape)
         self.input_spec = keras.layers.InputSpec(shape=(fixed[0], None, *fixed[1:]))
         self.built = True
@@ -316,20 +320,7 @@ class SpikingRNN(keras.layers.RNN):
         sequences = ops.cast(sequences, self.variable_dtype)
         if self.stateful and sequences.shape[0] is None:  # TensorFlow's graphs: the run must tell
             sequences = self._whole_batch(sequences)
-        parts = self._fused_parts(sequences, mask)
-        if parts is not None:
-            last_output, outputs, states = self._fused_loop(
-                parts, sequences, initial_state, training
-            )
-        else:
-            states = self._first_states(sequences, initial_state)
-            sequences = dynamics.saturate(sequences)
-            try:
-                if training and not isinstance(self.cell, NeuronCell):
-                    _draw_dropout(self.cell, sequences[:, 0], states)
-                last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
-            finally:
-                self._maybe_reset_dropout_masks(self.cell)
+        last_output, outputs, states = self.inner_loop(sequences, initial_state, mask, training)
         if self.stateful:
             for variable, state in zip(tree.flatten(self.states), tree.flatten(states)):
                 variable.assign(ops.stop_gradient(state))
@@ -369,6 +360,26 @@ class SpikingRNN(keras.layers.RNN):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The loop over time: `(last output, outputs or None, states)`."""
+        known = mask is None and sequences.shape[1] is not None
+        if self._implementation is not None and self.use_fused and known:
+            fresh = initial_state is None and not self.stateful
+            v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
+            wants_last = self.stateful or self.return_state
+            outputs = self._implementation(self.cell, sequences, v, wants_last, training)
+            if outputs is not None:
+                spikes, v = outputs
+                return spikes[:, -1], spikes, [v]
+        states = self._first_states(sequences, initial_state)
+        sequences = dynamics.saturate(sequences)
+        try:
+            if training and not isinstance(self.cell, NeuronCell):
+                _draw_dropout(self.cell, sequences[:, 0], states)
+            return self._plain_loop(sequences, states, mask, training)
+        finally:
+            self._maybe_reset_dropout_masks(self.cell)
+
+    def _plain_loop(self, sequences, initial_state, mask, training):
+        """The loop over time by the cell's steps, from states that are tensors."""
         if isinstance(self.cell, NeuronCell):
             step = self.cell.step
         else:
@@ -396,28 +407,6 @@ class SpikingRNN(keras.layers.RNN):
             return (held, states), output
 
         return self._run(body, carry, xs, mask is not None)
-
-    def _fused_loop(self, parts, sequences, initial_state, training):
-        """The same by `keras_snn.kernels`, where `_fused_parts` has found what that needs."""
-        form, fire, threshold = parts
-        fresh = initial_state is None and not self.stateful
-        v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
-        wants_last = self.stateful or self.return_state
-        if torch_compile.compiling():
-            spikes, v = torch_compile.run(self.cell, sequences, v, form.rate, threshold, wants_last)
-        else:
-            neuron, tensors = spec.split(form, fire, v, threshold, wants_last)
-            spikes, v = kernels.run(neuron, sequences, tensors, training)
-        return spikes[:, -1], spikes, [v]
-
-    def _fused_parts(self, sequences, mask):
-        """What the fused loop needs, if the cell and the arguments allow it."""
-        timesteps = sequences.shape[1]
-        fits = isinstance(self.cell, SpikingCell) and self.use_fused and mask is None
-        if not fits or self.go_backwards or timesteps is None:
-            return None
-        loop = torch_compile.takes_loop(timesteps) or torch_compile.exporting(sequences)
-        return None if loop else self.cell.fused()
 
     def _masked(self, step):
         """A step that does nothing where its mask is false, and holds the last output."""

@@ -174,6 +174,10 @@ class Configured:
     """
 
     def __new__(cls, *args, **kwargs):
+        if keras.backend.backend() == "torch":
+            from keras_snn.kernels import torch_compile
+
+            torch_compile.prepare()
         new = super().__new__
         made = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
         owner, own, _ = _constructor(cls)
