@@ -74,12 +74,12 @@ def what_goes_on():
 def json_flag(name):
     """The dictionary that a flag gives as JSON."""
     try:
-        found = json.loads(FLAGS[name].value)
+        value = json.loads(FLAGS[name].value)
     except json.JSONDecodeError as error:
         raise ValueError(f"--{name}: {FLAGS[name].value!r} is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"--{name} should be a dictionary in JSON, got {FLAGS[name].value!r}.")
-    return found
+    return value
 
 
 def configuration(module):
@@ -239,8 +239,8 @@ def check_needs(needs):
         needs: From the name of a flag to that of another, and those of its values that it needs.
     """
     for name, (other, values) in needs.items():
-        found = FLAGS[other].value
-        if not set(values) & set(found if isinstance(found, list) else [found]):
+        value = FLAGS[other].value
+        if not set(values) & set(value if isinstance(value, list) else [value]):
             refuse([name], f"it needs --{other}={' or '.join(values)}")
 
 
@@ -285,11 +285,11 @@ def in_order(batches):
 
 def collect(batches, count=None):
     """The first examples of batches, and their labels, as arrays."""
-    examples, labels, found = [], [], 0
+    examples, labels, count_so_far = [], [], 0
     for x, y in in_order(batches):
         examples.append(x)
         labels.append(y)
-        found += len(x)
-        if count is not None and found >= count:
+        count_so_far += len(x)
+        if count is not None and count_so_far >= count:
             break
     return np.concatenate(examples)[:count], np.concatenate(labels)[:count]

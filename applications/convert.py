@@ -164,10 +164,10 @@ def check_ann(ann, data):
     """The ANN, or an error if it is none for the data."""
     if len(ann.inputs) != 1 or len(ann.outputs) != 1:
         raise app.UsageError(f"--model_file: {ann.name} must have one input and one output.")
-    found, wanted = ann.input_shape[1:], tuple(data.input_shape)
-    if len(found) != len(wanted) or any(n not in (None, m) for n, m in zip(found, wanted)):
+    reads, wanted = ann.input_shape[1:], tuple(data.input_shape)
+    if len(reads) != len(wanted) or any(n not in (None, m) for n, m in zip(reads, wanted)):
         raise app.UsageError(
-            f"--model_file: {ann.name} reads images {found}, those of {data.name} are {wanted}: "
+            f"--model_file: {ann.name} reads images {reads}, those of {data.name} are {wanted}: "
             "see --image_size and --dataset."
         )
     classes = max(ann.output_shape[-1], 2)  # one unit decides between two
@@ -180,10 +180,10 @@ def check_ann(ann, data):
 
 def check_record(record, made, path):
     """An error if other flags made an ANN, or its interrupted training."""
-    found = json.loads(record.read_text()) if record.is_file() else {}
-    other = [f"--{name}={found.get(name)}" for name in made if found.get(name) != made[name]]
+    told = json.loads(record.read_text()) if record.is_file() else {}
+    other = [f"--{name}={told.get(name)}" for name in made if told.get(name) != made[name]]
     if other:
-        what = f"with {', '.join(other)}" if found else f"by flags that {record.name} does not tell"
+        what = f"with {', '.join(other)}" if told else f"by flags that {record.name} does not tell"
         raise app.UsageError(
             f"{path} was trained {what}. Give the same flags or another --output_dir, remove the "
             f"file to train anew, or take it as it is with --model_file={path}."
@@ -213,7 +213,7 @@ def accuracy(ann, data):
 def over_time(network, data):
     """A spiking network's accuracy on the test images after every number of steps."""
     images, labels = common.collect(data.test, FLAGS.test_examples)
-    found = analysis.accuracy_over_time(
+    accuracy = analysis.accuracy_over_time(
         network,
         (images, labels),
         batch_size=FLAGS.batch_size,
@@ -221,8 +221,8 @@ def over_time(network, data):
         steps=-(-len(images) // FLAGS.batch_size),
         verbose=1,
     )
-    print(found)
-    return found.to_dict()
+    print(accuracy)
+    return accuracy.to_dict()
 
 
 def main(argv):
@@ -240,10 +240,10 @@ def main(argv):
         network, report = conversion.convert(ann, calibration, method, **arguments)
         seconds = time.perf_counter() - started
         print(f"\n{report}\nConverted in {seconds:.1f} s. On the test images:")
-        found = over_time(network, coded)
+        tested = over_time(network, coded)
         path = output / f"{ann.name}_{method}.keras"
         common.save(network, path)
-        results["methods"][method] = report.to_dict() | {"seconds": seconds, "test": found}
+        results["methods"][method] = report.to_dict() | {"seconds": seconds, "test": tested}
         common.write_json(output / "conversion.json", results)
         print(f"Saved {path}")
 

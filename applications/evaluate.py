@@ -35,9 +35,9 @@ def main(argv):
         files.check_path(FLAGS.json, [".json"])
     model = common.load_model(path)
     data = common.load_data_for(model, FLAGS.timesteps or 16)
-    found = [(model.predict_on_batch(x), y) for x, y in common.in_order(data.test)]
-    outputs = np.concatenate([np.asarray(output) for output, _ in found])
-    labels = np.concatenate([y for _, y in found])
+    pairs = [(model.predict_on_batch(x), y) for x, y in common.in_order(data.test)]
+    outputs = np.concatenate([np.asarray(output) for output, _ in pairs])
+    labels = np.concatenate([y for _, y in pairs])
     if not np.isfinite(outputs).all():
         raise ValueError(f"{path} gives outputs that are not numbers.")
     order = np.argsort(-outputs, axis=-1, kind="stable")

@@ -26,7 +26,7 @@ import keras_snn
 from keras_snn import analysis, applications, callbacks, distribution, losses, metrics, training
 from keras_snn import layers as snn
 from keras_snn.dynamics import CONNECTIONS
-from keras_snn.layers import neuron_names
+from keras_snn.layers import list_neurons
 
 MODELS = [model.name for model in applications.list_models()]
 LOSSES = {
@@ -55,7 +55,7 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_enum(
-    "neuron", None, neuron_names(), "Neuron (default: the model's).", case_sensitive=False
+    "neuron", None, list_neurons(), "Neuron (default: the model's).", case_sensitive=False
 )
 flags.DEFINE_string("neuron_options", "{}", "Arguments of this neuron, as JSON.")
 flags.DEFINE_enum(
@@ -159,8 +159,8 @@ def compiled(model, steps, loss=None, metric="accuracy"):
     return model
 
 
-def way_of_training(data, steps):
-    """The network, what is trained in its place, and how to get the network from that."""
+def build_trainer(data, steps):
+    """Returns the network, the model to fit, and a function that extracts the network."""
     model = compiled(build(data), steps)
     if FLAGS.joint:
         ann = build(data, timesteps=None, neuron=keras.layers.ReLU)
@@ -193,26 +193,26 @@ def distilled(model, steps):
 
 def watchers(output, data, process, network):
     """The callbacks of the flags; firing rates are those of `network`. The last is a `Resume`."""
-    found, others = [keras.callbacks.TerminateOnNaN()], []
-    found += [callbacks.Schedule(*item) for item in common.json_flag("schedules").items()]
+    watching, others = [keras.callbacks.TerminateOnNaN()], []
+    watching += [callbacks.Schedule(*item) for item in common.json_flag("schedules").items()]
     if FLAGS.ema is not None:
-        found.append(keras.callbacks.SwapEMAWeights())
+        watching.append(keras.callbacks.SwapEMAWeights())
     if FLAGS.watch or FLAGS.tensorboard:
         examples = common.collect(data.test, 32)[0]
-        found += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard, network=network)]
-        found += [callbacks.DeadNeurons(examples, network=network)]
+        watching += [callbacks.FiringRates(examples, log_dir=FLAGS.tensorboard, network=network)]
+        watching += [callbacks.DeadNeurons(examples, network=network)]
     if FLAGS.tensorboard:
-        found.append(keras.callbacks.TensorBoard(FLAGS.tensorboard))
+        watching.append(keras.callbacks.TensorBoard(FLAGS.tensorboard))
     if FLAGS.patience:
         monitor = "loss" if FLAGS.steps_per_epoch else "val_loss"
         stop = keras.callbacks.EarlyStopping(
             monitor, patience=FLAGS.patience, restore_best_weights=True
         )
-        found.append(stop)
+        watching.append(stop)
         others.append(stop)
     path = output / f"resume{process or ''}.npz"
     resume = callbacks.Resume(path, data, common.run_flags(), others, keep=True)
-    return [*found, resume]
+    return [*watching, resume]
 
 
 @contextlib.contextmanager
@@ -221,8 +221,8 @@ def devices():
     if FLAGS.distribution == "none":
         yield distribution.Distribution()
     else:
-        with distribution.data_parallel() as found:
-            yield found
+        with distribution.data_parallel() as group:
+            yield group
 
 
 def print_rates(rates):
@@ -239,7 +239,7 @@ def print_rates(rates):
 def train(data, output, devices):
     """The trained network and the callback that knows the history of its training."""
     steps = FLAGS.steps_per_epoch or len(data.train)
-    model, trained, finish = way_of_training(data, steps)
+    model, trained, extract = build_trainer(data, steps)
     if devices.is_chief:
         print(
             f"{FLAGS.model} on {data.name} {data.input_shape}, {data.classes} classes, "
@@ -270,7 +270,7 @@ def train(data, output, devices):
             f"The loss is no number after {len(losses_so_far)} epochs: try a lower "
             "--learning_rate, or --clip_norm."
         )
-    return finish(), watch[-1]
+    return extract(), watch[-1]
 
 
 def main(argv):
@@ -278,10 +278,10 @@ def main(argv):
     check_flags()
     output = common.output_dir(write=False)
     keras.config.set_dtype_policy(FLAGS.dtype)
-    with devices() as found:
+    with devices() as group:
         data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
-        model, resume = train(data, output, found)
-    if found.is_chief:
+        model, resume = train(data, output, group)
+    if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}
         report(model, data, output, result, argv)
     resume.remove()  # all that was trained is in other files now

@@ -64,8 +64,8 @@ def print_table(title, columns, rows, cell):
 
 def over_seeds(measure):
     """Mean and deviation over seeds of each of the figures `measure(seed)`."""
-    found = np.array([measure(seed) for seed in range(FLAGS.seeds)])
-    return [float(x) for pair in zip(found.mean(0), found.std(0)) for x in pair]
+    figures = np.array([measure(seed) for seed in range(FLAGS.seeds)])
+    return [float(x) for pair in zip(figures.mean(0), figures.std(0)) for x in pair]
 
 
 def trained(model, data, epochs, learning_rate=2e-3):
@@ -94,16 +94,16 @@ def stage(kind, units, seed, neuron):
 
 def gradients(kind, units, neuron, batch):
     """Geometric means over seeds: gradient norms of the first and of the last unit."""
-    found = []
+    ends = []
     for seed in range(FLAGS.seeds):
         norms = gradient_norms(stage(kind, units, seed, neuron), *batch, LOSS)
         first, last = (
             next(v for path, v in norms.items() if f"stack1_block{i}_conv1" in path)
             for i in (1, units)
         )
-        found.append([first, last])
+        ends.append([first, last])
     with np.errstate(divide="ignore"):
-        return np.exp(np.mean(np.log(found), axis=0)).tolist()
+        return np.exp(np.mean(np.log(ends), axis=0)).tolist()
 
 
 def depth(data):
@@ -212,13 +212,13 @@ def hybrid(data):
         return reached, alone, after, trained(scratch, (train, test), epochs, 1e-4)[1]
 
     names = ("ANN", "converted", "hybrid", "from scratch")
-    found = {
+    cells = {
         t: over_seeds(lambda seed, t=t: accuracies(int(t), seed)) for t in FLAGS.hybrid_timesteps
     }
     return print_table(
         f"Held-out accuracy, VGG-5, by T; {epochs} epochs of fine-tuning",
         FLAGS.hybrid_timesteps,
-        {n: {t: found[t][2 * i : 2 * i + 2] for t in found} for i, n in enumerate(names)},
+        {n: {t: cells[t][2 * i : 2 * i + 2] for t in cells} for i, n in enumerate(names)},
         lambda mean, std: f"{mean:.1f} ± {std:.1f} %",
     )
 

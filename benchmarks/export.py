@@ -59,13 +59,13 @@ def main(argv):
         return
     results, rows = {}, []
     for size in FLAGS.sizes:
-        found = results[size] = measure(__file__, size, "tensorflow")
-        if isinstance(found, str):
-            rows.append({"size": size, "file": found})
+        times = results[size] = measure(__file__, size, "tensorflow")
+        if isinstance(times, str):
+            rows.append({"size": size, "file": times})
             continue
-        for name, ms in found.items():
+        for name, ms in times.items():
             passes = TIMESTEPS if name.startswith("clip") else 1
-            ratio = ms / found["ReLU, float32"]
+            ratio = ms / times["ReLU, float32"]
             row = {"size": size, "file": name, "ms": ms, "/ ReLU float32": ratio}
             rows.append(row | {"/ ReLU float32, all its passes": ratio / passes})
     columns = ["size", "file", "ms", "/ ReLU float32", "/ ReLU float32, all its passes"]

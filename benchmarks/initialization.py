@@ -90,8 +90,8 @@ def main(argv):
         for name, initializer in INITIALIZERS.items():
             rows.append({"initializer": name})
             for depth in FLAGS.depths:
-                found = [train(task, int(depth), initializer, s) for s in range(FLAGS.seeds)]
-                accuracy, rate = np.transpose(found)
+                runs = [train(task, int(depth), initializer, s) for s in range(FLAGS.seeds)]
+                accuracy, rate = np.transpose(runs)
                 rows[-1][f"{depth} layers"] = (
                     f"{accuracy.mean():.1f} (worst {accuracy.min():.1f}) %, rate {rate.mean():.3f}"
                 )

@@ -212,10 +212,10 @@ def side_by_side(name, batch, what, backend, label, more, variables):
 
     both = run(kinds)
     for kind, result in zip(kinds, both) if isinstance(both, list) else ():
-        found = [run([kind]) for _ in range(3 if what == "train" else 1)]
-        found = [alone[0] for alone in found if isinstance(alone, list)]
+        runs = [run([kind]) for _ in range(3 if what == "train" else 1)]
+        runs = [alone[0] for alone in runs if isinstance(alone, list)]
         for column, of in {"alone": "ms", "MB": "MB", "most MB": "most MB"}.items():
-            result[column] = statistics.median([f[of] for f in found] or [None])
+            result[column] = statistics.median([f[of] for f in runs] or [None])
     both = both if isinstance(both, list) else [both] * 2
     return {f"{kind}, {label}": result for kind, result in zip(kinds, both)}
 
@@ -231,17 +231,17 @@ def main(argv):
     for name in FLAGS.networks:
         own = sizes(name)[2]
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
-            found = {}
+            timings = {}
             for backend in FLAGS.backends:
                 others = [way for use, *way in WAYS.get(backend, []) if what in use]
                 for way in [(backend, (), {}), *others]:
-                    found |= side_by_side(name, batch, what, backend, *way)
+                    timings |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
                 result = measure(__file__, f"{kind}/{name}/{batch}/{what}", "torch", *passed())
                 alone = result[0] if isinstance(result, list) else result
-                found[kind] = alone | {"alone": alone["ms"]} if isinstance(alone, dict) else alone
-            results[f"{name} {what} {batch}"] = found
-            rows = [_row(label, result, found) for label, result in found.items()]
+                timings[kind] = alone | {"alone": alone["ms"]} if isinstance(alone, dict) else alone
+            results[f"{name} {what} {batch}"] = timings
+            rows = [_row(label, result, timings) for label, result in timings.items()]
             table(f"{name}, {what}, batch {batch}", COLUMNS, rows)
             save(results)
 
@@ -250,7 +250,7 @@ COLUMNS = ["", "ms", "/ own ReLU", "alone", "/ eager", "/ compiled", "MB", "most
 COLUMNS += ["note"]
 
 
-def _row(label, result, found):
+def _row(label, result, timings):
     if isinstance(result, str):
         return {"": label, "note": result}
     row = {"": label} | result
@@ -260,9 +260,9 @@ def _row(label, result, found):
         "/ compiled": ("alone", "SpikingJelly, compiled"),
     }
     for column, (time, other) in others.items():
-        known = other != label and isinstance(found.get(other), dict)
-        if known and None not in (result[time], found[other][time]):
-            row[column] = result[time] / found[other][time]
+        known = other != label and isinstance(timings.get(other), dict)
+        if known and None not in (result[time], timings[other][time]):
+            row[column] = result[time] / timings[other][time]
     return row
 
 

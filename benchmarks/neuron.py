@@ -216,17 +216,17 @@ def main(argv):
     results = {}
     for steps in FLAGS.timesteps:
         flags_ = (f"--timesteps={steps}", f"--elements={FLAGS.elements}")
-        found = {n: measure(__file__, n, IMPLEMENTATIONS[n][1], *flags_) for n in names}
-        results[steps] = found
+        timings = {n: measure(__file__, n, IMPLEMENTATIONS[n][1], *flags_) for n in names}
+        results[steps] = timings
         rows = []
-        for name, result in found.items():
+        for name, result in timings.items():
             row = {"LIF": name}
             if isinstance(result, str):
                 row["note"] = result
             else:
                 row |= result
                 for reference in REFERENCES:
-                    other = found.get(reference)
+                    other = timings.get(reference)
                     if isinstance(other, dict):
                         row[f"/ {reference}"] = result["train ms"] / other["train ms"]
             rows.append(row)

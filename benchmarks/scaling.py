@@ -50,12 +50,12 @@ def main(argv):
         for index, (what, cases) in enumerate(series.items()):
             rows = []
             for case in cases:
-                found = measure(__file__, "/".join(map(str, case)), backend)
+                figures = measure(__file__, "/".join(map(str, case)), backend)
                 row = {what: str(case[index])}
-                if isinstance(found, dict):
-                    row |= found | {f"ms / {what}": found["ms"] / case[index]}
+                if isinstance(figures, dict):
+                    row |= figures | {f"ms / {what}": figures["ms"] / case[index]}
                 else:
-                    row["note"] = found
+                    row["note"] = figures
                 rows.append(row)
             results[f"{backend}, {what}"] = rows
             columns = [what, "ms", f"ms / {what}", "first s", "MB", "note"]

@@ -42,16 +42,16 @@ def main(argv):
             }
         )
         return
-    found = {
+    results = {
         backend: measure(__file__, "all", backend, PYTHONDONTWRITEBYTECODE="")
         for backend in BACKENDS
     }
     rows = [
         {"seconds": backend} | (result if isinstance(result, dict) else {"note": result})
-        for backend, result in found.items()
+        for backend, result in results.items()
     ]
     table("Startup", ["seconds", "keras", "keras_snn above it", "SEWResNet152", "note"], rows)
-    save(found)
+    save(results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Callbacks for training: they watch a spiking network, change it by a schedule, or make training
-that was interrupted go on exactly.
-"""
+"""Callbacks: watch a spiking network, change it by a schedule, resume interrupted training."""
 
 import collections
 import inspect
@@ -14,9 +12,8 @@ import zlib
 import keras
 import numpy as np
 from keras import ops
-from keras.src.utils.rng_utils import get_random_seed
 
-from keras_snn import analysis
+from keras_snn import analysis, graph
 from keras_snn import layers as snn
 from keras_snn.utils import files
 from keras_snn.utils.arguments import check_integer, check_number
@@ -32,11 +29,11 @@ class FiringRates(keras.callbacks.Callback):
     example of every layer (this needs TensorFlow and the extra `tensorboard`).
 
     Args:
-        data: Inputs to watch the network on, an array; some dozens do.
-        every: Epochs between two looks.
+        data: Inputs to watch the network on, an array; a few dozen examples are enough.
+        every: Epochs between two measurements.
         log_dir: Directory of TensorBoard files, if any.
-        max_neurons: Neurons of a raster at most.
-        network: The network to watch, if it is not the model that is trained but a part of it.
+        max_neurons: Most neurons in a raster.
+        network: The network to watch, if it is only a part of the model in training.
 
     Example:
 
@@ -96,14 +93,14 @@ SILENCE_REMEDY = (
 
 
 class DeadNeurons(keras.callbacks.Callback):
-    """Warns of layers most of whose neurons never fire, or fire at every step.
+    """Warns of layers in which too many neurons never fire, or fire at every step.
 
     Args:
         data: Inputs to watch the network on, an array.
-        silent: Share of neurons that never fire, above which a layer is warned of.
-        saturated: Share of neurons that always fire, above which a layer is warned of.
-        every: Epochs between two looks.
-        network: The network to watch, if it is not the model that is trained but a part of it.
+        silent: Warns if a larger share of a layer's neurons never fires.
+        saturated: Warns if a larger share of a layer's neurons fires at every step.
+        every: Epochs between two measurements.
+        network: The network to watch, if it is only a part of the model in training.
 
     Example:
 
@@ -140,29 +137,29 @@ class DeadNeurons(keras.callbacks.Callback):
 
 
 class Schedule(keras.callbacks.Callback):
-    """Sets something of a spiking network at the start of each epoch, by the epoch's number.
+    """Sets a parameter of a spiking network at the start of each epoch.
 
-    The network is then the one built with that value: train, test and predict functions are made
-    anew when the value changes (each change costs a compilation where the backend compiles), and
-    a saved file holds the last value. The value is logged under the name `what`. Other models of
-    the same layers that were compiled before keep the old value, and `model.output_shape` tells
-    the old shape.
+    The network then equals one that was built with that value. When the value changes, the train,
+    test and predict functions are rebuilt (which compiles again where the backend compiles). A
+    saved file holds the last value. The value is logged under the name `what`. Models of the same
+    layers that were compiled earlier keep the old value, and `model.output_shape` stays the old
+    one.
 
     Args:
         what: `"timesteps"`, steps of networks on images: of every `RepeatTime` and encoder;
-            `"threshold"`, of spiking neurons, where it is trained set anew in each epoch; or the
-            name of a parameter of their surrogates, such as `"alpha"`. Normalisations that know
-            a threshold of their own (tdBN) keep it.
+            `"threshold"` of spiking neurons (a trained one is reset in each epoch); or the name of
+            a parameter of their surrogates, such as `"alpha"`. The threshold of a tdBN layer does
+            not change.
         schedule: A function from the epoch (the first is 0) to a number, such as a Keras
-            `LearningRateSchedule`; or a list with a number for each epoch, the last one for all
-            that follow.
-        layers: Names of layers, or a function from a layer to whether it takes part; by default
-            all of the model. What is nested in a layer takes part with it.
+            `LearningRateSchedule`; or a list with a number for each epoch; the last one is
+            used for all later epochs.
+        layers: Names of layers, or a function that returns whether a layer takes part; by default
+            all layers. Nested layers take part with the outer one.
 
     Raises:
-        ValueError: When training starts: if no layer has what is to be set; if `layers` names
-            what the model does not have; for `"timesteps"`, if a layer was made for a number of
-            steps (`PSN`, BNTT, TEBN). Later: if a value is not allowed.
+        ValueError: When training starts: if no layer has the parameter, a name in `layers` is
+            unknown, or, for `"timesteps"`, a layer has a fixed number of steps (`PSN`, BNTT, TEBN).
+            Later: if a value is not allowed.
 
     Source: fewer steps first, and slopes that rise, are common practice; SpikingJelly and
     snnTorch leave both to the training loop.
@@ -193,14 +190,14 @@ class Schedule(keras.callbacks.Callback):
         owners = self._owners()
         if not owners:
             raise ValueError(
-                f"No layer of {self.model.name!r} that takes part has {self.what!r} to set. There "
-                f"are: {', '.join(_settable(self.model)) or 'none'}."
+                f"No layer of {self.model.name!r} that takes part has a parameter {self.what!r}. "
+                f"The model has: {', '.join(_settable(self.model)) or 'none'}."
             )
-        fixed = [x.name for x in self.model._flatten_layers() if isinstance(x, FIXED_TIMESTEPS)]
+        fixed = [x.name for x in graph.flatten_layers(self.model) if isinstance(x, FIXED_TIMESTEPS)]
         if self.what == "timesteps" and fixed:
             raise ValueError(
-                f"{', '.join(fixed)} of {self.model.name!r} are made for a number of steps, which "
-                "can't be changed by a schedule."
+                f"{', '.join(fixed)} of {self.model.name!r} have a fixed number of steps, which a "
+                "schedule can't change."
             )
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -224,15 +221,15 @@ class Schedule(keras.callbacks.Callback):
         return value if isinstance(value, (int, float)) else ops.convert_to_numpy(value).item()
 
     def _owners(self):
-        """The layers that take part and have what is to be set, each once."""
-        layers = self.model._flatten_layers(include_self=False)
+        """The layers that take part and have the parameter, each once."""
+        layers = graph.flatten_layers(self.model, include_self=False)
         chosen = [layer for layer in layers if self._takes_part(layer)]
         if isinstance(self.layers, (list, tuple)):
             missing = sorted(set(self.layers) - {layer.name for layer in chosen})
             if missing:
                 raise ValueError(f"The model {self.model.name!r} has no layers {missing}.")
-        found = {id(x): x for layer in chosen for x in layer._flatten_layers()}
-        return [layer for layer in found.values() if self._setting.has(layer)]
+        unique = {id(x): x for layer in chosen for x in graph.flatten_layers(layer)}
+        return [layer for layer in unique.values() if self._setting.has(layer)]
 
     def _takes_part(self, layer):
         if self.layers is None:
@@ -240,7 +237,7 @@ class Schedule(keras.callbacks.Callback):
         return self.layers(layer) if callable(self.layers) else layer.name in self.layers
 
 
-# Whether a layer has what can be set; the Python number that is compiled in; how to set it.
+# Whether a layer has the parameter; its value, a Python number that is compiled in; how to set it.
 Setting = collections.namedtuple("Setting", "has, get, set")
 
 
@@ -259,7 +256,7 @@ def _set_threshold(cell, value):
 
 
 def _surrogate_setting(name):
-    """The setting of a surrogate's parameter. Surrogates are values: a new one takes the place."""
+    """The setting of a surrogate's parameter. Surrogates are immutable: a new one replaces it."""
 
     def set_parameter(layer, value):
         config = layer.surrogate.get_config() | {name: value}
@@ -295,51 +292,51 @@ FIXED_TIMESTEPS = (
 
 
 def _settable(model):
-    """Names of what can be set in a model."""
-    layers = model._flatten_layers()
-    found = {name for name, setting in SETTINGS.items() if any(map(setting.has, layers))}
-    return sorted(found.union(*map(_surrogate_parameters, layers)))
+    """Names of the parameters that can be set in a model."""
+    layers = graph.flatten_layers(model)
+    names = {name for name, setting in SETTINGS.items() if any(map(setting.has, layers))}
+    return sorted(names.union(*map(_surrogate_parameters, layers)))
 
 
 def _forget_compiled(model):
-    """Compiled functions hold Python numbers as they were: the next ones are made anew."""
+    """Compiled functions hold the old Python numbers: has Keras rebuild them."""
     model.make_train_function(force=True)
-    for part in model._flatten_layers():
+    for part in graph.flatten_layers(model):
         if isinstance(part, keras.Model):
             part.test_function = part.predict_function = None
 
 
 class Resume(keras.callbacks.Callback):
-    """Training that was interrupted goes on after its last whole epoch, as if it had not been.
+    """Resumes interrupted training after its last complete epoch, with the same result.
 
-    Before each epoch all variables of the model and of the optimizer, and the states of random
-    generators, are written to a file, with what other callbacks did at the end of the epoch before;
-    `fit` with the same arguments reads it and goes on. With data whose order is a function of the
-    epoch, such as those of `keras_snn.datasets`, the weights in the end equal those of an unbroken
-    run bit for bit (same seed, on CPUs). Give `shuffle=False` to `fit`: Keras's own shuffling of
-    batches starts anew. Put it last in the list of callbacks: it has to see what the others did.
+    Before each epoch it saves all variables of the model and the optimizer, and the states of the
+    random generators, to a file. `fit` with the same arguments reads the file and continues. If the
+    order of the data is a function of the epoch, as in `keras_snn.datasets`, the final weights
+    equal those of an uninterrupted run bit for bit (same seed, on CPUs). Give `shuffle=False` to
+    `fit`, as Keras's shuffling can't be resumed. Put this callback last in the list, so that it
+    saves the effects of the others.
 
-    The file also says which run it is of: configurations of model, optimizer and loss, backend,
-    seed (that of `keras.utils.set_random_seed`), batches in an epoch, `data` and `run`. Names of
-    layers do not count. The file of another run is refused, and so are those of versions of
-    keras_snn that did not write this. Only `epochs` may change, and with it the length of a
-    schedule of learning rates (`decay_steps`, `boundaries`, ...), which then counts from there on.
-    What `fit` does not show to callbacks is not compared: arrays that are given to it, weights of
-    classes.
+    The file also describes the run: configurations of model, optimizer and loss, the backend, the
+    seed of `keras.utils.set_random_seed`, batches per epoch, `data` and `run`; names of layers do
+    not count. A file of another run, or of an earlier version, is refused. Only `epochs` may
+    change, and with it the length of a learning rate schedule (`decay_steps`, `boundaries`, ...),
+    which then applies from there on. Arrays and class weights that `fit` is given are not compared:
+    Keras does not show them to callbacks.
 
     Args:
         path: The file, `.npz`.
-        data: What has a method `set_epoch(epoch)`, an `ImageDataset` say, if anything.
-        run: What else tells this run from others, ready for JSON: a program's flags, say.
-        others: Callbacks whose memory is kept too, such as `EarlyStopping`: it starts anew
-            otherwise.
-        keep: Whether the file stays when training ends, until `remove` is called: `fit` then
-            only returns what is there. Without, it goes when training ends.
+        data: An object with a method `set_epoch(epoch)`, such as a `keras_snn.datasets.Dataset`.
+        run: Anything else that identifies this run, as plain values: a program's flags, say.
+        others: Callbacks whose state is saved too, such as `EarlyStopping`, which would start
+            from scratch otherwise.
+        keep: Whether the file stays when training ends, until `remove` is called; until then a
+            repeated `fit` does not train again. Otherwise the file is deleted when training ends.
 
     Attributes:
-        history: Logs of all epochs, those before an interruption included, as in Keras's `History`.
-        starts: For each time that training started, the first `"epoch"` and the `"epochs"` wanted.
-        seconds: How long `fit` took, the times before an interruption included.
+        history: Logs of all epochs, including those before an interruption, as in Keras's
+            `History`.
+        starts: The first `"epoch"` and the total `"epochs"` of each start of training.
+        seconds: Duration of `fit`, including the time before an interruption.
 
     Raises:
         ValueError: If the file is of another run, or damaged.
@@ -367,7 +364,7 @@ class Resume(keras.callbacks.Callback):
         self._description = None
 
     def remove(self):
-        """Removes the file: what was trained is safe elsewhere."""
+        """Removes the file; call it once the results are saved elsewhere."""
         self.path.unlink(missing_ok=True)
 
     def _variables(self):
@@ -388,7 +385,7 @@ class Resume(keras.callbacks.Callback):
         files.check_path(self.path)
 
     def _describe(self):
-        """What tells this run from others; of an interrupted `fit` of this model, as it started."""
+        """Describes this run; after an interrupted `fit` of this model, its state at the start."""
         if self.model in _RUNS and _RUNS[self.model][0] is self.model.optimizer:
             return _RUNS[self.model][1]
         network = {
@@ -398,19 +395,19 @@ class Resume(keras.callbacks.Callback):
         }
         others = {
             "backend": keras.backend.backend(),
-            "seed": get_random_seed(),
+            "seed": graph.get_random_seed(),
             "steps": self.params["steps"],
             "data": None if self.data is None else _data_config(self.data),
             "run": self.run,
         }
-        found = _numbered(_plain(network), {}) | _plain(others)
-        _RUNS[self.model] = self.model.optimizer, found
-        return found
+        state = _numbered(_plain(network), {}) | _plain(others)
+        _RUNS[self.model] = self.model.optimizer, state
+        return state
 
     def _load(self):
-        """Sets all to what the file says; returns the epoch to go on with."""
+        """Restores the state in the file; returns the epoch to continue with."""
         variables, epochs = self._variables(), self.params["epochs"]
-        damaged = f"{self.path} is damaged, or of an earlier version; remove it to start anew"
+        damaged = f"{self.path} is damaged, or of an earlier version; remove it to start again"
         try:
             with np.load(self.path) as file:
                 told = json.loads(str(file["told"]))
@@ -419,14 +416,14 @@ class Resume(keras.callbacks.Callback):
                 arrays = {name: file[name] for name in file.files if name.startswith("other_")}
         except Exception as error:
             raise ValueError(f"{damaged}: {error}") from error
-        wanted, found = told["description"], self._description
+        wanted, given = told["description"], self._description
         if told["epochs"] != epochs:
-            wanted, found = (_without_lengths(part) for part in (wanted, found))
-        different = _differences(wanted, found)
+            wanted, given = (_without_lengths(part) for part in (wanted, given))
+        different = _differences(wanted, given)
         if different:
             more = f" and {len(different) - 5} more" if len(different) > 5 else ""
             raise ValueError(
-                f"{self.path} is of another run; remove it to start anew. What differs: "
+                f"{self.path} is of another run; remove it to start again. What differs: "
                 f"{'; '.join(different[:5])}{more}."
             )
         if [tuple(v.shape) for v in variables] != [v.shape for v in values]:
@@ -434,10 +431,10 @@ class Resume(keras.callbacks.Callback):
         if told["epoch"] > epochs:
             raise ValueError(
                 f"{self.path} is at epoch {told['epoch']}, `fit` has `epochs={epochs}`; remove it "
-                "to start anew."
+                "to start again."
             )
         for variable, value in zip(variables, values):
-            if value.dtype.kind == "V":  # numpy's files do not know bfloat16
+            if value.dtype.kind == "V":  # NumPy's files have no bfloat16
                 value = value.view(variable.dtype)
             variable.assign(value)
         if keras.backend.backend() == "torch":
@@ -463,7 +460,7 @@ class Resume(keras.callbacks.Callback):
         self._next, self._last_logs = epoch + 1, logs or {}
 
     def _note(self):
-        """Adds the time, and the last epoch's logs once all callbacks have added theirs."""
+        """Adds the time, and the last epoch's logs after all callbacks have added theirs."""
         now = time.perf_counter()
         self.seconds, self._time = self.seconds + now - self._time, now
         for name, value in self._last_logs.items():
@@ -496,10 +493,10 @@ class Resume(keras.callbacks.Callback):
             self._save(self._next, ended=True)
 
 
-# What an interrupted `fit` of a model was at its start: an optimizer, and what it tells of itself.
+# For models whose `fit` was interrupted: the optimizer, and the description of the run's start.
 _RUNS = weakref.WeakKeyDictionary()
 
-# What in the configuration of a schedule of learning rates follows from the number of epochs.
+# Entries in the configuration of a learning rate schedule that depend on the number of epochs.
 LENGTHS = ("decay_steps", "first_decay_steps", "warmup_steps", "boundaries")
 
 
@@ -510,27 +507,27 @@ def _without_lengths(value):
 
 
 def _config(value):
-    """A configuration, or of what has none its class."""
+    """The configuration of an object, or its class if it has none."""
     try:
         return keras.saving.serialize_keras_object(value)
-    except Exception:  # what a class of the user's raises
+    except Exception:  # whatever a user's class raises
         return type(value).__qualname__
 
 
 def _model_config(model):
-    """A model's configuration; of a subclassed one without, the shapes of its variables."""
+    """A model's configuration; if it has none, the shapes of its variables."""
     try:
         config = model.get_config()
-    except Exception:  # Keras's NotImplementedError, or what a class of the user's raises
+    except Exception:  # Keras's NotImplementedError, or whatever a user's class raises
         config = {}
-    found = {"class": type(model).__qualname__, "config": config}
+    description = {"class": type(model).__qualname__, "config": config}
     if "layers" not in config:
-        found["variables"] = [[v.name, list(v.shape), v.trainable] for v in model.variables]
-    return found
+        description["variables"] = [[v.name, list(v.shape), v.trainable] for v in model.variables]
+    return description
 
 
 def _plain(value):
-    """A configuration of plain values, without what differs between two runs of one program."""
+    """A configuration of plain values, without those that differ between runs of one program."""
     if isinstance(value, dict):
         if value.get("class_name") == "__lambda__":  # its bytes differ
             return "lambda"
@@ -549,7 +546,7 @@ def _plain(value):
 
 
 def _numbered(value, names):
-    """A configuration with numbers, in their order, in the place of layers' names."""
+    """A configuration in which numbers, by order of appearance, replace the names of layers."""
 
     def number(name):
         return names.setdefault(name, len(names))
@@ -558,19 +555,19 @@ def _numbered(value, names):
         return [_numbered(v, names) for v in value]
     if not isinstance(value, dict):
         return value
-    found = {}
+    numbered = {}
     for key, part in value.items():
         if key == "name" and isinstance(part, str):
             part = number(part)
         elif key in ("keras_history", "input_layers", "output_layers"):
             part = keras.tree.map_structure(lambda x: number(x) if isinstance(x, str) else x, part)
-        found[key] = _numbered(part, names)
-    return found
+        numbered[key] = _numbered(part, names)
+    return numbered
 
 
 def _data_config(data):
-    """What tells data from others: sizes, seed, and what the first batch has, roughly."""
-    found = {
+    """Identifies data by sizes, seed and a rough summary of the first batch."""
+    config = {
         name: getattr(part, name)
         for part in (data, getattr(data, "train", None))
         for name in ("name", "input_shape", "classes", "batch_size", "seed")
@@ -579,12 +576,12 @@ def _data_config(data):
     train = getattr(data, "train", data)
     if isinstance(train, keras.utils.PyDataset):
         data.set_epoch(0)
-        found["first batch"] = [_sketch(x) for x in keras.tree.flatten(train[0])]
-    return found
+        config["first batch"] = [_sketch(x) for x in keras.tree.flatten(train[0])]
+    return config
 
 
 def _sketch(array):
-    """Shape and two projections of an array, to digits that no processor changes."""
+    """Shape and two projections of an array, rounded so that all processors agree."""
     array = np.asarray(array)
     values = array.astype("float64").ravel()
     waves = np.cos(np.arange(len(values))), np.ones(len(values))
@@ -593,16 +590,16 @@ def _sketch(array):
     return [list(array.shape), *shares, f"{total:.3g}"]
 
 
-def _differences(wanted, found, where=""):
-    """Where two descriptions differ, and how, as texts."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        pairs = [(key, wanted.get(key), found.get(key)) for key in {**wanted, **found}]
-    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
-        pairs = [(i, *pair) for i, pair in enumerate(zip(wanted, found))]
-    elif wanted == found:
+def _differences(wanted, given, where=""):
+    """The differences of two descriptions, as texts."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        pairs = [(key, wanted.get(key), given.get(key)) for key in {**wanted, **given}]
+    elif isinstance(wanted, list) and isinstance(given, list) and len(wanted) == len(given):
+        pairs = [(i, *pair) for i, pair in enumerate(zip(wanted, given))]
+    elif wanted == given:
         return []
     else:
-        return [f"{where} was {_short(wanted)}, is {_short(found)}"]
+        return [f"{where} was {_short(wanted)}, is {_short(given)}"]
     return [
         text
         for key, a, b in pairs
@@ -618,7 +615,7 @@ def _short(value):
 
 
 def _memory(callback, arrays, prefix):
-    """What a callback remembers, ready for JSON; arrays go to `arrays`."""
+    """The state of a callback, as plain values; arrays go to `arrays`."""
     memory, given = {}, inspect.signature(type(callback)).parameters
     for name, value in vars(callback).items():
         if name.startswith("_") or name in ("params", "model", *given):
@@ -641,7 +638,7 @@ def _recall(callback, memory, arrays, prefix):
 
 
 def _generator():
-    """State of PyTorch's generator, which Keras's dropout draws from there; else nothing."""
+    """State of PyTorch's random generator, which Keras's dropout uses there; empty elsewhere."""
     if keras.backend.backend() != "torch":
         return np.zeros(0, "uint8")
     import torch

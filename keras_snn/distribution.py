@@ -1,8 +1,8 @@
-"""Data-parallel training by each engine's own means: several devices, processes or hosts.
+"""Data-parallel training on several devices, processes or hosts, by each backend's own means.
 
-A batch is the global batch. Every replica takes an equal share of it, gradients are averaged, and a
-step equals that of one device on the whole batch: so no learning rate changes with the number of
-devices. What is not the same is said at `data_parallel`.
+Batches are global. Every replica takes an equal share, gradients are averaged, and a step equals
+that of one device on the whole batch, so the learning rate does not depend on the number of
+devices. `data_parallel` lists what differs between replicas.
 """
 
 import atexit
@@ -22,43 +22,41 @@ __all__ = ["Distribution", "data_parallel"]
 
 @contextlib.contextmanager
 def data_parallel():
-    """Within this block models are built, compiled and trained on all devices there are.
+    """Within this block models are built, compiled and trained on all available devices.
 
-    On one device nothing changes, so that a program needs no second form. Enter the block before
-    anything is computed: engines that work on several hosts have to know at the start.
+    On one device nothing changes, so one program serves both. Enter the block before anything is
+    computed: multi-host backends must be initialised first.
 
     * JAX: `keras.distribution.DataParallel` over all devices. Several processes:
       `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `..._NUM_PROCESSES` and `..._PROCESS_ID` in the
-      environment, see `keras.distribution.initialize`, which is called here.
+      environment, see `keras.distribution.initialize`, which this function calls.
     * TensorFlow: `tf.distribute.MirroredStrategy` over all GPUs (or logical CPUs); with `TF_CONFIG`
-      in the environment `MultiWorkerMirroredStrategy`. `fit` of Keras 3.15 fails with the latter,
-      which reduces neither whole batches nor scalars over their first axis: here it does.
+      in the environment `MultiWorkerMirroredStrategy`. `fit` of Keras 3.15 fails with the latter;
+      this function mends that.
     * PyTorch: `torch.nn.parallel.DistributedDataParallel`, one process a device:
       `torchrun --nproc_per_node=4 program.py`; NCCL on GPUs, Gloo on CPUs.
 
-    The first process's weights are where all start. Metrics are those of the global batch, and all
-    processes have to call `fit`, and `evaluate` within the block, with the same arguments. After
-    the block `evaluate(data)` sees all the examples of unsharded data: on PyTorch in each process
-    alone, else still in all together. The chief prints, and saves after the block: JAX saves
-    within it only if all processes do. A `keras_snn.callbacks.Resume` needs a file per process.
+    All replicas start with the first process's weights. Metrics are those of the global batch. All
+    processes must call `fit`, and `evaluate` within the block, with the same arguments. After the
+    block `evaluate(data)` uses all examples of unsharded data: on PyTorch each process evaluates
+    alone, on the other backends all together. The chief prints and saves after the block; within it
+    JAX saves only if all processes do. `keras_snn.callbacks.Resume` needs one file per process.
 
-    What replicas do for themselves:
+    Replicas work separately in these points:
 
-    * Batch normalisation. On JAX its statistics are those of the global batch. On TensorFlow and
-      PyTorch they are those of a replica's share; moving statistics are averaged over the replicas
-      after each step, and so the same everywhere. On TensorFlow
-      `BatchNormalization(synchronized=True)` takes the global batch (Keras's own form then runs,
-      not the fused one); Keras has no such thing on PyTorch.
-    * Random numbers. On TensorFlow the replicas draw the same masks of dropout, each for its share.
-    * Clipping. On TensorFlow Keras clips a replica's gradients before it adds them up.
+    * Batch normalisation. On JAX it uses statistics of the global batch, on TensorFlow and PyTorch
+      those of a replica's share. Moving statistics are averaged over the replicas after each step.
+      On TensorFlow `BatchNormalization(synchronized=True)` uses the global batch (without the fused
+      kernel); Keras does not support that on PyTorch.
+    * Random numbers. On TensorFlow all replicas draw the same dropout mask for their shares.
+    * Clipping. On TensorFlow Keras clips the gradients of each replica before adding them.
     * Losses that are not means over examples, such as a square of a mean firing rate.
 
     Yields:
         A `Distribution`.
 
     Raises:
-        RuntimeError: From JAX or TensorFlow, if they have computed something before they are told
-            of other processes.
+        RuntimeError: From JAX or TensorFlow, if they computed something before the block.
 
     Example:
 
@@ -72,14 +70,14 @@ def data_parallel():
     accuracy = model.evaluate(data.test, verbose=0)[1]
     ```
     """
-    way = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
+    start = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     with contextlib.ExitStack() as stack:
-        yield way(stack)
+        yield start(stack)
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """Who trains together; made by `data_parallel`.
+    """The replicas that train together; `data_parallel` makes it.
 
     Attributes:
         replicas: Number of devices that each take a share of every batch.
@@ -96,7 +94,7 @@ class Distribution:
     replicas: int = 1
     processes: int = 1
     process: int = 0
-    # Whether a process reads its own part of a batch only; TensorFlow itself takes batches apart.
+    # Whether a process reads only its own part of a batch; TensorFlow splits batches itself.
     _reads_part: bool = True
     _prepare: Callable = dataclasses.field(default=lambda model: None, repr=False)
 
@@ -109,8 +107,8 @@ class Distribution:
         """Makes a model train together with its replicas, until the block ends.
 
         On TensorFlow and PyTorch it replaces the model's `train_step`; on PyTorch it also sends
-        the first process's weights to all. Call it after `compile` and before `fit`; layers that
-        are to be frozen should be frozen by then.
+        the first process's weights to all. Call it after `compile` and before `fit`, and freeze
+        layers before.
 
         Args:
             model: A built and compiled `keras.Model`.
@@ -127,15 +125,15 @@ class Distribution:
         return model
 
     def shard(self, data):
-        """What this process reads of global batches.
+        """The part of global batches that this process reads.
 
-        Each replica gets as many examples of a batch as the others. What is over, fewer examples
-        than replicas (usually of an epoch's last batch), is left out; of a batch with fewer
-        examples than replicas, examples are repeated.
+        All replicas get equally many examples of a batch. The remainder of an uneven batch (usually
+        an epoch's last) is dropped. If a batch has fewer examples than replicas, examples are
+        repeated.
 
         Args:
-            data: Batches, a `keras.utils.PyDataset` of arrays or a batched `tf.data.Dataset`,
-                whose order is the same in all processes.
+            data: Batches, a `keras.utils.PyDataset` of arrays or a batched `tf.data.Dataset`, in
+                the same order in all processes.
 
         Returns:
             The same kind of data.
@@ -160,7 +158,7 @@ class Distribution:
         )
 
     def rows(self, count, maximum=max, arange=np.arange):
-        """Which examples of a batch of `count` this process reads."""
+        """The indices of the examples that this process reads of a batch of `count`."""
         count_used = maximum(count - count % self.replicas, self.replicas)
         part, parts = (self.process, self.processes) if self._reads_part else (0, 1)
         size = count_used // parts
@@ -306,7 +304,7 @@ def _torch(stack):
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not distributed.is_initialized():  # once a program: a new group may meet the old one's end
+    if not distributed.is_initialized():  # the old group may still be ending
         distributed.init_process_group("nccl" if cuda else "gloo")
         atexit.register(distributed.destroy_process_group)
 
@@ -324,7 +322,7 @@ def _torch(stack):
 
 
 class _TorchReplica:
-    """A model whose calls go through `DistributedDataParallel`, for Keras's `train_step`."""
+    """A model that is called through `DistributedDataParallel`, for Keras's `train_step`."""
 
     def __init__(self, model):
         import torch

@@ -25,6 +25,7 @@ from keras.src.backend import get_keras_mask as get_mask
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models import Functional
 from keras.src.random.seed_generator import draw_seed
+from keras.src.utils.rng_utils import get_random_seed
 
 __all__ = [
     "EXPORTERS",
@@ -39,6 +40,7 @@ __all__ = [
     "flatten_layers",
     "functional",
     "get_mask",
+    "get_random_seed",
     "in_layer_call",
     "in_order",
     "normalization",

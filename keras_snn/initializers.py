@@ -1,7 +1,7 @@
 """Initialisers for layers in front of spiking neurons.
 
-Keras's initialisers keep the variance of activations. A neuron needs more: currents that reach its
-threshold, or it stays silent, and so do all layers behind it.
+Keras's initialisers keep the variance of activations. A spiking neuron needs more: if its
+currents do not reach the threshold, it stays silent, and so do all later layers.
 """
 
 import statistics
@@ -21,18 +21,19 @@ _QUANTILES = np.array([statistics.NormalDist().inv_cdf((i + 0.5) / 4096) for i i
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class FiringRateScaling(keras.initializers.VarianceScaling):
-    """Normal weights, and biases, that make the neurons behind a layer fire at a given rate.
+    """Normal weights, and biases, with which the neurons behind a layer fire at a given rate.
 
-    Give it to a layer as `kernel_initializer` and as `bias_initializer`. Biases, tensors of one
-    axis, become a constant current `b` just below what makes the neuron fire; so smaller weights
-    do. The weights of a layer with `n` inputs get the variance `(s / m)^2 / n`. `s` is the standard
-    deviation of constant currents, normally distributed around `b` over the neurons, at which these
-    fire with the mean `rate`; of a LIF both follow from the threshold, `tau` and the number of
-    steps. `m` is the root mean square of the inputs: `input_rms`, or by default that of the rates
-    of such neurons, so that in a stack of layers each fires about as often as the one before.
+    Give it to a layer as `kernel_initializer` and as `bias_initializer`. Biases (tensors of one
+    axis) become a constant current `b` just below what makes the neuron fire, so that smaller
+    weights suffice. The weights of a layer with `n` inputs get the variance `(s / m)^2 / n`. `s` is
+    the standard deviation of constant currents, normally distributed around `b` over the neurons,
+    at which these fire with the mean `rate`; of a LIF both follow from the threshold, `tau` and the
+    number of steps. `m` is the root mean square of the inputs: `input_rms`, or by default that of
+    the rates of such neurons, so that in a stack of layers each fires about as often as the one
+    before.
 
-    Layers that are normalised in front of the neurons don't need this. Of a depthwise convolution
-    Keras counts the inputs of all channels: divide `input_rms` by the root of their number.
+    Layers with a normalisation in front of the neurons don't need this. For a depthwise convolution
+    Keras counts the inputs of all channels: divide `input_rms` by the square root of their number.
 
     Args:
         neuron: The neuron behind the layer, as `keras_snn.layers.get_neuron` takes it.
@@ -40,8 +41,8 @@ class FiringRateScaling(keras.initializers.VarianceScaling):
         timesteps: Number of steps, T.
         input_rms: Root mean square of the layer's inputs, above 0; for standardised data 1. By
             default the inputs are spikes of the same kind of neuron at the same rate.
-        bias: The current `b`, in shares of the smallest constant current that makes the neuron fire
-            within `timesteps`, from 0 to below 1. For a layer without biases 0.
+        bias: The current `b`, as a fraction of the smallest constant current that makes the neuron
+            fire within `timesteps`, from 0 to below 1. Use 0 for a layer without biases.
         seed: Optional seed.
 
     Attributes:
@@ -49,10 +50,10 @@ class FiringRateScaling(keras.initializers.VarianceScaling):
         current_std: The standard deviation `s`.
 
     Raises:
-        ValueError: If the neuron doesn't reach the rate with any variance: about half of the
-            currents are below `b`, so most neurons stay below 0.5.
+        ValueError: If the neuron can't reach the rate with any variance. Most reach less than 0.5,
+            as about half of the currents are below `b`.
 
-    Source: our reading; a mean-field estimate that takes the inputs as constant over time.
+    Source: ours, a mean-field estimate for inputs that are constant over time.
 
     Example:
 
@@ -89,7 +90,7 @@ class FiringRateScaling(keras.initializers.VarianceScaling):
         super().__init__(scale, mode="fan_in", distribution="truncated_normal", seed=seed)
 
     def __call__(self, shape, dtype=None):
-        """Weights, or of a shape of one axis biases."""
+        """Weights, or biases if the shape has one axis."""
         if len(shape) == 1:
             return ops.full(shape, self.bias_current, dtype)
         return super().__call__(shape, dtype)

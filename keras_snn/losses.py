@@ -12,7 +12,7 @@ from keras_snn import graph
 from keras_snn.layers.readouts import _max, _mean
 from keras_snn.layers.time import check_steps
 from keras_snn.utils.arguments import Configured, check_mask, check_number
-from keras_snn.utils.deprecation import renamed
+from keras_snn.utils.deprecation import renamed, renamed_argument
 
 __all__ = [
     "FirstSpikeCrossentropy",
@@ -129,10 +129,10 @@ class TemporalMeanCrossentropy(_Crossentropy):
 class TemporalEfficientCrossentropy(_Crossentropy):
     """TET: the mean of each step's cross-entropy, and a pull of the logits to a constant.
 
-    `(1 - lam) mean_t CE(y, o_t) + lam mean (o - target)^2`.
+    `(1 - weight) mean_t CE(y, o_t) + weight mean (o - target)^2`.
 
     Args:
-        lam: Weight of the pull, 0 to 1.
+        weight: Weight of the pull, 0 to 1.
         target: Constant that logits are pulled to; the paper takes the threshold.
         label_smoothing: Share of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
@@ -146,20 +146,21 @@ class TemporalEfficientCrossentropy(_Crossentropy):
     Example:
 
     >>> logits = keras.ops.array([[[1.0, 0.0], [3.0, 0.0]]])
-    >>> round(float(TemporalEfficientCrossentropy(lam=0.0)([0], logits)), 4)
+    >>> round(float(TemporalEfficientCrossentropy(weight=0.0)([0], logits)), 4)
     0.1809
     """
 
     def __init__(
         self,
-        lam=0.05,
+        weight=0.05,
         target=1.0,
         label_smoothing=0.0,
         name="temporal_efficient_crossentropy",
         **kwargs,
     ):
+        weight = renamed_argument(self, kwargs, "lam", "weight", weight)
         super().__init__(label_smoothing, name=name, **kwargs)
-        self.lam = check_number("lam", lam, minimum=0, maximum=1)
+        self.weight = check_number("weight", weight, minimum=0, maximum=1)
         self.target = check_number("target", target)
 
     def call(self, y_true, y_pred, mask=None):
@@ -167,10 +168,10 @@ class TemporalEfficientCrossentropy(_Crossentropy):
         labels = ops.repeat(ops.expand_dims(labels, 1), ops.shape(logits)[1], axis=1)
         each = ops.expand_dims(self.crossentropy(labels, logits), -1)
         pull = ops.mean(ops.square(logits - self.target), axis=-1, keepdims=True)
-        return _mean((1 - self.lam) * each + self.lam * pull, mask)[:, 0]
+        return _mean((1 - self.weight) * each + self.weight * pull, mask)[:, 0]
 
     def get_config(self):
-        return super().get_config() | {"lam": self.lam, "target": self.target}
+        return super().get_config() | {"weight": self.weight, "target": self.target}
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

@@ -1,8 +1,8 @@
-"""Less memory while training: spikes as bits, segments that are computed anew.
+"""Less memory in training: spikes stored as bits, recomputed segments (gradient checkpointing).
 
-A layer that multiplies spikes by weights keeps them until its backward pass, as floats: 32 bits for
-one. On PyTorch `packed_spikes` keeps one. `Remat` keeps nothing of a segment but its inputs, on any
-backend.
+A layer that multiplies spikes by weights stores them for the backward pass as floats, 32 bits a
+spike. On PyTorch `packed_spikes` stores one bit. `Remat` stores only the inputs of a segment, on
+any backend.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ __all__ = ["Remat", "packed_spikes"]
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class Remat(keras.Sequential):
-    """Layers in a row that keep only their input, and are computed anew for the gradients.
+    """A sequence of layers that stores only its input and is recomputed in the backward pass.
 
     A `keras.Sequential` that costs a second forward pass in training. Outputs, gradients and moving
-    statistics are the same: what the first pass assigns, the second does not assign again.
+    statistics are unchanged: the second pass assigns nothing.
     (`keras.RematScope` of Keras 3.15 fails on TensorFlow in `fit`, and on JAX with batch
-    normalisation, whose statistics it updates twice on PyTorch.) On CPUs JAX computes anew too, but
-    was not seen to need less memory.
+    normalisation, whose statistics it updates twice on PyTorch.) JAX on CPUs recomputes
+    too, but no saving of memory was measured.
 
     Args:
         layers: Layers, each with one input and one output.
@@ -36,15 +36,14 @@ class Remat(keras.Sequential):
 
     Call arguments:
         inputs: What the first layer takes, `(batch, time, ...)`.
-        training: Whether in training mode. In inference nothing is kept anyway.
-        mask: Optional mask of the inputs; with one, the layers run as those of any `Sequential`.
+        training: Whether in training mode. Inference stores nothing anyway.
+        mask: Optional mask of the inputs; with one, nothing is recomputed.
 
     Returns:
-        What the last layer gives.
+        The output of the last layer.
 
     Raises:
-        ValueError: If a layer has an activity regularizer, whose loss would be lost, or makes a
-            mask, which would be too.
+        ValueError: If a layer has an activity regularizer or makes a mask: both would be lost.
 
     Source: Chen et al. (2016), Training deep nets with sublinear memory cost; `keras.remat`.
 
@@ -78,7 +77,7 @@ class Remat(keras.Sequential):
                 raise ValueError(f"{self.name} cannot keep a mask: make it in front of the layer.")
             return (outputs, *(scope.get_current_value(variable) for variable in others))
 
-        # Copies: PyTorch assigns in place, and the second pass must find what the first one did.
+        # Copies: PyTorch assigns in place, and both passes must start from the same values.
         values = [v.value for v in learned] + [ops.copy(v.value) for v in others]
         outputs, *assigned = keras.remat(run)(inputs, *values)
         for variable, value in zip(others, assigned):
@@ -91,22 +90,22 @@ graph.SEEN_THROUGH.append(Remat)
 
 @contextlib.contextmanager
 def packed_spikes(minimum=1024):
-    """While this lasts, tensors of zeros and ones wait for the backward pass as bits (PyTorch).
+    """Within this block, PyTorch stores tensors of zeros and ones for the backward pass as bits.
 
-    What layers save is looked at as it is saved: a float tensor whose values are all exactly 0 or 1
-    becomes one bit for each, an eighth of a byte instead of four, and is restored exactly, memory
-    layout too. Gradients are the same, bit for bit. Everything else is saved as it is; weights
-    always are. The look costs a pass over each candidate, and on a GPU one wait for its result.
+    Each tensor that a layer saves is tested: if it is of floats that are all exactly 0 or 1, one
+    bit is stored instead of 32. It is restored exactly, with its memory layout, so gradients are
+    the same, bit for bit. Weights and all other tensors are stored unchanged. The test costs one
+    pass over the tensor, and on a GPU one synchronisation.
 
-    It saves spikes that convolutions and dense layers take in. The charged potentials of neurons
-    stay floats: the surrogate gradient needs them.
+    This shrinks the inputs of convolutions and dense layers. The charged potentials of neurons stay
+    floats: the surrogate gradient needs them.
 
     Args:
-        minimum: Elements from which a tensor is looked at.
+        minimum: Smaller tensors, in elements, are stored unchanged.
 
     Raises:
-        RuntimeError: On TensorFlow and JAX, whose compilers decide what is kept. There,
-            `Remat` trades memory for computing anew.
+        RuntimeError: On TensorFlow and JAX, whose compilers decide what is stored. There
+            `Remat` saves memory by recomputing.
 
     Example:
 
@@ -122,8 +121,8 @@ def packed_spikes(minimum=1024):
     if backend != "torch":
         raise RuntimeError(
             f"`packed_spikes` works on the PyTorch backend, got {backend!r}: there the compiler "
-            "decides what is kept for the backward pass. `keras_snn.memory.Remat` saves memory by "
-            "computing layers anew."
+            "decides what is stored for the backward pass. `keras_snn.memory.Remat` saves memory "
+            "by recomputing layers."
         )
     import torch
 
@@ -158,7 +157,7 @@ class _Bits:
 
 
 def _packed(tensor, minimum):
-    """A tensor as `_Bits`, or `None` if it is none of zeros and ones."""
+    """A tensor as `_Bits`, or `None` if it has other values than 0 and 1."""
     import torch
 
     integers = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -169,7 +168,7 @@ def _packed(tensor, minimum):
     # All elements in the order of their memory, as integers: -0.0 is not 0.0.
     flat = tensor.detach().as_strided((tensor.numel(),), (1,)).view(integers)
     one = torch.ones((), dtype=tensor.dtype).view(integers).item()
-    for part in (flat[:64], flat):  # most that are no spikes show it at once
+    for part in (flat[:64], flat):  # most other tensors fail on the first 64
         ones = part == one
         if not (ones | (part == 0)).all():
             return None

@@ -1,9 +1,9 @@
-"""Optimizers whose weight decay is that of PyTorch's, and learning rates that fall once an epoch.
+"""Optimizers with PyTorch's weight decay, and learning rates that change once per epoch.
 
 Keras decays weights beside the gradient (decoupled, Loshchilov & Hutter, 2019). `torch.optim.SGD`
 and `torch.optim.Adam`, with which most networks of the papers were trained, add the gradient of an
-L2 penalty, `weight_decay * w`, to that of the loss (coupled): with momentum 0.9 the same number is
-ten times as strong, with Adam it acts otherwise. `keras.optimizers.AdamW` equals
+L2 penalty, `weight_decay * w`, to that of the loss (coupled). With momentum 0.9 the same number is
+ten times as strong; with Adam the effect is different in kind. `keras.optimizers.AdamW` equals
 `torch.optim.AdamW`.
 """
 
@@ -20,8 +20,8 @@ class CoupledDecay:
 
     Put it in front of any optimizer: `class RMSprop(CoupledDecay, keras.optimizers.RMSprop)`. The
     penalty's gradient comes last, as PyTorch's does: after loss scaling, accumulation and clipping
-    of the loss's gradients. `exclude_from_weight_decay` is heeded; without it all trainable weights
-    decay, those of normalisation and biases too, as in PyTorch.
+    of the loss's gradients. `exclude_from_weight_decay` is respected; without it all trainable
+    weights decay, including biases and those of normalisation, as in PyTorch.
 
     Example:
 
@@ -31,7 +31,7 @@ class CoupledDecay:
     """
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates a weight by its gradient, that of the penalty included."""
+        """Updates a weight by its gradient, including the penalty's."""
         gradient = self._penalized(gradient, variable)
         super().update_step(gradient, variable, learning_rate)
 
@@ -42,7 +42,7 @@ class CoupledDecay:
         return ops.add(gradient, ops.multiply(variable, self.weight_decay))
 
     def _apply_weight_decay(self, variables):
-        """Nothing: `update_step` has it."""
+        """Does nothing: `update_step` includes the decay."""
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -53,11 +53,11 @@ class SGD(CoupledDecay, keras.optimizers.SGD):
         m <- momentum * m + g
         w <- w - learning_rate * m      (Nesterov: w - learning_rate * (g + momentum * m))
 
-    Keras's has the learning rate inside `m`: there a new rate takes effect only as old steps fade.
+    Keras's SGD multiplies the rate into `m`, so a new rate takes effect only as old steps fade.
 
     Args:
         learning_rate: A number or a schedule.
-        momentum: Share of `m` that a step keeps.
+        momentum: Fraction of `m` that a step keeps.
         nesterov: Whether momentum is Nesterov's.
         weight_decay: Factor of the penalty's gradient, see `CoupledDecay`.
         kwargs: Other arguments of `keras.optimizers.SGD`.
@@ -73,7 +73,7 @@ class SGD(CoupledDecay, keras.optimizers.SGD):
     """
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates a weight by its gradient, that of the penalty included."""
+        """Updates a weight by its gradient, including the penalty's."""
         gradient = self._penalized(gradient, variable)
         if self.momentum:
             moment = self.momentums[self._get_variable_index(variable)]
@@ -86,10 +86,10 @@ class SGD(CoupledDecay, keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class Adam(CoupledDecay, keras.optimizers.Adam):
-    """Adam whose `weight_decay` is the factor of a penalty's gradient, as in `torch.optim.Adam`.
+    """Adam with the weight decay of `torch.optim.Adam`: the gradient of an L2 penalty.
 
-    Adam divides that gradient by its own size, too, so weights decay hardly more with a larger
-    factor. Weights that should decay by a share of themselves need `keras.optimizers.AdamW`.
+    Adam also normalises that gradient by its size, so a larger factor hardly decays weights more.
+    For decay in proportion to the weights use `keras.optimizers.AdamW`.
 
     Args:
         args, kwargs: Arguments of `keras.optimizers.Adam`.
@@ -102,20 +102,21 @@ class Adam(CoupledDecay, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Another schedule, read at the start of each epoch, behind a linear rise.
+    """A schedule that is evaluated at the start of each epoch, after a linear warm-up.
 
         rate(step) = schedule(0) * step / warmup_steps,            step < warmup_steps
                    = schedule(max(start of the epoch - warmup_steps, 0)),      otherwise
 
-    Schedules of PyTorch that are stepped once an epoch are so.
+    This is PyTorch's scheduler when it is stepped once per epoch.
 
     Args:
-        schedule: A schedule of Keras, whose steps are batches, or a number.
-        steps_per_epoch: Batches of an epoch; with 1 the schedule is read at every step.
+        schedule: A Keras schedule, whose steps are batches, or a number.
+        steps_per_epoch: Batches of an epoch; 1 evaluates the schedule at every step.
         warmup_steps: Batches in which the learning rate rises from 0.
 
     Raises:
-        ValueError: If a number of steps is no integer of at least 1 (`warmup_steps`: 0).
+        ValueError: If `steps_per_epoch` is no integer of at least 1, or `warmup_steps` of at least
+            0.
 
     Example:
 
@@ -144,7 +145,7 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(step < self.warmup_steps, self._read(0) * rise, rate)
 
     def get_config(self):
-        """What makes the schedule again."""
+        """The configuration of the schedule."""
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "steps_per_epoch": self.steps_per_epoch,
@@ -153,6 +154,6 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config):
-        """Makes the schedule from what `get_config` gave."""
+        """Makes a schedule from a configuration of `get_config`."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**config | {"schedule": schedule})

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_snn import dynamics
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     "S2NN",
@@ -41,9 +42,10 @@ __all__ = [
     "deserialize",
     "get",
     "heaviside",
-    "names",
+    "list_surrogates",
     "serialize",
 ]
+__getattr__ = renamed(__name__)
 
 
 def heaviside(x, strict=False):
@@ -653,12 +655,12 @@ class Custom(Surrogate):
         return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
 
 
-def names():
+def list_surrogates():
     """The surrogates that `get` knows by name (`"PiecewiseExp"` or `"piecewise_exp"`), sorted.
 
     Example:
 
-    >>> "ATan" in names()
+    >>> "ATan" in list_surrogates()
     True
     """
     hidden = ("_", "Custom")
@@ -690,9 +692,9 @@ def get(identifier):
         return deserialize(identifier)
     if isinstance(identifier, str):
         cls = _REGISTRY.get(_key(identifier))
-        if cls is None or cls.__name__ not in names():
+        if cls is None or cls.__name__ not in list_surrogates():
             raise ValueError(
-                f"Unknown surrogate: {identifier!r}. Allowed names: {', '.join(names())}."
+                f"Unknown surrogate: {identifier!r}. Allowed names: {', '.join(list_surrogates())}."
             )
         return cls()
     if inspect.isclass(identifier) and issubclass(identifier, Surrogate):

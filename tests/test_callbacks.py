@@ -109,7 +109,7 @@ def test_a_learned_threshold_is_set_in_each_epoch():
     assert model.get_layer("neuron").cell.threshold == 1.0
 
 
-def test_functions_are_made_anew_only_if_the_value_changes():
+def test_functions_are_rebuilt_only_if_the_value_changes():
     model, functions = network(), []
 
     class Look(keras.callbacks.Callback):
@@ -214,7 +214,7 @@ def test_layers_made_for_a_number_of_steps(layer):
     x = layer(snn.RepeatTime(2)(layers.Dense(3)(inputs)))
     model = keras.Model(inputs, snn.MeanOverTime()(snn.LIF()(x)))
     model.compile("sgd", "sparse_categorical_crossentropy")
-    fails(model, X, "fixed of .* made for a number of steps", "timesteps", [3])
+    fails(model, X, "fixed of .* fixed number of steps", "timesteps", [3])
     model.fit(X, Y, verbose=0, callbacks=[callbacks.Schedule("threshold", [3.0])])
 
 

@@ -153,7 +153,7 @@ def test_saved_and_refused(name):
 
 def test_bad_arguments():
     for make in (
-        lambda: losses.TemporalEfficientCrossentropy(lam=2),
+        lambda: losses.TemporalEfficientCrossentropy(weight=2),
         lambda: losses.SpikeCountLoss(correct_rate=-1),
         lambda: losses.FirstSpikeCrossentropy(scale=0),
         lambda: regularizers.RateRegularizer(minimum=0.5, maximum=0.2),
@@ -297,7 +297,7 @@ def test_parity_with_snntorch():
     ours = float(losses.SpikeCountLoss(6 / 7, 0.0)(y, spikes))
     assert 7 * ours == pytest.approx(theirs, rel=1e-5)
     steps = peer.ce_rate_loss()(torch.tensor(x.transpose(1, 0, 2)), torch.tensor(y))
-    ours = float(losses.TemporalEfficientCrossentropy(lam=0.0)(y, x))
+    ours = float(losses.TemporalEfficientCrossentropy(weight=0.0)(y, x))
     assert ours == pytest.approx(float(steps), rel=1e-5)
 
 
@@ -341,3 +341,12 @@ def test_first_spikes_need_a_known_number_of_steps():
 def test_penalties_of_one_step_are_refused(make, penalty):
     with pytest.raises(ValueError, match="activity_regularizer.*within"):
         make(penalty)
+
+
+def test_the_old_name_of_the_weight_works_and_warns():
+    with pytest.warns(DeprecationWarning, match=r"\(lam=...\)` is now .*\(weight=...\)`"):
+        loss = losses.TemporalEfficientCrossentropy(lam=0.25)
+    assert loss.get_config()["weight"] == 0.25 and "lam" not in loss.get_config()
+    with pytest.warns(DeprecationWarning):  # files of the last release
+        old = losses.TemporalEfficientCrossentropy.from_config({"lam": 0.5})
+    assert old.weight == 0.5

@@ -1,4 +1,4 @@
-"""Spikes as bits and segments computed anew: less memory, and the same gradients."""
+"""Spikes as bits and recomputed segments: less memory, and the same gradients."""
 
 import platform
 

@@ -86,7 +86,7 @@ def test_learned_parameters(name, sharing, detach, monkeypatch):
     compare(layer, tensor(2, 7, 3, 4), monkeypatch)
 
 
-@pytest.mark.parametrize("name", surrogates.names())
+@pytest.mark.parametrize("name", surrogates.list_surrogates())
 def test_surrogates(name, monkeypatch):
     compare(layers.LIF(surrogate=name, detach_reset=False), tensor(2, 5, 6), monkeypatch)
 

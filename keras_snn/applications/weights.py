@@ -38,8 +38,8 @@ class WeightsReport:
     notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
-        def names(found):
-            return f"{len(found)}" + (f": {', '.join(found)}" if found else "")
+        def names(entries):
+            return f"{len(entries)}" + (f": {', '.join(entries)}" if entries else "")
 
         lines = [
             f"{len(self.used)} tensors loaded.",
@@ -351,11 +351,11 @@ def _s_resnet_names(tensors):
     if not convolutions:
         return tensors
     stage_size = max(1, (convolutions - 1) // 3)
-    found = {}
+    renamed = {}
     for key, match in listed.items():
         if match is None:
             if not _S_RESNET_ALIAS.match(key):
-                found[key] = tensors[key]
+                renamed[key] = tensors[key]
             continue
         part, index = "bn" if match[1].startswith("bn") else "conv", int(match[2])
         if "1x1" in match[1]:
@@ -366,20 +366,20 @@ def _s_resnet_names(tensors):
             stage, place = divmod(index - 1, stage_size)
             name = f"layer{stage + 1}.{place // 2}.{part}{place % 2 + 1}"
         step = f".step_{int(match[3]) + 1}" if match[3] else ""
-        found[f"{name}{step}.{match[4]}"] = tensors[key]
-    return found
+        renamed[f"{name}{step}.{match[4]}"] = tensors[key]
+    return renamed
 
 
 def _project_names(tensors):
     """Tensors by names that the rest of this module knows; what has two names comes once."""
-    tensors, found = _s_resnet_names(tensors), {}
+    tensors, renamed = _s_resnet_names(tensors), {}
     for key, tensor in tensors.items():
         name = key
         for pattern, replacement in _ALIASES:
             name = pattern.sub(replacement, name)
         if name == key or name not in tensors:
-            found[name] = tensor
-    return found
+            renamed[name] = tensor
+    return renamed
 
 
 def _array(name, tensor):

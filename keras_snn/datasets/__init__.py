@@ -113,11 +113,11 @@ def _in_memory(name, seed):
         import tensorflow  # noqa: F401
         import tensorflow_datasets  # noqa: F401
     except ImportError as error:
-        found = images.keras_dataset(name)
-        if found is None:
+        dataset = images.keras_dataset(name)
+        if dataset is None:
             raise ImportError(
                 f"The data set {name!r} is read through TensorFlow Datasets: "
                 "pip install tensorflow tensorflow-datasets"
             ) from error
-        return found
+        return dataset
     return None

@@ -115,23 +115,23 @@ def npz(path):
             if size > DEFLATION * path.stat().st_size:
                 raise ValueError(f"it says that it unpacks to {size} bytes")
             missing = [name for name in names if name not in file.files]
-            found = [] if missing else [file[name] for name in names]
+            arrays = [] if missing else [file[name] for name in names]
     except Exception as error:  # zipfile's, zlib's, numpy's
         raise ValueError(f"{path} is no .npz file, or is damaged: {error}") from error
     if missing:
         raise ValueError(f"{path} should have the arrays {names}; it lacks {missing}.")
     for part in (0, 2):
-        if found[part].shape[:1] != found[part + 1].shape[:1]:
+        if arrays[part].shape[:1] != arrays[part + 1].shape[:1]:
             raise ValueError(
                 f"{path}: {names[part]} should be (examples, height, width[, channels]) with as "
-                f"many {names[part + 1]}, got {found[part].shape} and {found[part + 1].shape}."
+                f"many {names[part + 1]}, got {arrays[part].shape} and {arrays[part + 1].shape}."
             )
         try:
-            _check_images(names[part], found[part])
-            found[part + 1] = _class_numbers(names[part + 1], found[part + 1], len(found[part]))
+            _check_images(names[part], arrays[part])
+            arrays[part + 1] = _class_numbers(names[part + 1], arrays[part + 1], len(arrays[part]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return tuple(found[:2]), tuple(found[2:])
+    return tuple(arrays[:2]), tuple(arrays[2:])
 
 
 # The most that an archive's bytes may unpack to, each, by the usual compression.

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_snn import graph
 from keras_snn.datasets.augmentation import auto_augment, cutout
 from keras_snn.utils.arguments import check_choice
 
@@ -240,7 +241,7 @@ class _Seeds(keras.random.SeedGenerator):
 
     def give(self, layer):
         """Makes this the generator of a layer, on its own backend as in `tf.data`."""
-        for part in layer._flatten_layers():
+        for part in graph.flatten_layers(layer):
             if hasattr(part, "generator"):
                 part.generator = self
                 part._backend_generators = {"tensorflow": self}

@@ -132,22 +132,22 @@ def load(
             raise ValueError(f"The recording {name}: {error}") from error
 
     def frames(recording):
-        found = row.frames(recording, timesteps, row.size)
-        return found if image_size is None else _shrunk(found, shrink)
+        cut = row.frames(recording, timesteps, row.size)
+        return cut if image_size is None else _shrunk(cut, shrink)
 
     def vary(recording, generator):
         for kind in of_recordings:
             recording = VARIATIONS[kind](recording, row, generator)
         return events.random_steps(frames(recording), drawn, generator)
 
-    def batches(found, read, **kwargs):
-        sources, labels = zip(*found)
+    def batches(examples, read, **kwargs):
+        sources, labels = zip(*examples)
         kwargs |= {"prepare": prepare, "workers": workers}
         return FileBatches(sources, np.array(labels), batch_size, read, **kwargs)
 
-    found = _found(row, data_dir)
-    train = batches(found["train"], read, seed=seed, vary=vary)
-    test = batches(found["test"], lambda source: frames(read(source)))
+    splits = _splits(row, data_dir)
+    train = batches(splits["train"], read, seed=seed, vary=vary)
+    test = batches(splits["test"], lambda source: frames(read(source)))
     nothing = events.Events(*(np.zeros(0, np.int64),) * 4)
     steps = timesteps if drawn == timesteps else None
     return Dataset(name, train, test, (steps, *frames(nothing).shape[1:]), row.classes)
@@ -160,13 +160,13 @@ def _shrunk(frames, factor):
     return frames.reshape(squares).mean((2, 4), dtype="float32")
 
 
-def _found(row, data_dir):
+def _splits(row, data_dir):
     if data_dir is None:
         raise ValueError(f"Recordings need `data_dir`, the folder that they are in. {row.get}")
     folder = pathlib.Path(data_dir)
     try:
-        found = row.find(folder)
-        for split, examples in found.items():
+        splits = row.find(folder)
+        for split, examples in splits.items():
             if not examples:
                 raise FileNotFoundError(f"There are no recordings to {split} with in {folder}.")
             if (largest := max(label for _, label in examples)) >= row.classes:
@@ -176,17 +176,17 @@ def _found(row, data_dir):
                 )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} {row.get}") from error
-    return found
+    return splits
 
 
 # Finders: from a folder to sources and labels, `{"train": [(source, label), ...], "test": ...}`.
 
 
 def _files(folder, pattern):
-    found = sorted(folder.glob(pattern))
-    if not found:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
         raise FileNotFoundError(f"There are no recordings {folder / pattern}.")
-    return found
+    return paths
 
 
 def _file(path):
@@ -235,23 +235,23 @@ def _gestures(path):
 
 
 def _cifar10_dvs(folder):
-    found = {"train": [], "test": []}
+    splits = {"train": [], "test": []}
     for label, name in enumerate(CIFAR10):
         paths = _files(folder / name, "*.aedat*")
         kept = len(paths) - max(len(paths) // 10, 1)
-        found["train"] += [(path, label) for path in paths[:kept]]
-        found["test"] += [(path, label) for path in paths[kept:]]
-    return found
+        splits["train"] += [(path, label) for path in paths[:kept]]
+        splits["test"] += [(path, label) for path in paths[kept:]]
+    return splits
 
 
 def _spoken(name):
     def find(folder):
-        found = {}
+        splits = {}
         for split in ("train", "test"):
             recordings, labels = events.read_shd(_file(folder / f"{name}_{split}.h5"))
             sources = [(recordings, index) for index in range(len(recordings))]
-            found[split] = list(zip(sources, labels.tolist()))
-        return found
+            splits[split] = list(zip(sources, labels.tolist()))
+        return splits
 
     return find
 

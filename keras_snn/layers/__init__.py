@@ -29,6 +29,7 @@ from keras_snn.layers.registry import *
 from keras_snn.layers.rnn import *
 from keras_snn.layers.roles import *
 from keras_snn.layers.time import *
+from keras_snn.utils.deprecation import renamed
 
 __all__ = [
     *base.__all__,
@@ -45,6 +46,7 @@ __all__ = [
     *rnn.__all__,
     *time.__all__,
 ]
+__getattr__ = renamed(__name__)
 
 
 def __dir__():

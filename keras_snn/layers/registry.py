@@ -5,21 +5,21 @@ import keras
 from keras_snn.layers import neurons
 from keras_snn.layers.rnn import Neuron
 
-__all__ = ["get_neuron", "neuron_names"]
+__all__ = ["get_neuron", "list_neurons"]
 
 _ALIASES = {"plif": "parametriclif", "alif": "adaptivelif", "cubalif": "synapticlif"}
 
 
-def neuron_names():
+def list_neurons():
     """The neuron layers that `get_neuron` knows by name, sorted.
 
     Example:
 
-    >>> "LIF" in neuron_names()
+    >>> "LIF" in list_neurons()
     True
     """
-    found = [getattr(neurons, name) for name in neurons.__all__]
-    return sorted(cls.__name__ for cls in found if issubclass(cls, Neuron))
+    classes = [getattr(neurons, name) for name in neurons.__all__]
+    return sorted(cls.__name__ for cls in classes if issubclass(cls, Neuron))
 
 
 def get_neuron(identifier, name=None):
@@ -47,12 +47,12 @@ def get_neuron(identifier, name=None):
     3.0
     """
     if isinstance(identifier, str):
-        known = {known.lower(): known for known in neuron_names()}
+        known = {known.lower(): known for known in list_neurons()}
         key = identifier.lower().replace("_", "")
         key = _ALIASES.get(key, key)
         if key not in known:
             raise ValueError(
-                f"Unknown neuron: {identifier!r}. Allowed names: {', '.join(neuron_names())}."
+                f"Unknown neuron: {identifier!r}. Allowed names: {', '.join(list_neurons())}."
             )
         identifier = getattr(neurons, known[key])
     if isinstance(identifier, type) and issubclass(identifier, keras.layers.Layer):

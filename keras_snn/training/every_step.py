@@ -33,14 +33,14 @@ def every_step(model):
     >>> every_step(keras.Model(inputs, outputs)).output_shape
     (None, 8, 2)
     """
-    found = [layer for layer in getattr(model, "layers", []) if isinstance(layer, READOUTS)]
-    if len(found) != 1:
+    readouts = [layer for layer in getattr(model, "layers", []) if isinstance(layer, READOUTS)]
+    if len(readouts) != 1:
         raise ValueError(
             f"Expected a model with one readout over time, of {[r.__name__ for r in READOUTS]}; "
-            f"{model!r} has {len(found)}."
+            f"{model!r} has {len(readouts)}."
         )
 
     def call(layer, *args, **kwargs):
-        return args[0] if layer is found[0] else layer(*args, **kwargs)
+        return args[0] if layer is readouts[0] else layer(*args, **kwargs)
 
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)

@@ -94,12 +94,12 @@ def joint_model(ann, snn, stages=None, feature_weight=1e-6):
         for stage in stages:
             check_choice("stages", stage, tensors)
         head = _Head(network, ann, snn, shared)
-        found = [head(stage, tensors) for stage in stages]
-        found.append((sources[_classifier(model)], tensors[model.layers[-1].name]))
+        heads = [head(stage, tensors) for stage in stages]
+        heads.append((sources[_classifier(model)], tensors[model.layers[-1].name]))
         if network == "snn":
-            found[-1] = _summed(*found[-1], snn)
-        features.append([_over_time(x, network) for x, _ in found])
-        logits.append([_over_time(x, network) for _, x in found])
+            heads[-1] = _summed(*heads[-1], snn)
+        features.append([_over_time(x, network) for x, _ in heads])
+        logits.append([_over_time(x, network) for _, x in heads])
     logits = ops.stack([ops.stack(pair, axis=1) for pair in zip(*logits)], axis=1)
     outputs = FeatureDistance(feature_weight, name="feature_distance")(logits, *features)
     return keras.Model(inputs, outputs, name=f"joint_{snn.name}")
@@ -558,8 +558,8 @@ class _Head:
         maps = [x for x in snn.layers if x.name in known and len(x.output.shape) == 5]
         model = {"ann": ann, "snn": snn}[network]
 
-        def of_this_network(found):
-            return None if found is None else model.get_layer(found.name)
+        def of_this_network(layer):
+            return None if layer is None else model.get_layer(layer.name)
 
         self.last = maps[-1].name if maps else None
         self.neuron = of_this_network(next(filter(is_spiking, maps), None))
@@ -614,8 +614,8 @@ def _stage_ends(model):
     """The last layer of each stage but the last one, by names `stack1_...` or `block1_...`."""
     ends = {}
     for layer in model.layers:
-        if found := re.match(r"(stack|block)\d+(?=_)", layer.name):
-            ends[found[0]] = layer.name
+        if match := re.match(r"(stack|block)\d+(?=_)", layer.name):
+            ends[match[0]] = layer.name
     return list(ends.values())[:-1]
 
 

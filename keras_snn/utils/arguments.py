@@ -157,12 +157,12 @@ def _constructor(cls):
 
 def arguments(cls, base):
     """Own and inherited keyword arguments of `cls` up to and with `base`, own ones first."""
-    owner, found, takes_others = _constructor(cls)
+    owner, parameters, takes_others = _constructor(cls)
     if takes_others and owner is not base:
         above = cls.__mro__[cls.__mro__.index(owner) + 1]
         inherited = arguments(above, base)
-        found |= {name: p for name, p in inherited.items() if name not in found}
-    return found
+        parameters |= {name: p for name, p in inherited.items() if name not in parameters}
+    return parameters
 
 
 class Configured:

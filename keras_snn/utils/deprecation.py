@@ -19,9 +19,11 @@ RENAMED = {
     "keras_snn.conversion.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
     "keras_snn.conversion.tandem": "keras_snn.training.tandem:tandem",
     "keras_snn.joint": "keras_snn.training.joint",
+    "keras_snn.layers.neuron_names": "keras_snn.layers.list_neurons",
     "keras_snn.losses.MembraneRegularizer": "keras_snn.regularizers.MembraneRegularizer",
     "keras_snn.losses.RateRegularizer": "keras_snn.regularizers.RateRegularizer",
     "keras_snn.losses.every_step": "keras_snn.training.every_step:every_step",
+    "keras_snn.surrogates.names": "keras_snn.surrogates.list_surrogates",
     "keras_snn.training.joint.finish": "keras_snn.training.to_spiking:to_spiking",
     "keras_snn.training.tandem.finish_tandem": "keras_snn.training.to_spiking:to_spiking",
 }
@@ -42,6 +44,26 @@ def warn(old, new, stacklevel=3):
         DeprecationWarning,
         stacklevel,
     )
+
+
+def renamed_argument(owner, kwargs, old, new, value):
+    """The value of an argument that may still be given by its old name.
+
+    Args:
+        owner: The object whose constructor calls this.
+        kwargs: Its other keyword arguments; `old` is taken out of them.
+        old: The old name.
+        new: The new name.
+        value: Value that was given by the new name, or the default.
+
+    Returns:
+        The value.
+    """
+    if old not in kwargs:
+        return value
+    kind = type(owner).__name__
+    warn(f"{kind}({old}=...)", f"{kind}({new}=...)", stacklevel=4)
+    return kwargs.pop(old)
 
 
 def renamed(module):

@@ -26,8 +26,8 @@ def _histogram(events, frame, steps, size, weights=None):
     """Counts (or sums of weights) by frame, row, column and polarity."""
     height, width = size
     index = ((frame * height + events.y) * width + events.x) * 2 + events.p
-    found = np.bincount(index.astype(np.int64), weights, steps * height * width * 2)
-    return found.reshape(steps, height, width, 2).astype("float32")
+    counts = np.bincount(index.astype(np.int64), weights, steps * height * width * 2)
+    return counts.reshape(steps, height, width, 2).astype("float32")
 
 
 def count_frames(events, frames, size):

@@ -162,7 +162,7 @@ EXPANSION, ALLOWANCE = 100, 1 << 24
 
 def _aedat4(path, data):
     compression, place, end = _aedat4_header(path, data)
-    found, left = [], EXPANSION * len(data) + ALLOWANCE
+    parts, left = [], EXPANSION * len(data) + ALLOWANCE
     while place < end:
         if place + 8 > end:
             raise _damaged(path, place, f"a packet's header has {end - place} of 8 bytes")
@@ -174,11 +174,11 @@ def _aedat4(path, data):
             if content is not None:
                 left -= len(content)
                 raw = _elements(_flatbuffer(content)[1], EVENT)
-                found.append((raw["t"], raw["x"], raw["y"], raw["p"] != 0))
+                parts.append((raw["t"], raw["x"], raw["y"], raw["p"] != 0))
         except (ValueError, TypeError, struct.error) as error:
             raise _damaged(path, place, f"a packet is damaged ({error})") from error
         place += size
-    events = _joined(found)
+    events = _joined(parts)
     return events[np.argsort(events.t, kind="stable")]  # streams follow each other packet by packet
 
 
@@ -263,7 +263,7 @@ def _elements(table, dtype):
 
 
 def _aedat3(path, data, start, end):
-    found = []
+    parts = []
     for place, count, overflow in _aedat3_packets(path, data):
         word, t = np.frombuffer(data, "<u4", 2 * count, place).reshape(-1, 2).T
         since = overflow << 31
@@ -273,8 +273,8 @@ def _aedat3(path, data, start, end):
             continue
         valid = word & 1 == 1
         word, t = word[valid].astype(np.int64), t[valid].astype(np.int64)
-        found.append((t + since, word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1))
-    return _joined(found)
+        parts.append((t + since, word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1))
+    return _joined(parts)
 
 
 def _aedat3_packets(path, data):
@@ -333,8 +333,8 @@ def _aedat2(path, data, first_version):
                 " (`# AEChip:`)",
             )
         x, y, p = address >> 8 & 0x7F, address >> 1 & 0x7F, 1 - (address & 1)
-    elif found := re.search(r"\bDavis(128|208|240|346|640)", chip, re.IGNORECASE):
-        size, special = DAVIS[int(found[1])], address >> 31 | address >> 10 & 1
+    elif match := re.search(r"\bDavis(128|208|240|346|640)", chip, re.IGNORECASE):
+        size, special = DAVIS[int(match[1])], address >> 31 | address >> 10 & 1
         x, y, p = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1
     else:
         raise ValueError(
@@ -365,8 +365,8 @@ def _aedat2_header(path, data):
             break
         place = stop + 1
         text = line.decode(errors="replace")
-        if found := re.match(r"#\s*AEChip:\s*(\S+)", text):
-            chip = found[1]
+        if match := re.match(r"#\s*AEChip:\s*(\S+)", text):
+            chip = match[1]
         if text.startswith("#End Of ASCII Header"):
             break
     return place, chip

@@ -66,7 +66,7 @@ def as_events(events, size=None):
         taken = {
             field: [name for name in names if name in known] for field, known in FIELDS.items()
         }
-        if any(len(found) != 1 for found in taken.values()):
+        if any(len(given) != 1 for given in taken.values()):
             raise TypeError(
                 "Received invalid events, expected `Events`, or a structured array or dictionary "
                 f"with one each of the fields {list(FIELDS.values())}, got {type(events).__name__}"
