@@ -1,4 +1,4 @@
-"""What the programs share: recipes, flags of data, and what is made of them."""
+"""Shared by the programs: recipes, flags of data, models and results."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ flags.DEFINE_integer("seed", 0, "Seed of weights, shuffling and the split of dig
 
 
 def run(main, program):
-    """Runs a program with the values of its recipe; `train` runs the one that a recipe is for."""
+    """Runs a program with its recipe's values; `train` starts the program that a recipe names."""
     if program == "train":
         with contextlib.suppress(flags.Error):  # `app.run` will say it
             FLAGS(sys.argv, known_only=True)
@@ -51,7 +51,7 @@ def run(main, program):
         return main(argv)
 
     def explained(argv):
-        """Says in a line what a user can mend; faults of the program keep their traceback."""
+        """Prints errors that a user can mend in one line; others keep their traceback."""
         try:
             return with_recipe(argv)
         except (ValueError, OSError, ImportError, app.UsageError) as error:
@@ -65,14 +65,14 @@ def run(main, program):
 
 
 def what_goes_on():
-    """What a restart does, where training was interrupted."""
+    """Says what a restart does after training was interrupted."""
     if "output_dir" in FLAGS and any(pathlib.Path(FLAGS.output_dir).expanduser().glob("*.npz")):
-        return " Started again with the same flags, training goes on after its last whole epoch."
+        return " Start it again with the same flags to resume after the last complete epoch."
     return ""
 
 
 def json_flag(name):
-    """The dictionary that a flag gives as JSON."""
+    """The dictionary in the JSON of a flag."""
     try:
         value = json.loads(FLAGS[name].value)
     except json.JSONDecodeError as error:
@@ -87,18 +87,18 @@ def configuration(module):
     return {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(module)}
 
 
-# Flags that change no trained weight: a run goes on under other values of them.
+# Flags that do not change trained weights: a run can be resumed with other values.
 FREE = {"recipe", "epochs", "patience", "progress", "watch", "tensorboard"}
 FREE |= {"output_dir", "data_dir", "workers"}
 
 
 def run_flags():
-    """The flags that tell a run from others, for `Resume`."""
+    """The flags that identify a run, for `Resume`."""
     return {k: v for k, v in configuration(sys.argv[0]).items() if k not in FREE}
 
 
 def output_dir(write=True):
-    """The folder of results, made if need be; the values of all flags are in `config.json`."""
+    """The folder of results, created if need be; writes all flags' values to `config.json`."""
     output = pathlib.Path(FLAGS.output_dir).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     files.check_path(output / "config.json")
@@ -114,12 +114,12 @@ def write_config(output):
 
 
 def write_json(path, value):
-    """Writes a value as JSON; a file that is there is replaced by a whole one or stays."""
+    """Writes a value as JSON, atomically."""
     files.write(path, json.dumps(value, indent=1) + "\n")
 
 
 def save(model, path):
-    """Saves a model; a file that is there is replaced by a whole one or stays."""
+    """Saves a model, atomically."""
     with files.replacing(path) as (part,):
         model.save(part)
 
@@ -139,22 +139,21 @@ def load_keras(path):
 
 
 def load_model(path):
-    """A saved model, with what it was trained on where a `config.json` beside it says so.
+    """Loads a model; a `config.json` beside it sets the flags of data to those of its training.
 
-    Flags of data that were not given take the values of that file; where one was given another
-    value, a line says so.
+    Flags that the user gave keep their values; if they differ, a line says so.
     """
     model = load_keras(path)
     use_config(pathlib.Path(path).expanduser().with_name("config.json"), model)
     return model
 
 
-# Flags that say what a network reads.
+# Flags that describe the inputs of a network.
 DATA = ("dataset", "data_dir", "image_size", "normalization", "seed")
 
 
 def use_config(path, model):
-    """Takes flags of data from the configuration of a model's training, if it is that model's."""
+    """Sets flags of data from the configuration in `path`, if it belongs to the model."""
     if not path.is_file():
         return
     config = json.loads(path.read_text())
@@ -179,7 +178,7 @@ def use_config(path, model):
 
 
 def load_data_for(model, timesteps=None):
-    """The data of the flags, as a model reads them: its frames, its size of images."""
+    """The data of the flags in the shape that a model reads."""
     shape = model.input_shape
     if isinstance(shape, list):
         raise ValueError(f"The model should have one input, got {len(shape)}.")
@@ -202,15 +201,17 @@ def load_data_for(model, timesteps=None):
 
 
 def wilson_interval(right, count, z=1.959964):
-    """Wilson's interval of a share, 95 % by default, which is not 0 wide at 0 and 100 %.
+    """Wilson's confidence interval of a proportion, 95 % by default.
+
+    It is never empty, even at 0 and 100 %.
 
     Args:
-        right: How many are.
-        count: Of how many, at least 1.
+        right: Number of successes.
+        count: Number of trials, at least 1.
         z: Standard deviations of a normal distribution.
 
     Returns:
-        Its two ends, of 1.
+        The two ends, from 0 to 1.
 
     Source: Wilson (1927).
     """
@@ -226,17 +227,17 @@ def names_of_flags(module):
 
 
 def refuse(names, why):
-    """An error if one of these flags was given: it would have no effect."""
+    """Raises an error if one of these flags was given, as it would have no effect."""
     for name in names:
         if not FLAGS[name].using_default_value:
             raise app.UsageError(f"--{name} has no effect here: {why}.")
 
 
 def check_needs(needs):
-    """An error for a flag that was given without what it needs.
+    """Raises an error for a flag that was given without another one that it needs.
 
     Args:
-        needs: From the name of a flag to that of another, and those of its values that it needs.
+        needs: For each flag, the other flag and the values of it that it needs.
     """
     for name, (other, values) in needs.items():
         value = FLAGS[other].value
@@ -245,7 +246,7 @@ def check_needs(needs):
 
 
 def check_data():
-    """An error for flags of data without an effect on what `--dataset` names."""
+    """Raises an error for flags that have no effect on this `--dataset`."""
     if FLAGS.dataset in datasets.recordings.RECORDINGS:
         names = ["normalization"]
     elif FLAGS.dataset in datasets.speech.SETS:
@@ -258,7 +259,7 @@ def check_data():
 
 
 def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=None):
-    """The data set of the flags; weights and all else follow from the seed."""
+    """The data set of the flags; also sets the global random seed."""
     check_data()
     keras.utils.set_random_seed(FLAGS.seed)
     return datasets.load(
@@ -277,7 +278,7 @@ def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=N
 
 
 def in_order(batches):
-    """Batches of a data set as numpy arrays, once through."""
+    """Iterates once over the batches of a data set, as NumPy arrays."""
     indexed = not hasattr(batches, "take")
     for x, y in map(batches.__getitem__, range(len(batches))) if indexed else batches:
         yield np.asarray(x), np.asarray(y)

@@ -8,9 +8,8 @@
     torchrun --nproc_per_node=4 applications/train.py --distribution=data
 
 Recipes are in `recipes.py`; those of conversion and hybrid training run `convert.py`, `hybrid.py`.
-The values of all flags are written to `config.json`, results to `results.json`. A run that was
-interrupted goes on when it is started again. The backend is Keras's: KERAS_BACKEND=tensorflow, jax
-or torch.
+The values of all flags are written to `config.json`, results to `results.json`. Start an
+interrupted run again to resume it. KERAS_BACKEND=tensorflow, jax or torch selects the backend.
 """
 
 import contextlib
@@ -192,7 +191,7 @@ def distilled(model, steps):
 
 
 def watchers(output, data, process, network):
-    """The callbacks of the flags; firing rates are those of `network`. The last is a `Resume`."""
+    """The callbacks of the flags, the last one a `Resume`; they watch the rates of `network`."""
     watching, others = [keras.callbacks.TerminateOnNaN()], []
     watching += [callbacks.Schedule(*item) for item in common.json_flag("schedules").items()]
     if FLAGS.ema is not None:
@@ -217,7 +216,7 @@ def watchers(output, data, process, network):
 
 @contextlib.contextmanager
 def devices():
-    """All devices, or this one."""
+    """Trains on all devices within this block, or on this one."""
     if FLAGS.distribution == "none":
         yield distribution.Distribution()
     else:
@@ -237,7 +236,7 @@ def print_rates(rates):
 
 
 def train(data, output, devices):
-    """The trained network and the callback that knows the history of its training."""
+    """Returns the trained network, and the callback with the history of its training."""
     steps = FLAGS.steps_per_epoch or len(data.train)
     model, trained, extract = build_trainer(data, steps)
     if devices.is_chief:
@@ -284,11 +283,11 @@ def main(argv):
     if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}
         report(model, data, output, result, argv)
-    resume.remove()  # all that was trained is in other files now
+    resume.remove()  # the results are saved in other files
 
 
 def report(model, data, output, result, argv):
-    """Evaluates a trained network, prints and saves all there is."""
+    """Evaluates and saves a trained network, prints and saves the results."""
     path = output / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras"
     common.save(model, path)
     accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]

@@ -63,7 +63,7 @@ def peak():
 def held(call=lambda: None):
     """Most memory held during a call, in MB, as `peak`.
 
-    What compilers have freed before is given back first, where the system can (Linux, glibc).
+    First returns memory that compilers have freed to the system (Linux with glibc only).
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,8 +1,7 @@
 """Losses on sequences.
 
-Outputs are `(batch, time, classes)`: the network must not reduce time itself. Cross-entropy of the
-time-mean of logits is Keras's own, behind `MeanOverTime`. Masked steps of the outputs do not
-count.
+Outputs are `(batch, time, classes)`, so the network must keep time. (For cross-entropy of logits
+averaged over time by `MeanOverTime`, use Keras's own loss.) Masked steps do not count.
 """
 
 import keras
@@ -35,9 +34,9 @@ def check_outputs(owner, outputs):
 
 
 def check_labels(owner, y_true, outputs):
-    """Labels as integers `(batch,)`, or one-hot and soft ones as `(batch, classes)`, like outputs.
+    """Labels as integers `(batch,)`, or one-hot or soft ones as `(batch, classes)`.
 
-    A `ValueError` if they are neither.
+    Raises a `ValueError` if they are neither.
     """
     labels, classes = ops.convert_to_tensor(y_true), outputs.shape[-1]
     shape = tuple(labels.shape)
@@ -52,7 +51,7 @@ def check_labels(owner, y_true, outputs):
 
 
 class _Reduction(keras.losses.Loss):
-    """Keras's weighting and reduction of losses that are there already."""
+    """Keras's weighting and reduction of losses that are already computed."""
 
     def call(self, y_true, y_pred):
         return y_pred
@@ -62,7 +61,7 @@ class _SequenceLoss(Configured, keras.losses.Loss):
     """A loss on `(batch, time, classes)`; `call(y_true, y_pred, mask)` gives each example's."""
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        # As in Keras, but that a mask `(batch, time)` chooses steps and is no weight of examples.
+        # As in Keras, but a mask `(batch, time)` selects steps and does not weight examples.
         outputs = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         mask = check_mask(f"The loss {self.name!r}", graph.get_mask(y_pred), outputs)
         mask = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), -1)
@@ -71,14 +70,14 @@ class _SequenceLoss(Configured, keras.losses.Loss):
         return reduce(losses, losses, sample_weight)
 
     def checked(self, y_true, y_pred):
-        """Labels, as `check_labels` gives them, and outputs, of the right rank."""
+        """Checked labels and outputs, see `check_labels` and `check_outputs`."""
         outputs = ops.convert_to_tensor(y_pred)
         check_outputs(self, outputs)
         return check_labels(self, y_true, outputs), outputs
 
 
 class _Crossentropy(_SequenceLoss):
-    """A loss that takes cross-entropies of something made of `(batch, time, classes)`."""
+    """A loss with cross-entropies of logits computed from `(batch, time, classes)`."""
 
     def __init__(self, label_smoothing=0.0, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -106,7 +105,7 @@ class TemporalMeanCrossentropy(_Crossentropy):
     """Cross-entropy of the logits' mean over time.
 
     Args:
-        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
+        label_smoothing: Fraction of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
@@ -127,14 +126,14 @@ class TemporalMeanCrossentropy(_Crossentropy):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class TemporalEfficientCrossentropy(_Crossentropy):
-    """TET: the mean of each step's cross-entropy, and a pull of the logits to a constant.
+    """TET: the mean of the steps' cross-entropies, and a penalty that pulls logits to a constant.
 
     `(1 - weight) mean_t CE(y, o_t) + weight mean (o - target)^2`.
 
     Args:
-        weight: Weight of the pull, 0 to 1.
-        target: Constant that logits are pulled to; the paper takes the threshold.
-        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
+        weight: Weight of the penalty, 0 to 1.
+        target: Constant that logits are pulled to, in the paper the threshold.
+        label_smoothing: Fraction of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
@@ -176,18 +175,18 @@ class TemporalEfficientCrossentropy(_Crossentropy):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class SpikeCountLoss(_SequenceLoss):
-    """Squared distance of firing rates from those wanted of the right class and of the others.
+    """Squared distance of firing rates from target rates of the correct and the other classes.
 
     Args:
-        correct_rate: Wanted rate of the right class's neuron, 0 to 1.
-        incorrect_rate: Wanted rate of the others.
+        correct_rate: Target rate of the correct class's neuron, 0 to 1.
+        incorrect_rate: Target rate of the others.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
         y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
         y_pred: Spikes, `(batch, time, classes)`.
 
-    Source: snnTorch `mse_count_loss`, divided by time and not by classes: squared rates.
+    Source: snnTorch `mse_count_loss`, on rates, averaged over classes.
 
     Example:
 
@@ -219,12 +218,12 @@ class MaxMembraneCrossentropy(_Crossentropy):
     """Cross-entropy of each output's largest membrane potential over time.
 
     Args:
-        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
+        label_smoothing: Fraction of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:
         y_true: Integer labels, `(batch,)`, or one-hot or soft ones, `(batch, classes)`.
-        y_pred: Membrane potentials, `(batch, time, classes)`, of `LeakyIntegrator` say.
+        y_pred: Membrane potentials, `(batch, time, classes)`, such as those of `LeakyIntegrator`.
 
     Source: snnTorch `ce_max_membrane_loss`; Cramer et al. (2020).
 
@@ -242,13 +241,13 @@ class MaxMembraneCrossentropy(_Crossentropy):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class FirstSpikeCrossentropy(_Crossentropy):
-    """Cross-entropy of `-time / scale` of each output's first spike: the right one is to be first.
+    """Cross-entropy of `-time / scale` of the first spikes: the correct output should fire first.
 
     Time is differentiated as in `keras_snn.layers.FirstSpikeTime`.
 
     Args:
-        scale: Steps that make a factor of e in probability, above 0.
-        label_smoothing: Share of each label that is spread over all classes, 0 to 1.
+        scale: Steps that change a probability by a factor of e, above 0.
+        label_smoothing: Fraction of each label that is spread over all classes, 0 to 1.
         **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
 
     Call arguments:

@@ -1,8 +1,7 @@
-"""Metrics on sequences, for networks that keep time: outputs `(batch, time, ...)`.
+"""Metrics for networks whose outputs keep time, `(batch, time, ...)`.
 
-A network that ends in a readout over time takes Keras's own metrics. These are for a loss that
-sees every step (`keras_snn.losses`), and for outputs that are spikes. Masked steps of the outputs
-do not count.
+For a network that ends in a readout over time use Keras's own metrics. These are for training on
+every step (`keras_snn.losses`), and for outputs that are spikes. Masked steps do not count.
 """
 
 import keras
@@ -20,15 +19,15 @@ class _SequenceMetric(Configured, keras.metrics.Mean):
     """The mean over examples of `measure`, weighted by `sample_weight`."""
 
     def measure(self, y_true, outputs, mask):
-        """What each example counts, `(batch,)`; the mask is `(batch, time)`, 1 and 0."""
+        """The value of each example, `(batch,)`; the mask is `(batch, time)`, 1 and 0."""
         raise TypeError(f"{type(self).__name__} must define `measure(y_true, outputs, mask)`.")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Takes a batch in.
+        """Adds a batch.
 
         Args:
             y_true: Labels.
-            y_pred: Outputs, `(batch, time, ...)`, with a Keras mask or not.
+            y_pred: Outputs, `(batch, time, ...)`, with or without a Keras mask.
             sample_weight: Optional weights of the examples, `(batch,)` or `(batch, 1)`.
         """
         outputs = ops.cast(ops.convert_to_tensor(y_pred), self.dtype)
@@ -62,7 +61,7 @@ def _flat(x):
 
 
 def _running_mean(x, mask):
-    """The mean of the steps so far, `(batch, time, features)`, and how many they are."""
+    """The mean of the steps so far, `(batch, time, features)`, and their number."""
     steps = ops.cumsum(mask, axis=1)
     total = ops.cumsum(ops.where(ops.expand_dims(mask, -1) > 0, x, 0), axis=1)
     return total / ops.expand_dims(ops.maximum(steps, 1), -1), steps
@@ -70,11 +69,11 @@ def _running_mean(x, mask):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class SpikeRate(_SequenceMetric):
-    """Mean spikes per neuron and step. Every example counts alike, whatever its mask.
+    """Mean spikes per neuron and step; all examples have the same weight, whatever their masks.
 
     Args:
         name: Name of the metric.
-        dtype: Dtype it is computed in.
+        dtype: Dtype of the computation.
 
     Call arguments:
         y_true: Not used.
@@ -99,11 +98,11 @@ class SpikeRate(_SequenceMetric):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class TemporalMeanAccuracy(_SequenceMetric):
-    """Share of examples whose largest output, in the mean over time, is that of their class.
+    """Fraction of examples for which the output of the right class has the largest mean over time.
 
     Args:
         name: Name of the metric.
-        dtype: Dtype it is computed in.
+        dtype: Dtype of the computation.
 
     Call arguments:
         y_true: Integers, `(batch,)` or `(batch, 1)`, or one-hot or soft labels,
@@ -112,7 +111,7 @@ class TemporalMeanAccuracy(_SequenceMetric):
         sample_weight: Optional weights of the examples, `(batch,)`.
 
     Raises:
-        ValueError: If the shapes are others.
+        ValueError: If outputs or labels have another shape.
 
     Example:
 
@@ -137,14 +136,14 @@ class TemporalMeanAccuracy(_SequenceMetric):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class TimeToDecision(_SequenceMetric):
-    """Mean number of steps that an answer takes; the answer is the largest of the running mean.
+    """Mean number of steps until the answer, the largest running mean of the outputs, is decided.
 
     Args:
-        confidence: `None` counts the steps, from 1, after which the answer stays what it is in
-            the end. A probability counts those until the softmax of the running mean of logits
-            first reaches it; all steps if it never does.
+        confidence: With `None`, an answer is decided at the step, counted from 1, after which it
+            does not change. With a probability, when the softmax of the running mean of logits
+            first reaches it, else at the last step.
         name: Name of the metric.
-        dtype: Dtype it is computed in.
+        dtype: Dtype of the computation.
 
     Call arguments:
         y_true: Not used.

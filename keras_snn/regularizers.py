@@ -1,8 +1,8 @@
 """Penalties on firing rates and on membrane potentials, for `activity_regularizer`.
 
-Keras calls an activity regularizer with one output after the other and nothing else, and divides
-what it gets by the batch. So masked steps and states would count as any other value, and a mean
-would shrink with the batch. The layers of this package tell an `ActivityPenalty` what it will see.
+Keras calls an activity regularizer with each output alone, and divides the result by the batch
+size. So masked steps and states would count, and a mean would shrink with the batch. The layers of
+this package therefore tell an `ActivityPenalty` what each tensor is.
 """
 
 import contextlib
@@ -18,30 +18,30 @@ __all__ = ["ActivityPenalty", "MembraneRegularizer", "RateRegularizer"]
 
 
 class ActivityPenalty(Configured, keras.regularizers.Regularizer):
-    """A penalty on the mean of something over batch and time, whatever the size of the batch.
+    """A penalty averaged over batch and time, independent of the size of the batch.
 
-    A subclass defines `penalty(x, mean)`. In the call of a layer a regularizer gives the penalty
-    times the number of examples, by which `Layer.__call__` divides.
+    A subclass defines `penalty(x, mean)`. Within the call of a layer the result is multiplied by
+    the number of examples, as `Layer.__call__` divides by it.
 
     Args:
         strength: Factor of the penalty, at least 0.
-        minimum: Least value that is free.
-        maximum: Largest value that is free.
+        minimum: Smallest value without a penalty.
+        maximum: Largest value without a penalty.
     """
 
     def __init__(self, strength, minimum, maximum):
         self.strength = check_number("strength", strength, minimum=0)
         self.minimum = check_number("minimum", minimum)
         self.maximum = check_number("maximum", maximum, minimum=minimum)
-        # Outputs that a layer gave: weak references, whether they have time, their masks.
+        # Outputs of a layer: weak references, what they are, whether they have time, their masks.
         self._told, self._folded = [], None
 
     def penalty(self, x, mean):
-        """The penalty on `x`; `mean` averages over what counts of batch and time."""
+        """The penalty on `x`; `mean` averages over batch and the unmasked steps."""
         raise TypeError(f"{type(self).__name__} must define `penalty(x, mean)`.")
 
     def squares(self, x):
-        """Squared distance of each value from the range that is free."""
+        """Squared distance of each value from the range without a penalty."""
         return ops.square(ops.relu(x - self.maximum) + ops.relu(self.minimum - x))
 
     def __call__(self, x):
@@ -67,7 +67,7 @@ class ActivityPenalty(Configured, keras.regularizers.Regularizer):
         return value * ops.cast(batch, value.dtype) if graph.in_layer_call() else value
 
     def check(self, x, axes):
-        """Raises a `ValueError` for an output that the penalty has no meaning for."""
+        """Raises a `ValueError` for an output that the penalty does not apply to."""
 
     def _what(self, x):
         for place, (output, *known) in enumerate(self._told):
@@ -81,12 +81,12 @@ class ActivityPenalty(Configured, keras.regularizers.Regularizer):
 
 
 def tell(layer, outputs, mask=None, timed=True):
-    """Tells the penalty on a layer's activity what it will be called with.
+    """Tells the activity regularizer of a layer what the outputs are.
 
     Args:
         layer: The layer.
-        outputs: What its `call` returns: the output, or a tuple of it and states, which do not
-            count.
+        outputs: The result of its `call`: the output, or a tuple of the output and states, which
+            are not penalised.
         mask: The output's mask, `(batch, time)`, or `None`.
         timed: Whether the output has a time axis.
 
@@ -104,7 +104,7 @@ def tell(layer, outputs, mask=None, timed=True):
 
 @contextlib.contextmanager
 def tell_folded(layer, like, mask):
-    """While this lasts, outputs of `layer`, and of layers in it, have batch and time in one axis.
+    """Within this block outputs of `layer` and its inner layers have batch and time on one axis.
 
     Args:
         layer: The layer.
@@ -124,23 +124,23 @@ def tell_folded(layer, like, mask):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class RateRegularizer(ActivityPenalty):
-    """A penalty on mean firing rates outside of a range: `strength * distance^2`, in the mean.
+    """A penalty on mean firing rates outside of a range: the mean of `strength * distance^2`.
 
     For `activity_regularizer` of a neuron layer, or of another one with time. A neuron's rate is
-    its mean over batch and time; masked steps and returned states do not count. The penalty is 0
-    where every step is masked.
+    its mean over batch and time; masked steps and returned states do not count. If every step is
+    masked the penalty is 0.
 
     Args:
         strength: Factor of the penalty, at least 0.
-        minimum: Least rate that is free.
-        maximum: Largest rate that is free.
+        minimum: Smallest rate without a penalty.
+        maximum: Largest rate without a penalty.
 
     Call arguments:
         x: Outputs, `(batch, time, ...)`.
 
     Returns:
-        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
-        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
+        The penalty. Within a layer's call it is multiplied by the number of examples, as Keras
+        divides by it: `layer.losses` has the penalty itself.
 
     Raises:
         ValueError: If the outputs have no time axis.
@@ -173,30 +173,29 @@ class RateRegularizer(ActivityPenalty):
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class MembraneRegularizer(ActivityPenalty):
-    """A penalty on values outside of a range: `strength * distance^2`, in the mean over all.
+    """A penalty on values outside of a range: the mean of `strength * distance^2` over all values.
 
     For `activity_regularizer` of a layer whose output is a membrane potential (`LeakyIntegrator`,
     `Accumulator`) or the current in front of a neuron (a `Dense` layer, a normalisation). A neuron
     whose current stays near the threshold keeps a surrogate gradient.
 
-    Masked steps and returned states do not count, and the penalty is 0 where every step is masked.
-    Layers of this package say which steps are masked; Keras's own do not, so where there are masks
-    put them inside `FoldTime`.
+    Masked steps and returned states do not count; if every step is masked the penalty is 0. Keras's
+    own layers do not tell which steps are masked: with masks put them inside `FoldTime`.
 
     Args:
         strength: Factor of the penalty, at least 0.
-        minimum: Least value that is free.
-        maximum: Largest value that is free.
+        minimum: Smallest value without a penalty.
+        maximum: Largest value without a penalty.
 
     Call arguments:
         x: Outputs, `(batch, ...)`.
 
     Returns:
-        The penalty; inside of a layer's call, times the number of examples, by which Keras divides
-        what activity regularizers give: `layer.losses` has the penalty, whatever the batch.
+        The penalty. Within a layer's call it is multiplied by the number of examples, as Keras
+        divides by it: `layer.losses` has the penalty itself.
 
-    Source: ours; that a loss should shape the distribution of potentials is the idea of Guo et al.
-    (2022), RecDis-SNN, whose loss is another one.
+    Source: ours; Guo et al. (2022), RecDis-SNN, shape the distribution of potentials by another
+    loss.
 
     Example:
 

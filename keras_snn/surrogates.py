@@ -2,8 +2,8 @@
 
 A surrogate is a small serialisable object. Calling it on `u` (membrane potential minus
 threshold) gives spikes that are exactly 0 or 1 (NaN where `u` is NaN); differentiating through the
-call uses `derivative(u)` instead of the step's zero-or-infinite slope. `primitive(u)` is the
-function whose slope `derivative` is, so that finite differences can test it.
+call uses `derivative(u)` instead of the step's zero-or-infinite slope. `primitive(u)` is an
+antiderivative, so that finite differences can test `derivative`.
 
 Add a surrogate by subclassing `Surrogate` here; its name is then known to `get`.
 """
@@ -68,13 +68,13 @@ def heaviside(x, strict=False):
 
 
 def jax_gradient(function, backward):
-    """A function with a gradient of its own on JAX, right if it is differentiated again too.
+    """A function with a custom gradient on JAX that can itself be differentiated.
 
-    What `keras.ops.custom_gradient` gives there has no gradient to the outputs that a backward
-    pass reads.
+    (With `keras.ops.custom_gradient` no gradient flows through the outputs that the backward pass
+    reads.)
 
     Args:
-        function: From tensors to tensors.
+        function: A function of tensors that returns tensors.
         backward: `f(inputs, outputs, upstream)`: the gradients to the inputs, a tuple.
 
     Returns:
@@ -158,7 +158,7 @@ class Surrogate:
         raise TypeError(f"{type(self).__name__} must define `derivative(x)`.")
 
     def primitive(self, x):
-        """The function whose slope is `derivative`.
+        """An antiderivative of `derivative`.
 
         Args:
             x: A float tensor of any shape.
@@ -615,14 +615,14 @@ class FakeNumericalGradient(_OneParameter):
 
 
 class Custom(Surrogate):
-    """One's own derivative, as a function.
+    """A derivative given as a function.
 
     To save a model that uses it, register the function with
     `keras.saving.register_keras_serializable`, or give it in `custom_objects` when loading.
 
     Args:
         derivative: A function of `u` (membrane potential minus threshold) made of `keras.ops`.
-        primitive: Optional function whose slope `derivative` is.
+        primitive: Optional antiderivative of `derivative`.
 
     Example:
 
@@ -668,7 +668,7 @@ def list_surrogates():
 
 
 def get(identifier):
-    """The surrogate that an identifier stands for.
+    """The surrogate for an identifier.
 
     Args:
         identifier: A `Surrogate`; a name such as `"atan"` (its defaults); a config dictionary from
@@ -679,7 +679,7 @@ def get(identifier):
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is none of these.
+        TypeError: If the identifier is of another kind.
 
     Example:
 
@@ -714,7 +714,7 @@ def serialize(surrogate):
         surrogate: A `Surrogate`.
 
     Returns:
-        A dictionary that JSON can hold.
+        A dictionary that can be saved as JSON.
 
     Example:
 

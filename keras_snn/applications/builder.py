@@ -1,4 +1,4 @@
-"""What the model families add to a network: named layers, with the papers' constants."""
+"""The builder that model families use: it adds named layers with the papers' constants."""
 
 import dataclasses
 import math
@@ -19,11 +19,11 @@ __all__ = ["Builder", "Value"]
 class KaimingNormal(keras.initializers.VarianceScaling):
     """The initialisation of the papers' PyTorch code, `kaiming_normal_(mode="fan_out")`.
 
-    On JAX, NumPy draws the weights: XLA compiles JAX's generator for every shape of a kernel, which
-    is most of the time to build a deep network.
+    On JAX, NumPy draws the weights: XLA would compile JAX's generator for every shape of a kernel,
+    which takes most of the time of building a deep network.
 
     Args:
-        seed: As Keras's initializers take it.
+        seed: Optional seed, as for Keras's initializers.
     """
 
     def __init__(self, seed=None):
@@ -61,7 +61,7 @@ def is_channels_first():
 class Value:
     """A tensor of a network that is being built, and whether its axis 1 is time.
 
-    A shape does not tell: `(batch, 4, 16, 8)` may be maps of one step or 4 steps of 16 tokens.
+    The shape does not tell: `(batch, 4, 16, 8)` may be a map without time, or 4 steps of 16 tokens.
 
     Attributes:
         tensor: `(batch, ...)`, or `(batch, time, ...)` if it has time.
@@ -96,8 +96,8 @@ class Builder:
     """Adds named layers to a network, with the constants of the papers' PyTorch code.
 
     Its methods take a `Value` and return one. A network on images, or on other static inputs,
-    starts without time: its first neuron, or what else needs time, repeats the tensor at every
-    step, so that what comes before is computed once.
+    starts without time. The first neuron, or another layer that needs time, repeats the tensor at
+    every step, so that earlier layers are computed only once.
 
     Args:
         neuron: What `keras_snn.layers.get_neuron` takes.
@@ -109,7 +109,7 @@ class Builder:
         dense_initializer: Initializer of the dense layers. Biases are 0, but for `TORCH_UNIFORM`.
 
     Raises:
-        TypeError: Of all methods: if they get a tensor, of which nobody knows whether it has time.
+        TypeError: From all methods, if they are given a tensor instead of a `Value`.
 
     Example:
 
@@ -335,11 +335,11 @@ NORMS = {"tdbn": _tdbn, "tebn": _tebn, "bntt": _bntt}
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class _EdgePadding2D(layers.ZeroPadding2D):
-    """Repeats the edges in front of a maximum, where PyTorch pads with minus infinity.
+    """Repeats the edges in front of a max pooling, where PyTorch pads with minus infinity.
 
-    A window that sees the copy of a pixel sees the pixel too: maxima and, as a copy's gradient goes
-    to its pixel, gradients are those of windows without padding. Zeros would take the gradient of
-    silent windows, and minus infinity would ruin the range of quantised maps.
+    A window with a copied pixel also has the original, so maxima and gradients are those without
+    padding. Zeros would take the gradient of silent windows, and minus infinity would ruin the
+    range of quantised maps.
     """
 
     def call(self, inputs):

@@ -38,15 +38,17 @@ def application(
     defaults=None,
     **layout,
 ):
-    """A function like those of `keras.applications`, from the functions that add its layers.
+    """Makes a function like those of `keras.applications` from functions that add the layers.
 
     Args:
         title: Name of the function.
         name: Default name of the model.
-        features: `features(net, x, *, ...)`, from the input to feature maps, each a `Value`. Its
-            keyword arguments that `layout` does not set are options of the function.
-        top: `top(net, x, classes, classifier_activation, *, ...)`, from there to the answer.
-        about: What the layout is, in a few words.
+        features: `features(net, x, *, ...)` adds the layers from the input to the feature maps; `x`
+            and its result are a `Value`. Keyword arguments that are not in `layout` become options
+            of the function.
+        top: `top(net, x, classes, classifier_activation, *, ...)` adds the layers of the
+            classifier.
+        about: A few words about the layout.
         example: Arguments of a small example.
         size: Default height and width.
         minimum: Smallest height and width.
@@ -57,7 +59,7 @@ def application(
         kernel_initializer: Initializer of the convolutions.
         dense_initializer: Initializer of the dense layers.
         defaults: Other defaults of the function's arguments, by name.
-        **layout: What is particular to this network, keyword arguments of `features` and `top`.
+        **layout: Keyword arguments of `features` and `top` that define this network.
 
     Returns:
         The function.
@@ -122,7 +124,7 @@ def application(
 
 
 def _documentation(title, about, example, features, top, options):
-    """The documentation of a function, from that of its parts; `options` are what it takes."""
+    """The docstring of a function, from those of its parts; `options` are its own arguments."""
     texts, sources = zip(
         *(inspect.cleandoc(part.__doc__).partition("\n\nSource:")[::2] for part in (features, top))
     )
@@ -155,7 +157,7 @@ def _arguments(
     neuron="if",
     norm="bn",
 ):
-    """What all families take.
+    """The arguments of all families.
 
     Args:
         include_top: Whether to include the classifier.

@@ -1,4 +1,4 @@
-"""What models there are, and how large they are.
+"""The list of models and their sizes.
 
 To build every model takes a minute, so the figures are kept in `model_list.json`.
 `python -m keras_snn.applications.model_list` writes it again; tests compare it with built models.

@@ -1,4 +1,4 @@
-"""What the residual families share: depths, stems, branches, projections, stages."""
+"""Parts of residual networks: depths, stems, branches, projections, stages."""
 
 
 def basic(filters, strides, strided="3x3"):
@@ -17,7 +17,7 @@ def bottleneck(filters, strides, strided="3x3"):
 
 
 FILTERS = (64, 128, 256, 512)
-# The convolutions of a block, and blocks and channels of each stage, of the networks for ImageNet.
+# ImageNet networks: the convolutions of a block, and the blocks and channels of each stage.
 LAYOUTS = {
     18: {"plan": basic, "blocks": (2, 2, 2, 2), "filters": FILTERS},
     34: {"plan": basic, "blocks": (3, 4, 6, 3), "filters": FILTERS},

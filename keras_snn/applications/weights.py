@@ -1,8 +1,8 @@
-"""Weights that people already have: PyTorch's state dicts and Keras's ANNs.
+"""Loads weights from PyTorch's state dicts and from Keras's ANNs.
 
-Both are read as modules, groups of named tensors, and matched with layers of the model by their
-names, or where a network is a mere chain of layers (VGG, 7B-Net) by their order. Nothing is written
-before everything is known to fit.
+Both are read as modules (groups of named tensors) and matched with layers of the model by name, or
+by order if the network is a plain chain of layers (VGG, 7B-Net). The model is only changed once
+everything fits.
 """
 
 import argparse
@@ -22,14 +22,14 @@ __all__ = ["WeightsReport", "load_keras_weights", "load_torch_weights"]
 
 @dataclasses.dataclass
 class WeightsReport:
-    """What became of the tensors of a source and of the weights of a model.
+    """Which tensors of a source were loaded into which weights of a model.
 
     Attributes:
-        used: Pairs of a tensor's name and the path of the weight that it went into.
-        unused: Names of tensors that went nowhere: heads that the model does not have, counters,
-            and with `skip_mismatch` what did not fit.
-        missing: Paths of the model's weights that the source has nothing for.
-        notes: What to know besides, in sentences.
+        used: Pairs of a tensor's name and the path of the weight that it was loaded into.
+        unused: Names of tensors that were not loaded: heads that the model does not have,
+            counters, and with `skip_mismatch` those that do not fit.
+        missing: Paths of the model's weights without a tensor in the source.
+        notes: Further remarks, as sentences.
     """
 
     used: list = dataclasses.field(default_factory=list)
@@ -54,19 +54,19 @@ def load_torch_weights(model, source, skip_mismatch=False):
 
     It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet),
     of the papers' repositories (SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, S-ResNet,
-    the VGGs and ResNets of hybrid training) and of torchvision's ResNets and VGGs. Tensors are read
-    and plain records skipped: a file that holds anything else is refused, and no code of it runs.
+    the VGGs and ResNets of hybrid training) and of torchvision's ResNets and VGGs. It reads tensors
+    and skips plain records. A file with anything else is refused, and no code in it is run.
 
     Files of S-ResNet's authors have shifts in their normalisation through time: they fit a network
     with `norm=lambda name: BatchNormalizationThroughTime(timesteps, center=True, name=name)`.
 
     Args:
-        model: The network, of the layout of the source.
+        model: The network, with the layout of the source.
         source: A state dict (from names to tensors or arrays), a path of a file that `torch.save`
             wrote (needs the extra `torch`), or of a `.safetensors` file (needs `safetensors`). A
             state dict within a checkpoint, such as `{"state_dict": ...}`, is found.
-        skip_mismatch: Whether to leave out what does not fit, such as a head for other classes,
-            instead of raising.
+        skip_mismatch: Whether to skip tensors that do not fit, such as a head for other classes,
+            instead of raising an error.
 
     Returns:
         A `WeightsReport`; print it.
@@ -107,13 +107,13 @@ def load_keras_weights(model, ann, skip_mismatch=False):
 
     It knows the names of `keras.applications`' ResNets (first version) and VGGs, and takes layers
     of the same name from any other model, such as a network of this package with
-    `timesteps=None, neuron=keras.layers.ReLU`. Biases of convolutions go into the normalisation
-    that follows where the spiking network has none: the function stays the same.
+    `timesteps=None, neuron=keras.layers.ReLU`. If the spiking network has no biases, those of
+    convolutions are moved into the following normalisation, which computes the same function.
 
     Args:
-        model: The network, of the layout of the ANN.
+        model: The network, with the layout of the ANN.
         ann: A Keras model.
-        skip_mismatch: Whether to leave out what does not fit instead of raising.
+        skip_mismatch: Whether to skip tensors that do not fit instead of raising an error.
 
     Returns:
         A `WeightsReport`; print it. A note tells if convolutions have other strides than the ANN's:

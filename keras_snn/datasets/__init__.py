@@ -1,7 +1,7 @@
 """Data sets by name, ready for `model.fit`.
 
-Images of TensorFlow Datasets come as pipelines of `tf.data`; everything else, and the images that
-Keras itself reads where TensorFlow is missing, as batches of arrays that serve every backend.
+Images of TensorFlow Datasets are `tf.data` pipelines. Everything else, and Keras's own data sets
+where TensorFlow is missing, are batches of arrays for every backend.
 """
 
 import pathlib
@@ -47,22 +47,22 @@ def load(
             `"cifar10_dvs"`, `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
         batch_size: Examples in a batch.
         seed: Seed of shuffling and variation, and of the split of `"digits"` (a fifth is held out,
-            the same share of every class).
-        data_dir: Where the data are: for TensorFlow Datasets by default `TFDS_DATA_DIR` or its own;
-            for recordings and speech the folder that the data set unpacks to.
-        image_size: Height and width to resize images to; needed where they differ in size.
-            Frames of events are shrunk, to a divisor of the sensor's.
+            stratified by class).
+        data_dir: Folder of the data. The default for TensorFlow Datasets is `TFDS_DATA_DIR` or its
+            own folder; for recordings and speech give the folder that the data set unpacks to.
+        image_size: Height and width to resize images to; required if they differ in size. For
+            frames of events it must divide the sensor's size.
         timesteps: Frames of a recording, or of a clip of speech.
-        train_timesteps: Frames of it that training draws at random, in their order.
-        augmentation: Names of variations of the training data, in their order. Images: `"shift"`,
-            `"flip"`, `"rand_augment"`, `"auto_augment"`, `"auto_augment_imagenet"`, `"erase"`,
-            `"cutout"`, `"mix_up"`, `"cut_mix"` (see `Preparation`), and `"resized_crop"` where
-            images differ in size. Recordings: `"jitter"`, `"drop"`, for CIFAR10-DVS `"flip"`; then,
-            of the frames of a clip alike (not SHD, SSC), `"shift"`, `"erase"`, `"cutout"`,
-            `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
-        normalization: What images are normalised by, a name in `NORMALIZATIONS`: `"unit"` takes
-            them to [-1, 1].
-        one_hot: Whether labels are one-hot vectors, as mixed labels are.
+        train_timesteps: Number of frames that training draws at random; their order is kept.
+        augmentation: Names of variations of the training data, in the order to apply them. Images:
+            `"shift"`, `"flip"`, `"rand_augment"`, `"auto_augment"`, `"auto_augment_imagenet"`,
+            `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"` (see `Preparation`), and `"resized_crop"`
+            where images differ in size. Recordings: `"jitter"`, `"drop"`, for CIFAR10-DVS `"flip"`;
+            then, the same for all frames of a clip (not SHD, SSC), `"shift"`, `"erase"`,
+            `"cutout"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
+        normalization: Mean and deviation to normalise images by, a name in `NORMALIZATIONS`;
+            `"unit"` maps them to [-1, 1].
+        one_hot: Whether labels are one-hot vectors; mixed labels must be.
         workers: Number of threads that read recordings.
 
     Returns:
@@ -70,9 +70,9 @@ def load(
 
     Raises:
         ValueError: If a name is unknown, the set has no labelled images of a known size, or a file
-            is damaged (with the byte where).
-        FileNotFoundError: If there are no data where they should be; what to get from where.
-        ImportError: If a package is missing; it says which extra to install.
+            is damaged (the error names the byte).
+        FileNotFoundError: If the data are missing; the error says what to get, and where.
+        ImportError: If a package is missing; the error names the extra to install.
     """
     check_integer("batch_size", batch_size)
     if name in recordings.RECORDINGS:
@@ -104,7 +104,7 @@ def load(
 
 
 def _in_memory(name, seed):
-    """Training and held-out images as arrays, or `None` if TensorFlow Datasets has to read them."""
+    """Training and held-out images as arrays, or `None` for a set of TensorFlow Datasets."""
     if name == "digits":
         return images.digits(seed)
     if str(name).endswith(".npz"):

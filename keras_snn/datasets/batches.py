@@ -1,6 +1,7 @@
-"""Batches for `model.fit` on any backend; order and variation are functions of the epoch alone.
+"""Batches for `model.fit` on any backend.
 
-So training that was interrupted goes on exactly, see `keras_snn.callbacks.Resume`.
+Order and variation depend only on the seed and the epoch, so that interrupted training can be
+resumed exactly; see `keras_snn.callbacks.Resume`.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ class Dataset:
     _epochs: Any = None
 
     def set_epoch(self, epoch):
-        """Makes the next epoch of `train` that with this number: orders depend on it alone.
+        """Sets the number of the next epoch of `train`, which determines its order.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -48,10 +49,10 @@ class ArrayBatches(keras.utils.PyDataset):
         examples: `(examples, ...)`.
         labels: `(examples,)`.
         batch_size: Examples in a batch; the last may have fewer.
-        seed: If given, examples are shuffled, anew for each epoch; the order is a function of the
-            seed and the epoch's number. Give `shuffle=False` to `fit`, which would shuffle batches.
-        prepare: What is done to a batch, a `Preparation` say: a function of examples, labels and
-            a seed, a pair of integers (`None` in batches that are not shuffled).
+        seed: If given, examples are shuffled, differently in each epoch; the order depends only on
+            the seed and the epoch. Give `shuffle=False` to `fit`, which would shuffle batches.
+        prepare: A function applied to each batch, such as a `Preparation`. It takes examples,
+            labels and a seed: a pair of integers, or `None` if batches are not shuffled.
         **kwargs: Those of `keras.utils.PyDataset` (`workers`, `max_queue_size`, ...).
 
     Example:
@@ -79,7 +80,7 @@ class ArrayBatches(keras.utils.PyDataset):
         return self.prepare(examples, labels, seed)
 
     def read_examples(self, chosen):
-        """The examples with the numbers `chosen`, as one array."""
+        """The examples with the indices `chosen`, as one array."""
         return self.examples[chosen]
 
     def set_epoch(self, epoch):
@@ -93,18 +94,18 @@ class ArrayBatches(keras.utils.PyDataset):
 
 
 class FileBatches(ArrayBatches):
-    """Batches of examples that are read when they are asked for, from files say, on any backend.
+    """Batches of examples that are read on demand, from files for example, on any backend.
 
     Args:
         sources: What to read each example from: paths, or anything else that `read` takes.
         labels: `(examples,)`.
         batch_size: Examples in a batch; the last may have fewer.
         read: A function from a source to an example.
-        seed: If given, batches are shuffled, anew for each epoch.
+        seed: If given, examples are shuffled, differently in each epoch.
         vary: If given, a function from an example and a `numpy.random.Generator` to an array,
-            applied to all examples; what it draws is a function of seed, epoch and example.
-        prepare: What is done to a batch, see `ArrayBatches`.
-        keep: Bytes of examples that stay in memory as they were read; the others are read anew.
+            applied to all examples; the generator depends only on seed, epoch and example.
+        prepare: A function applied to each batch, see `ArrayBatches`.
+        keep: Bytes of examples to cache in memory; the others are read each time.
         **kwargs: Those of `keras.utils.PyDataset`; `workers` is the number of threads that read.
 
     Example:
@@ -146,10 +147,10 @@ class FileBatches(ArrayBatches):
         return self.vary(example, generator)
 
 
-# Draws in a batch at most: their numbers follow those of the batch.
+# Most draws in a batch: batches use consecutive ranges of this many numbers.
 DRAWS = 1 << 10
 
 
 def batch_seed(seed, epoch, index):
-    """A pair of numbers from which a batch draws what it needs; they may be tensors."""
+    """The seed of a batch, a pair of numbers, which may be tensors."""
     return seed * 7919 + epoch, index * DRAWS

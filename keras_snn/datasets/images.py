@@ -9,7 +9,7 @@ from keras_snn.datasets.batches import ArrayBatches, Dataset, batch_seed
 
 __all__ = ["arrays", "digits", "keras_dataset", "npz", "tfds"]
 
-# Variation of single images before they make a batch, where a data set's images differ in size.
+# A variation of single images before batching, for data sets with images of different sizes.
 RESIZED_CROP = "resized_crop"
 
 
@@ -23,8 +23,8 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
         batch_size: Images in a batch.
         seed: Seed of the shuffling.
         prepare: A `Preparation`.
-        image_size: Height and width to resize images to, if any, with antialiasing as torchvision
-            resizes; whole numbers stay so, rounded.
+        image_size: Height and width to resize images to, if any, with antialiasing as in
+            torchvision; integer images stay integers, rounded.
 
     Returns:
         A `Dataset`.
@@ -92,7 +92,7 @@ def digits(seed):
 
 
 def npz(path):
-    """Images from a file as that of `keras.datasets.mnist`: `x_train`, `y_train`, `x_test`, ...
+    """Images from a file like that of `keras.datasets.mnist`: `x_train`, `y_train`, `x_test`, ...
 
     Args:
         path: A `.npz` file; images are `(examples, height, width[, channels])`, from 0 to 255;
@@ -103,7 +103,7 @@ def npz(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or lacks an array, or these are no such images and labels.
+        ValueError: If it is damaged, lacks an array, or an array is not of images or labels.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -134,7 +134,7 @@ def npz(path):
     return tuple(arrays[:2]), tuple(arrays[2:])
 
 
-# The most that an archive's bytes may unpack to, each, by the usual compression.
+# The highest compression ratio of DEFLATE.
 DEFLATION = 1032
 
 
@@ -168,7 +168,7 @@ def _class_numbers(name, labels, count):
 
 
 def keras_dataset(name):
-    """One of the data sets that Keras itself reads, and downloads where it may.
+    """One of Keras's own data sets, which Keras downloads if need be.
 
     Args:
         name: `"mnist"`, `"fashion_mnist"`, `"cifar10"` or `"cifar100"`.
@@ -197,17 +197,18 @@ class _Epochs:
 def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_preparation):
     """An image classification set of TensorFlow Datasets, as pipelines of `tf.data`.
 
-    Where images differ in size they are brought to `image_size`: held out, the shorter side to 8/7
-    of it and its centre taken; in training too, or a random part with `"resized_crop"`.
+    Images of different sizes are resized to `image_size`: the shorter side to 8/7 of it, then the
+    centre is cropped. In training `"resized_crop"` crops a random part instead.
 
     Args:
         name: Its name there.
         batch_size: Images in a batch.
         seed: Seed of shuffling and variation.
-        data_dir: Where its data are; by default `TFDS_DATA_DIR` or its own.
+        data_dir: Folder of the data; the default is `TFDS_DATA_DIR` or its own.
         image_size: Height and width to resize images to.
         augmentation: Names of variations.
-        make_preparation: From names of variations and the number of classes to a `Preparation`.
+        make_preparation: A function of names of variations and the number of classes that makes a
+            `Preparation`.
 
     Returns:
         A `Dataset`.
@@ -242,12 +243,12 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
     channels_first = keras.config.image_data_format() == "channels_first"
 
     def in_order_of(epoch):
-        tf.random.set_seed(1)  # of this function's graph; with 0 `shuffle` takes no tensor
+        tf.random.set_seed(1)  # the graph's seed; with 0 `shuffle` takes no tensor
         shuffled = examples.shuffle(SHUFFLED, seed=seed + 1 + epoch).enumerate()
         return shuffled.map(lambda number, example: (epoch, number, example))
 
     def sized(image, number):
-        """An image, in training with the epoch and its number there, of the size wanted."""
+        """An image of the right size; `number` is its epoch and index in training, else `None`."""
         if image_size is None:
             return image
         if number is not None and RESIZED_CROP in augmentation:
@@ -293,7 +294,7 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
     return Dataset(name, train, test, shape, features["label"].num_classes, epochs)
 
 
-# Examples that are in memory for the shuffling.
+# Size of the shuffle buffer, in examples.
 SHUFFLED = 10_000
 
 

@@ -1,7 +1,7 @@
-"""From bytes to what a network reads: scaled, varied in training, normalised.
+"""Preparation of images for a network: scaled, varied in training, normalised.
 
-Layers of Keras, and functions of arrays, which run in a pipeline of `tf.data` as on the arrays of
-any backend.
+It uses Keras layers and NumPy functions, which run in a `tf.data` pipeline and on arrays of any
+backend.
 """
 
 import copy
@@ -19,7 +19,7 @@ from keras_snn.utils.arguments import check_choice
 
 __all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preparation"]
 
-# Mean and standard deviation of each channel of the training images, of which 1 is the maximum.
+# Mean and standard deviation of each channel of the training images, scaled to [0, 1].
 NORMALIZATIONS = {
     "unit": ((0.5,), (0.5,)),
     "mnist": ((0.1307,), (0.3081,)),
@@ -29,21 +29,21 @@ NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-# Moves by up to 4 of 32 pixels: what padding by 4 and a random crop do, for each image by itself.
+# Moves by up to 4 of 32 pixels, like padding by 4 and a random crop, separately for each image.
 SHIFT = 4 / 32
 
 
 def _in_pipeline(value):
-    """Whether this is a tensor without a value yet, in a pipeline of tf.data."""
+    """Whether this is a symbolic tensor, as in a `tf.data` pipeline."""
     tf = sys.modules.get("tensorflow")
     return tf is not None and tf.is_symbolic_tensor(value)
 
 
 class _RandAugment(layers.RandAugment):
-    """Keras's computes every operation and keeps the drawn ones; of arrays, compute these alone.
+    """Computes only the drawn operations; Keras computes all and selects.
 
-    With PyTorch some of Keras's operations write to images and to what was drawn: brightness
-    would show where it is not drawn, and a second turn go wrong.
+    On PyTorch some of Keras's operations write to their inputs, images and drawn values, which
+    would change the images of operations that were not drawn.
     """
 
     def transform_images(self, images, transformation, training=True):
@@ -64,7 +64,7 @@ class _ArrayVariation:
         self.vary, self.dtype = vary, dtype
 
     def __call__(self, images, fill, seed):
-        """Varies images by what a seed draws; `fill` has a number for each channel, or one."""
+        """Varies images at random; `fill` has a number for each channel, or one."""
 
         def run(images, seed):
             last = keras.config.image_data_format() == "channels_last"
@@ -106,33 +106,31 @@ FLOAT = {"dtype": "float32"}  # whatever the policy of the network
 
 
 class Preparation:
-    """What is done to batches of images, or of clips of frames, and to their labels.
+    """Prepares batches of images, or of clips of frames, and their labels.
 
-    Values are scaled, varied by layers of Keras while training, and normalised. A clip is varied
-    as a whole: all its frames alike.
+    Values are scaled, varied in training, and normalised. All frames of a clip are varied alike.
 
     Args:
-        scale: Factor that takes values to between 0 and 1, such as 1 / 255; `None` for none.
+        scale: Factor that maps values to [0, 1], such as 1 / 255, or `None`.
         normalization: A name in `NORMALIZATIONS`, or `None`.
-        augmentation: Names in `AUGMENTATIONS`, in the order to apply them: `"shift"` (as a padding
-            by 4 of 32 pixels and a random crop), `"flip"`, `"rand_augment"`, `"auto_augment"` (the
-            policy for CIFAR-10; Cubuk et al., 2019), `"auto_augment_imagenet"` (that for ImageNet),
-            `"erase"`, `"cutout"` (a square of half the height; DeVries & Taylor, 2017),
-            `"mix_up"`, `"cut_mix"`. Those with `augment` are for images of three channels. Policies
-            and Cutout fill with the mean that `normalization` takes to 0.
-        classes: If given, labels become one-hot vectors of so many classes; the last two variations
-            need that.
+        augmentation: Names in `AUGMENTATIONS`, in the order to apply them: `"shift"` (like a
+            padding by 4 of 32 pixels and a random crop), `"flip"`, `"rand_augment"`,
+            `"auto_augment"` (the policy for CIFAR-10; Cubuk et al., 2019),
+            `"auto_augment_imagenet"` (that for ImageNet), `"erase"`, `"cutout"` (a square of half
+            the height; DeVries & Taylor, 2017), `"mix_up"`, `"cut_mix"`. Those with `augment` need
+            images of three channels. Policies and Cutout fill with the mean of `normalization`.
+        classes: Number of classes, to make labels one-hot vectors; the last two variations need it.
 
     Call arguments:
         examples: `(batch, height, width, channels)` or `(batch, time, height, width, channels)`.
         labels: `(batch,)`.
-        seed: A pair of integers from which all draws follow; `None` for no variation.
+        seed: A pair of integers, or `None` for no variation.
 
     Returns:
-        `(examples, labels)`: arrays, or tensors of TensorFlow in a pipeline of `tf.data`.
+        `(examples, labels)`: arrays, or TensorFlow's tensors in a `tf.data` pipeline.
 
     Raises:
-        ValueError: If a name is unknown, or labels are to be mixed that are not one-hot.
+        ValueError: If a name is unknown, or a variation mixes labels that are not one-hot.
 
     Example:
 
@@ -180,7 +178,7 @@ class Preparation:
         return examples, labels
 
     def _varied(self, examples, labels, seed):
-        """Variation; in clips the frames take the place of channels meanwhile."""
+        """Varied examples; the frames of a clip are treated as channels."""
         self.seeds.start(seed)
         shape = tuple(examples.shape)
         clips = len(shape) == 5
@@ -212,7 +210,7 @@ def _frames_as_channels(clips):
 
 
 def _channels_as_frames(images, shape):
-    """Undoes `_frames_as_channels`, to clips of the shape `shape`."""
+    """The inverse of `_frames_as_channels`, for clips of the shape `shape`."""
     if keras.config.image_data_format() == "channels_last":
         split = ops.reshape(images, (*images.shape[:-1], shape[1], shape[-1]))
         return ops.moveaxis(split, -2, 1)
@@ -220,14 +218,14 @@ def _channels_as_frames(images, shape):
 
 
 class _Seeds(keras.random.SeedGenerator):
-    """Seeds that layers draw, all from one pair of numbers; the pair may be tensors."""
+    """Seeds for layers, all derived from one pair of numbers, which may be tensors."""
 
     def __init__(self):
         super().__init__(0)
         self.start((0, 0))
 
     def start(self, pair):
-        """Draws anew from here."""
+        """Starts a new series of seeds."""
         self.pair, self.drawn = pair, 0
 
     def next(self, ordered=True):
@@ -240,7 +238,7 @@ class _Seeds(keras.random.SeedGenerator):
         return tf.cast(tf.stack(pair), "int32")
 
     def give(self, layer):
-        """Makes this the generator of a layer, on its own backend as in `tf.data`."""
+        """Makes this the generator of a layer, also within `tf.data`."""
         for part in graph.flatten_layers(layer):
             if hasattr(part, "generator"):
                 part.generator = self

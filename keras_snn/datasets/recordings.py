@@ -1,8 +1,8 @@
 """Data sets of event recordings by name, read from their folders, on any backend.
 
 `RECORDINGS` has one row for each: how to find its recordings, how to read one, how to cut it into
-frames. Recordings are read when a batch asks for them; nothing is kept or written. The readers are
-in `keras_snn.datasets.events`.
+frames. Recordings are read on demand; nothing is cached or written. The readers are in
+`keras_snn.datasets.events`.
 """
 
 import pathlib
@@ -52,22 +52,22 @@ def load(
         name: `"nmnist"`, `"dvs_gesture"` (DVS128 Gesture), `"cifar10_dvs"`, `"shd"` or `"ssc"`
             (Spiking Heidelberg Digits, Spiking Speech Commands).
         batch_size: Examples in a batch.
-        seed: Seed of shuffling and variation, both functions of it and the epoch.
-        data_dir: Folder of the data set: that with `Train` and `Test` (N-MNIST), `DvsGesture`
-            itself with its `.aedat`, `.csv` and `.txt` files, that with `airplane` to `truck`
-            (CIFAR10-DVS), that with `shd_train.h5` and `shd_test.h5`.
-        timesteps: Frames of a recording, T: each has as many events, or, for SHD and SSC, takes
-            1.4 s / T.
-        train_timesteps: Frames of it that training draws at random, in their order (Fang et al.:
-            12 of 16); by default all.
+        seed: Seed of shuffling and variation, which depend only on it and the epoch.
+        data_dir: Folder of the data set: the one with `Train` and `Test` (N-MNIST), `DvsGesture`
+            with its `.aedat`, `.csv` and `.txt` files, the one with `airplane` to `truck`
+            (CIFAR10-DVS), or the one with `shd_train.h5` and `shd_test.h5`.
+        timesteps: Frames of a recording, T. All have equally many events; for SHD and SSC each
+            lasts 1.4 s / T.
+        train_timesteps: Number of frames that training draws at random; their order is kept (Fang
+            et al.: 12 of 16). The default is all.
         variation: What is done to a recording in training, in this order: `"flip"` mirrors it with
             probability 1/2, `"jitter"` moves it by up to a tenth of the sensor (SHD and SSC: by up
             to 40 units), `"drop"` leaves out a share of the events that is drawn from 0 to 1/2.
-            Only CIFAR10-DVS has `"flip"`: a mirrored digit is none, a left hand becomes the right.
-            Then what `Preparation` does to all frames of a clip alike, but for SHD and SSC:
+            Only CIFAR10-DVS has `"flip"`: mirrored digits are wrong, and left hands become right.
+            Then, except for SHD and SSC, variations by `Preparation` of all frames alike:
             `"shift"`, `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"`.
         workers: Number of threads that read.
-        one_hot: Whether labels are one-hot vectors, as mixed labels are.
+        one_hot: Whether labels are one-hot vectors; mixed labels must be.
         image_size: Height and width that frames are shrunk to, each value the mean of a square of
             pixels; a divisor of the sensor's.
 
@@ -79,9 +79,9 @@ def load(
         class in the order of names as strings, as in Fang et al.
 
     Raises:
-        FileNotFoundError: If recordings are missing; what to get, and from where.
-        ValueError: If an argument is invalid or (while batches are read, too) a file damaged; with
-            its name and where.
+        FileNotFoundError: If recordings are missing; the error says what to get, and where.
+        ValueError: If an argument is invalid, or a file is damaged (also while batches are read);
+            the error names the file and the byte.
         ImportError: If the extra `events` is needed and not installed.
 
     Source: Orchard et al. (2015), Amir et al. (2017), Li et al. (2017), Cramer et al. (2020);

@@ -1,4 +1,4 @@
-"""Methods of training: with an ANN of the same layout, layer by layer, on every step."""
+"""Training methods: losses on every step, joint training with an ANN, tandem learning."""
 
 from keras_snn.training.every_step import every_step
 from keras_snn.training.joint import (

@@ -10,9 +10,10 @@ READOUTS = (snn.MeanOverTime, snn.SumOverTime, snn.LastOverTime, snn.MaxOverTime
 
 
 def every_step(model):
-    """The network without its readout over time: what follows that is applied to every step.
+    """The network without its readout over time; later layers are applied to every step.
 
-    The losses of `keras_snn.losses` train it, and with it the given model, whose layers it has.
+    Train it with the losses of `keras_snn.losses`. It shares its layers with the given model, which
+    is trained too.
 
     Args:
         model: A functional model with one readout over time: `MeanOverTime`, `SumOverTime`,

@@ -1,9 +1,9 @@
 """Joint training of an ANN and an SNN that share the directions of their convolutions.
 
 `joint_model` makes one Keras model of both networks, `JointCrossentropy` is its loss, and
-`to_spiking` takes the spiking network out. Each kernel of size k x k is seen as k * k matrices
-`U diag(s) V^T`: both networks train U and V, and biases; each has scales s of its own, dense
-kernels, and all other weights. The ANN teaches the SNN, and its end its own earlier stages.
+`to_spiking` extracts the spiking network. Each k x k kernel is factorised into k * k matrices
+`U diag(s) V^T`. The networks share U, V and biases; each has its own scales s, dense kernels and
+all other weights. The ANN teaches the SNN, and its output teaches its own earlier stages.
 
 Source: Guo et al., "Joint A-SNN: Joint Training of Artificial and Spiking Neural Networks via
 Self-Distillation and Weight Factorization" (2023), and the authors' code.

@@ -1,12 +1,12 @@
 """Progressive tandem learning: spikes forward, the ANN's gradient backward, layer by layer.
 
-`tandem` rebuilds an ANN over time with a `Tandem` layer in the place of each ReLU, which at first
-is that ReLU; `ProgressiveTandem` turns one after the other into spiking neurons during `fit`;
-`to_spiking` makes the spiking network.
+`tandem` rebuilds an ANN over time with a `Tandem` layer for each ReLU, which first acts as that
+ReLU. During `fit`, `ProgressiveTandem` turns them into spiking neurons one by one. `to_spiking`
+makes the spiking network.
 
-Source: Wu et al. (2020), progressive tandem learning. That the input is a constant current, not one
-of the first step only, and rates in place of counts, are ours: currents and biases are then those
-of every other network here.
+Source: Wu et al. (2020), progressive tandem learning. Ours differs in two points, so that currents
+and biases agree with all other networks here: the input is a constant current rather than one of
+the first step only, and activations are rates rather than counts.
 """
 
 import keras
@@ -27,11 +27,12 @@ __getattr__ = renamed(__name__)
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class Tandem(keras.layers.Layer):
-    """A ReLU of the mean current, or IF neurons whose gradient is that ReLU's.
+    """A ReLU of the mean current, or IF neurons with that ReLU's gradient.
 
-    While `active` is 0 every step gives `a = relu(mean of the currents over time)`. While it is 1
-    the steps give spikes of IF neurons with soft reset, each worth the threshold, whose mean over
-    time is about `min(a, threshold)`; backward they are `a`. Both are weights that do not train.
+    While `active` is 0, the output of every step is `a = relu(mean of the currents over time)`.
+    While it is 1, the output is spikes of IF neurons with soft reset, times the threshold. Their
+    mean over time is about `min(a, threshold)`, and their gradient is that of `a`. `active` and
+    `threshold` are weights that are not trained.
 
     Args:
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
@@ -84,9 +85,9 @@ class Tandem(keras.layers.Layer):
 
 
 def tandem(model, timesteps=16, max_pooling="refuse"):
-    """Rebuilds an ANN over time, with a `Tandem` layer in the place of each ReLU.
+    """Rebuilds an ANN over time, with a `Tandem` layer for each ReLU.
 
-    Nothing fires yet: its outputs are those of the ANN, logits where there was a softmax.
+    No layer fires yet, so the outputs are those of the ANN (logits instead of a softmax).
 
     Args:
         model: A functional or Sequential model, see `convert`.
@@ -94,7 +95,7 @@ def tandem(model, timesteps=16, max_pooling="refuse"):
         max_pooling: `"refuse"` or `"average"`.
 
     Returns:
-        A functional model with weights of its own.
+        A functional model with its own weights.
 
     Raises:
         TypeError: If `model` is not functional or Sequential.
@@ -127,18 +128,17 @@ def tandem(model, timesteps=16, max_pooling="refuse"):
 class ProgressiveTandem(keras.callbacks.Callback):
     """Turns the `Tandem` layers of a model into spiking neurons, one after the other.
 
-    The first fires from the start of `fit`. When the monitored value has not improved for
-    `patience` epochs, the best weights come back, everything up to the layer is frozen, and the
-    next one fires, with the percentile of its activations as threshold. After the last one the
-    learning rate falls, and training ends when there is no improvement. The model is compiled anew
-    each time, with a fresh optimizer.
+    The first layer fires from the start of `fit`. When the monitored value has not improved for
+    `patience` epochs, the callback restores the best weights, freezes all layers up to the firing
+    one, and makes the next one fire, with the percentile of its activations as threshold. After the
+    last one it lowers the learning rate, and stops training when there is no more improvement. The
+    model is compiled again each time, with a new optimizer.
 
     Args:
         calibration_data: Some hundred inputs, an array.
         patience: Epochs without an improvement.
         percentile: Percentile of the activations that is the threshold.
-        monitor: What to watch, a name in the logs of `fit`; larger is better, smaller if the name
-            ends in `"loss"`.
+        monitor: A name in the logs of `fit`. Larger is better, unless the name ends in `"loss"`.
         final_factor: Factor on the learning rate after the last replacement.
 
     Example:
@@ -198,7 +198,7 @@ class ProgressiveTandem(keras.callbacks.Callback):
             self.model.set_weights(self.best_weights)
 
     def _next(self):
-        """The next layer fires, or the learning rate falls."""
+        """Makes the next layer fire, or lowers the learning rate."""
         self.best, self.since = None, 0
         factor = 1.0
         if self.waiting:
@@ -216,7 +216,7 @@ class ProgressiveTandem(keras.callbacks.Callback):
         self._compile(factor)
 
     def _compile(self, factor):
-        """A fresh optimizer, for what is still trainable."""
+        """Compiles with a new optimizer for the weights that are still trainable."""
         model, optimizer = self.model, self.model.optimizer
         fresh = type(optimizer).from_config(optimizer.get_config())
         if factor != 1:
@@ -235,7 +235,7 @@ def is_tandem(model):
 
 
 def with_neurons(model):
-    """A model with neurons in the place of its `Tandem` layers, see `to_spiking`."""
+    """A model with neurons instead of `Tandem` layers, see `to_spiking`."""
 
     def replace(layer):
         if not isinstance(layer, Tandem) or not float(ops.convert_to_numpy(layer.active)):

@@ -1,4 +1,4 @@
-"""What a method of training was for: the spiking network."""
+"""The spiking network at the end of joint or tandem training."""
 
 import keras
 
@@ -9,15 +9,15 @@ __all__ = ["to_spiking"]
 
 
 def to_spiking(model):
-    """The spiking network of a model that `joint_model` or `tandem` made, by itself.
+    """Extracts the spiking network from a model of `joint_model` or `tandem`.
 
     Args:
-        model: That model, trained.
+        model: The trained model.
 
     Returns:
-        A functional model with weights of its own. Of a joint model it is like the `snn` that
-        `joint_model` was given, with plain convolutions of kernels `U diag(s) V^T`, and plain dense
-        layers. Of a tandem model it has `IF` neurons whose spikes are multiplied by their
+        A new functional model with its own weights. From a joint model: a network like the `snn`
+        given to `joint_model`, with plain convolutions of kernels `U diag(s) V^T` and plain dense
+        layers. From a tandem model: `IF` neurons, each followed by a multiplication by its
         threshold; layers that don't fire yet stay ReLUs of the mean.
 
     Raises:

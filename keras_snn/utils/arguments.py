@@ -1,4 +1,4 @@
-"""Arguments: checks of their values, and what the constructors of classes take."""
+"""Checks of arguments, and configurations derived from constructors."""
 
 import inspect
 

@@ -9,7 +9,7 @@ import sys
 import types
 import warnings
 
-# New names by the old ones; a colon stands behind a module whose package has its name otherwise.
+# New names by the old ones. A colon ends the module where its package has a function of its name.
 RENAMED = {
     "keras_snn.applications.summarize": "keras_snn.applications.model_list:_summarize",
     "keras_snn.conversion.AccuracyOverTime": "keras_snn.analysis.AccuracyOverTime",

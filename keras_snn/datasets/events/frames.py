@@ -31,10 +31,10 @@ def _histogram(events, frame, steps, size, weights=None):
 
 
 def count_frames(events, frames, size):
-    """Frames of equally many events; the last has the rest, too.
+    """Frames of equally many events; the last frame also gets the remainder.
 
-    Of fewer events than frames each of the first frames has one; SpikingJelly puts all of them into
-    the last. Tonic's `ToFrame(n_event_bins=)` leaves out the rest.
+    If there are fewer events than frames, the first frames get one each; SpikingJelly puts all into
+    the last. Tonic's `ToFrame(n_event_bins=)` drops the remainder.
 
     Args:
         events: Events, see `as_events`.
@@ -64,20 +64,20 @@ def count_frames(events, frames, size):
 
 
 def time_frames(events, frames, size, duration=None, start=None):
-    """Frames of equal time.
+    """Frames of equal duration.
 
-    Without a duration frames take a whole number of microseconds, at least 1; a recording that is
-    shorter than that fills the first frames. SpikingJelly puts its events into the last. Tonic's
-    `ToFrame(n_time_bins=)` leaves out the rest, the last event too.
+    Without `duration` frames last a whole number of microseconds, at least 1; shorter recordings
+    fill the first frames, while SpikingJelly puts their events into the last. Tonic's
+    `ToFrame(n_time_bins=)` drops the remainder, including the last event.
 
     Args:
         events: Events, see `as_events`.
         frames: Number of frames, T.
         size: `(height, width)` of the sensor.
-        duration: Microseconds of a frame, above 0; events after the last frame are left out. By
-            default the whole recording, and the last frame has the rest.
-        start: Where the first frame begins; earlier events are left out. By default at the first
-            event.
+        duration: Microseconds of a frame, above 0; events after the last frame are left out. The
+            default divides the whole recording; the last frame also gets the remainder.
+        start: Time of the first frame's start; earlier events are left out. The default is the
+            first event's time.
 
     Returns:
         Counts of events, `(frames, height, width, 2)`, OFF and ON.
@@ -104,15 +104,15 @@ def time_frames(events, frames, size, duration=None, start=None):
 
 
 def voxel_grid(events, bins, size):
-    """A voxel grid: each event is shared by the two bins that are nearest in time.
+    """A voxel grid: each event is split between the two nearest bins in time.
 
-    The first event is in the first bin and the last event in the last, as in the paper: place
-    (bins - 1) (t - t0) / (t1 - t0). Tonic's `ToVoxelGrid` of B bins is this grid of B + 1 bins
-    without its last, ON minus OFF.
+    As in the paper, an event is at (bins - 1) (t - t0) / (t1 - t0), so the first event is in the
+    first bin and the last event in the last. Tonic's `ToVoxelGrid` of B bins is this grid of B + 1
+    bins without its last, ON minus OFF.
 
     Args:
         events: Events, see `as_events`.
-        bins: Number of bins over the whole recording; one has all events.
+        bins: Number of bins over the whole recording.
         size: `(height, width)` of the sensor.
 
     Returns:

@@ -25,7 +25,7 @@ def _damaged(path, offset, what):
 
 
 def _content(path, what):
-    """The bytes of a file: only those that are looked at come from the disk."""
+    """The bytes of a file, mapped into memory: only those in use are read."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. {what}")
@@ -36,7 +36,7 @@ def _content(path, what):
 
 
 def _in_order(path, events):
-    """Events of a file sorted by time, with a warning if they were not."""
+    """The events of a file, sorted by time; warns if they were not."""
     back = events.t[:-1] - events.t[1:]
     if not (back > 0).any():
         return events
@@ -68,8 +68,8 @@ def read_nmnist(path):
         `Events`; N-MNIST's sensor has 34x34 pixels.
 
     Raises:
-        FileNotFoundError: If there is no such file; where to get the data.
-        ValueError: If the file is cut; with the byte where.
+        FileNotFoundError: If there is no such file; the error says where to get the data.
+        ValueError: If the file is truncated; the error names the byte.
 
     Source: Orchard et al. (2015); the format is that of the data set's own reader. Times agree
         with those of tonic and SpikingJelly.
@@ -81,7 +81,7 @@ def read_nmnist(path):
         raise _damaged(path, len(data) - len(data) % 5, f"the last event has {len(data) % 5} bytes")
     raw = np.frombuffer(data, np.uint8).reshape(-1, 5).astype(np.int64)
     t = (raw[:, 2] & 127) << 16 | raw[:, 3] << 8 | raw[:, 4]
-    overflow = raw[:, 1] == 240  # time goes on beyond its bits
+    overflow = raw[:, 1] == 240  # the time has overflowed
     t = t + (np.cumsum(overflow) << 13)
     events = Events(t, raw[:, 0], raw[:, 1], raw[:, 2] >> 7)
     return _in_order(path, events[~overflow])
@@ -92,28 +92,27 @@ def read_aedat(path, start=None, end=None):
 
     Args:
         path: An `.aedat` or `.aedat4` file.
-        start: Microseconds: events before are left out.
+        start: Microseconds; earlier events are left out.
         end: Microseconds: only events before it are read. Of a long file of version 3.1, only the
             part from `start` to `end` is decoded.
 
     Returns:
-        `Events`, sorted by time; where the file has them in another order a warning says so.
-        Samples of frames, inertial measurements, triggers and events that are marked invalid are
-        left out; streams and sources of events are merged in time. Row 0 is the top.
+        `Events`, sorted by time, with a warning if the file was not. Frames, inertial
+        measurements, triggers and events marked invalid are left out; streams and sources of
+        events are merged in time. Row 0 is the top.
 
-        Versions 1 and 2 have no size, and their addresses depend on the chip that the header
-        names (`# AEChip:`): DAVIS128, 208, 240, 346 and 640, and DVS128, which is taken where none
-        is named. The addresses' columns run from right to left and rows from the bottom, as in
-        jAER; both are turned, as tonic's reader of the DAVIS346 does. Of the DVS128, rows and
-        columns are exchanged besides, as in SpikingJelly's reader of CIFAR10-DVS, so that its
-        pictures are upright; tonic's `read_dvs_128` neither turns them nor inverts polarities.
-        Times of 32 bits that overflow go on.
+        Versions 1 and 2 store no size. Their addresses depend on the chip in the header
+        (`# AEChip:`): DAVIS128, 208, 240, 346 or 640, or DVS128, the default. Columns are stored
+        from right to left and rows from the bottom, as in jAER; both are flipped, as in tonic's
+        reader of the DAVIS346. For the DVS128 rows and columns are also swapped, as in
+        SpikingJelly's reader of CIFAR10-DVS, so that pictures are upright; tonic's `read_dvs_128`
+        neither flips them nor inverts polarities. Overflows of 32-bit times are undone.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another version, chip or format, has no header, or is cut or
-            damaged; with the byte where. If a file of version 4 holds far more events than its
-            bytes account for, see `EXPANSION`.
+        ValueError: If the file is of another version, chip or format, has no header, or is
+            truncated or damaged; the error names the byte. If a file of version 4 holds far more
+            events than its size allows, see `EXPANSION`.
         ImportError: If version 4 needs a package of the extra `events`.
 
     Source: iniVation's descriptions of AEDAT 1.0, 2.0, 3.1 and 4.0; jAER's of chips.
@@ -155,8 +154,8 @@ def _joined(parts):
 
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("padding", "V3")])
-# Bytes of events that a file of AEDAT 4 may unpack to, for each of its own and altogether besides:
-# recordings of cameras are packed to between a half and a tenth.
+# Highest compression ratio of a file of AEDAT 4, and an allowance in bytes: recordings of cameras
+# are compressed by a factor of 2 to 10.
 EXPANSION, ALLOWANCE = 100, 1 << 24
 
 
@@ -179,7 +178,7 @@ def _aedat4(path, data):
             raise _damaged(path, place, f"a packet is damaged ({error})") from error
         place += size
     events = _joined(parts)
-    return events[np.argsort(events.t, kind="stable")]  # streams follow each other packet by packet
+    return events[np.argsort(events.t, kind="stable")]  # streams are interleaved packet by packet
 
 
 def _aedat4_events(data, compression, limit):
@@ -196,7 +195,7 @@ def _aedat4_events(data, compression, limit):
     content = head + read(wanted - len(head))
     if len(content) < wanted:
         raise ValueError("the data is cut")
-    return content + read(1)  # more than it says is an error of the flatbuffer
+    return content + read(1)  # extra bytes are an error of the flatbuffer
 
 
 def _aedat4_header(path, data):
@@ -211,7 +210,7 @@ def _aedat4_header(path, data):
         raise _damaged(path, place, f"the header is cut or damaged ({error})") from error
     if kind != b"IOHE" or not 0 <= compression <= 4:
         raise _damaged(path, place, f"no header of AEDAT 4: {kind!r}, compression {compression}")
-    if end == -1:  # without a table of the packets, which would follow them
+    if end == -1:  # there is no table of packets behind them
         end = len(data)
     if not first <= end <= len(data):
         raise _damaged(
@@ -221,7 +220,7 @@ def _aedat4_header(path, data):
 
 
 def _unpacking(data, compression):
-    """A function that reads so many bytes on; 1 and 2 are LZ4, 3 and 4 Zstandard, fast and high."""
+    """A function that reads the next bytes; 1 and 2 are LZ4, 3 and 4 Zstandard (fast, high)."""
     if compression == 0:
         return io.BytesIO(data).read
     if compression <= 2:
@@ -234,7 +233,7 @@ def _unpacking(data, compression):
             return source.read(count)
         except EOFError as error:
             raise ValueError("the data is cut") from error
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library raises its own
             raise ValueError(error) from error
 
     return read
@@ -373,7 +372,7 @@ def _aedat2_header(path, data):
 
 
 def _unwrapped(t):
-    """Times of 32 bits as they go on beyond these: no step is of more than half of their range."""
+    """32-bit times without overflows, assuming no step of more than half of the range."""
     if not len(t):
         return t.astype(np.int64)
     steps = np.diff(t.astype(np.uint32)).view(np.int32)
@@ -387,13 +386,13 @@ def read_shd(path):
         path: An `.h5` file.
 
     Returns:
-        `(recordings, labels)`: a sequence of `Events`, each read when it is asked for, whose `x` is
-        the unit (0 to 699) and whose `y` is 0, and an array of labels.
+        `(recordings, labels)`: a sequence of `Events`, each read on demand, in which `x` is the
+        unit (0 to 699) and `y` is 0, and an array of labels.
 
     Raises:
-        FileNotFoundError: If there is no such file; where to get it.
-        ValueError: If it is no such HDF5 file, labels are no class numbers, or (when a recording
-            is read) times are negative or no seconds, or units out of range.
+        FileNotFoundError: If there is no such file; the error says where to get it.
+        ValueError: If it is no such HDF5 file or labels are no class numbers; when a recording is
+            read, if times are negative or not in seconds, or units are out of range.
         ImportError: If the extra `events` is not installed.
 
     Source: Cramer et al. (2020).
@@ -407,7 +406,7 @@ def read_shd(path):
         counts = [part.shape for part in parts]
         if any(len(shape) != 1 for shape in counts) or len(set(counts)) > 1:
             raise ValueError(f"labels, times and units have the shapes {counts}")
-        # A size is but a claim: deflation, the most that is in use, packs to a thousandth.
+        # The size in a header may be false; DEFLATE compresses by a factor of 1032 at most.
         if parts[0].nbytes > 1032 * parts[0].id.get_storage_size():
             raise ValueError(f"labels are said to be {parts[0].nbytes} bytes, and are not there")
         return parts[0][:]
@@ -423,7 +422,7 @@ def _read_hdf5(path, read):
     try:
         with h5py.File(path) as file:
             return read(file)
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # damaged files may raise anything
         raise ValueError(f"{path} is no file of SHD, or is damaged: {error}") from error
 
 
@@ -432,7 +431,7 @@ UNITS = 700
 
 
 class _Recordings(collections.abc.Sequence):
-    """Recordings in a file of SHD; SSC's would fill the memory."""
+    """The recordings in a file of SHD or SSC, read one by one, as SSC would fill the memory."""
 
     def __init__(self, path, count):
         self.path, self.count = path, count
@@ -446,13 +445,13 @@ class _Recordings(collections.abc.Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(self.count)[index]]
-        index = range(self.count)[index]  # may be negative; ends an iteration by its IndexError
+        index = range(self.count)[index]  # allows negative ones; its IndexError ends iteration
 
         def read(file):
             return file["spikes"]["times"][index], file["spikes"]["units"][index]
 
         t, unit = map(np.asarray, _read_hdf5(self.path, read))
-        # A day is longer than any word: such times are no seconds.
+        # Words are shorter than a day: longer times are not in seconds.
         if len(t) and not (t.dtype.kind == "f" and t.min() >= 0 and t.max() < 86_400):
             raise ValueError(
                 f"{self.path}, recording {index}: times should be seconds from 0, got {t.dtype} "

@@ -1,4 +1,4 @@
-"""A recording of an event camera, and whatever can be taken for one."""
+"""A recording of an event camera, and its conversion from other formats."""
 
 import collections.abc
 from typing import NamedTuple
@@ -12,7 +12,7 @@ class Events(NamedTuple):
     """Events of one recording, arrays of one length.
 
     Attributes:
-        t: Times in whole microseconds, ascending; seconds have to be multiplied by 1e6 and rounded.
+        t: Times in whole microseconds, ascending; multiply seconds by 1e6 and round.
         x: Columns.
         y: Rows.
         p: Polarities: 1 for ON, 0 for OFF.
@@ -36,21 +36,21 @@ FIELDS = {"t": ("t", "timestamp", "ts"), "x": ("x",), "y": ("y",), "p": ("p", "p
 
 
 def as_events(events, size=None):
-    """Events in the form in which everything here has them: integers, sorted by time.
+    """Events as this package uses them: integers, sorted by time.
 
     Args:
         events: `Events`, or a structured array (or a dictionary of arrays) with the fields `t` (or
-            `timestamp`, `ts`), `x`, `y` and `p` (or `polarity`, `pol`), in any order. All are whole
-            numbers; polarities are 0 and 1, booleans, or -1 and 1.
-        size: `(height, width)` of the sensor, if events are to be checked for lying inside.
+            `timestamp`, `ts`), `x`, `y` and `p` (or `polarity`, `pol`), in any order. All must be
+            whole numbers; polarities are 0 and 1, booleans, or -1 and 1.
+        size: `(height, width)` of the sensor; if given, events outside of it are an error.
 
     Returns:
-        `Events`, four arrays of `int64`; events of one time stay in their order.
+        `Events`, four arrays of `int64`; events with the same time keep their order.
 
     Raises:
-        TypeError: If these are no events.
-        ValueError: If arrays differ in length, have no whole numbers or other polarities, or an
-            event lies outside of the sensor.
+        TypeError: If `events` are of none of these kinds.
+        ValueError: If arrays differ in length, contain fractions or other polarities, or an event
+            lies outside of the sensor.
 
     Example:
 

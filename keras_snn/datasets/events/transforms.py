@@ -8,7 +8,7 @@ __all__ = ["drop_events", "flip", "jitter", "random_steps"]
 
 
 def random_steps(frames, count, generator):
-    """Some frames of a sequence, drawn without replacement, in their order.
+    """Frames of a sequence, drawn without replacement and kept in order.
 
     Args:
         frames: `(time, ...)`.
@@ -36,7 +36,7 @@ def flip(events, width):
         `Events`.
 
     Raises:
-        ValueError: If events lie outside of that width.
+        ValueError: If an event lies outside of the width.
     """
     events = as_events(events)
     check_inside(events._replace(y=np.zeros_like(events.x)), (1, width))
@@ -44,18 +44,18 @@ def flip(events, width):
 
 
 def drop_events(events, rate, generator):
-    """A recording from which each event is left out with a probability.
+    """A recording without some events, each of which is dropped with a probability.
 
     Args:
         events: Events, see `as_events`.
-        rate: That probability, 0 to 1.
+        rate: Probability of dropping an event, 0 to 1.
         generator: A `numpy.random.Generator`.
 
     Returns:
         `Events`.
 
     Raises:
-        ValueError: If the probability is none.
+        ValueError: If `rate` is not from 0 to 1.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"`rate` should be from 0 to 1, got {rate!r}.")
@@ -64,19 +64,19 @@ def drop_events(events, rate, generator):
 
 
 def jitter(events, size, pixels, generator):
-    """A recording moved by up to `pixels` in both directions; what leaves the sensor is lost.
+    """A recording shifted by up to `pixels` in both directions; events off the sensor are dropped.
 
     Args:
         events: Events, see `as_events`.
         size: `(height, width)` of the sensor.
-        pixels: Largest shift, or one for each direction, `(rows, columns)`.
+        pixels: Largest shift: an integer, or `(rows, columns)`.
         generator: A `numpy.random.Generator`.
 
     Returns:
         `Events`.
 
     Raises:
-        ValueError: If events lie outside of the sensor, or a shift is no integer from 0.
+        ValueError: If an event lies outside of the sensor, or a shift is no integer of at least 0.
     """
     shifts = np.asarray(pixels)
     if shifts.shape not in ((), (1,), (2,)) or shifts.dtype.kind not in "iu" or shifts.min() < 0:
