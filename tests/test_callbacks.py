@@ -188,7 +188,7 @@ def test_schedules_that_do_not_fit():
     weights = model.get_weights()
     fails(model, X, "alpha, threshold, timesteps", "tau", [2.0])
     fails(model, X, "has no layers .'foo'", "threshold", [2.0], ["neuron", "foo"])
-    fails(model, X, "takes part has 'threshold'", "threshold", [2.0], "repeat")
+    fails(model, X, "takes part has a parameter 'threshold'", "threshold", [2.0], "repeat")
     fails(model, X, "integer of at least 1, got 2.5", "timesteps", lambda _: 2.5)
     fails(model, X, "above 0, got -1", "threshold", [-1])
     fails(model, X, "positive number, got 0", "alpha", [0.0])
