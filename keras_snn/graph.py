@@ -1163,6 +1163,7 @@ OPERATIONS = {
         _transposed, linear=lambda call: bool(call.layer.axes) and call.layer.axes[0] == 0
     ),
     "GetItem": Role(_sliced, linear=_takes_batch),
+    "Cast": Role("pointwise", linear=lambda call: "float" in call.layer.dtype),
     "Pad": Role(_padded, linear=_pads_zeros),
     "AveragePool": Role("across", linear=True),
     **dict.fromkeys(("MaxPool", "Resize", "BroadcastTo", "Tile"), Role("across")),

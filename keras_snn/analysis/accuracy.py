@@ -167,7 +167,8 @@ def accuracy_over_time(
         answers = np.concatenate(answers, 1)
         total = timesteps if rollout.static else tree.flatten(inputs)[0].shape[1]
         missing = total - answers.shape[1]
-        answers = np.pad(answers, [(0, 0), (0, missing)], mode="edge")
+        kept = [(0, 0)] * (answers.ndim - 2)  # the places of a map of answers
+        answers = np.pad(answers, [(0, 0), (0, missing), *kept], mode="edge")
         size = len(answers)
         examples += size
         for name, parts in found.items():

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_snn import layers as snn
-from keras_snn.conversion.build import predict, spiking_max_pooling
+from keras_snn.conversion.build import pooling_layers, predict
 
 __all__ = ["METHODS", "Scales", "after_first_fork", "balance"]
 
@@ -100,12 +100,12 @@ def balance(graph, scales, parts, batches, method, settings):
         batches: Calibration batches: lists of arrays, one for each input.
         method: One of `METHODS`.
         settings: The arguments of `convert`: `percentile`, `reset`, `initial_potential`,
-            `calibration_timesteps`, `residual`, `ann` and `taps` (see `build_ann`), `encoder`.
+            `calibration_timesteps`, `residual`, `ann` and `tensors` (see `build_ann`), `encoder`.
     """
     if method in ("max", "percentile"):
         choose = _by_activations(graph, batches, method, settings)
     elif method == "model":
-        choose = _by_bounds(graph, scales, parts, batches)
+        choose = _by_bounds(graph, scales, parts, batches, settings)
     else:
         choose = _Simulation(graph, scales, parts, batches, settings).largest_input
     unit = after_first_fork(graph) if settings["residual"] == "unit" else set()
@@ -129,7 +129,7 @@ def balance(graph, scales, parts, batches, method, settings):
 
 def _by_activations(graph, batches, method, settings):
     """Largest (or a percentile of) activation of the ANN, the same for paths that meet."""
-    ann, taps = settings["ann"], settings["taps"]
+    ann, taps = settings["ann"], {i: settings["tensors"][i] for i in graph.neurons()}
     found = activation_percentiles(
         ann, taps, batches, 100.0 if method == "max" else settings["percentile"]
     )
@@ -149,9 +149,8 @@ def activation_percentiles(ann, taps, batches, percentile):
     largest, counts = {i: np.zeros(0, "float32") for i in taps}, dict.fromkeys(taps, 0)
     examples = sum(len(batch[0]) for batch in batches)
     for batch in batches:
-        outputs = keras.tree.flatten(predict(probe, batch))
-        for index, values in zip(taps, outputs):
-            values = np.asarray(values, "float32").ravel()
+        for index, values in zip(taps, predict(probe, batch)):
+            values = values.astype("float32").ravel()
             counts[index] += values.size
             total = values.size // len(batch[0]) * examples
             keep = total - int(np.floor((total - 1) * percentile / 100))
@@ -207,18 +206,21 @@ def _neurons_before(graph, index):
     return own.union(*(_neurons_before(graph, i) for i in node.inputs))
 
 
-def _by_bounds(graph, scales, parts, batches):
+def _by_bounds(graph, scales, parts, batches, settings):
     """Largest input that spikes at every step could cause: of the weights alone.
 
-    Middle and half width of each interval are carried through the layers; inputs range over what
-    the calibration data show.
+    Middle and half width of each interval are carried through the layers; inputs, and what is
+    computed before anything that is weighted, range over what the calibration data show.
     """
+    known = [i for i, node in enumerate(graph.nodes) if node.kind in ("input", "before")]
+    probe = keras.Model(settings["ann"].inputs, [settings["tensors"][i] for i in known])
+    values = zip(*(predict(probe, batch) for batch in batches))
     ranges = {
         index: (
-            np.min([batch[place].min(axis=0) for batch in batches], axis=0),
-            np.max([batch[place].max(axis=0) for batch in batches], axis=0),
+            np.min([part.min(axis=0) for part in parts], axis=0),
+            np.max([part.max(axis=0) for part in parts], axis=0),
         )
-        for place, index in enumerate(graph.inputs)
+        for index, parts in zip(known, values)
     }
     middle, width = {}, {}
 
@@ -245,8 +247,10 @@ def _by_bounds(graph, scales, parts, batches):
             middle[index] = width[index] = ops.convert_to_numpy(0.5 * node.layer(2 * widths[0]))
             return
         middle[index] = ops.convert_to_numpy(parts.call(index, centres))
-        if node.kind in ("weighted", "affine"):
-            layer = parts.layer(index).layer
+        layer = parts.layer(index).layer if node.kind in ("weighted", "affine") else None
+        if isinstance(layer, keras.layers.Rescaling):
+            width[index] = ops.convert_to_numpy(widths[0] * np.abs(layer.scale).astype("float32"))
+        elif layer is not None:
             before = layer.get_weights()
             bias = node.bias is not None
             layer.set_weights(_magnitudes(node, before, bias))
@@ -355,7 +359,9 @@ class _Simulation:
                     spikes, state = _pool(node, x, state)
                 spikes = ops.convert_to_numpy(spikes)
                 self.shapes[index] = spikes.shape[2:]
-                found.append(np.packbits(spikes.astype(bool)))
+                # Pooled currents are no spikes.
+                binary = node.kind == "neuron" or np.isin(spikes, (0, 1)).all()
+                found.append(np.packbits(spikes.astype(bool)) if binary else spikes)
             self.trains[index].append(found)
 
     def _value(self, index, batch, chunk, memo):
@@ -365,8 +371,10 @@ class _Simulation:
         node, size, steps = self.graph.nodes[index], len(self.batches[batch][0]), self.chunks[chunk]
         if index in self.trains:
             shape = (size * steps, *self.shapes[index])
-            bits = np.unpackbits(self.trains[index][batch][chunk], count=int(np.prod(shape)))
-            value = ops.convert_to_tensor(bits.reshape(shape).astype("float32"))
+            train = self.trains[index][batch][chunk]
+            if train.dtype == np.uint8:
+                train = np.unpackbits(train, count=int(np.prod(shape)))
+            value = ops.convert_to_tensor(train.reshape(shape).astype("float32"))
         elif index in self.graph.inputs:
             array = self.batches[batch][self.graph.inputs.index(index)]
             value = ops.convert_to_tensor(array.astype("float32"))
@@ -395,13 +403,11 @@ class _Simulation:
 
 def _pool(node, x, counts):
     """Spiking max pooling of a sequence from the spike counts before it."""
-    made = spiking_max_pooling(node, keras.KerasTensor(x.shape))
-    layer = made._keras_history.operation
-    flatten = layer if isinstance(layer, snn.FoldTime) else None
-    layer = flatten.input._keras_history.operation if flatten else layer
-    loop = snn.SpikingRNN(layer.cell, return_state=True)
-    spikes, counts = loop(x, initial_state=None if counts is None else [counts])
-    return (flatten(spikes) if flatten else spikes), counts
+    pooling, *rest = pooling_layers(node, return_state=True)
+    spikes, counts = pooling(x, initial_state=None if counts is None else [counts])
+    for layer in rest:
+        spikes = layer(spikes)
+    return spikes, counts
 
 
 def first_potential(settings, threshold):

@@ -2,12 +2,12 @@
 
 import keras
 import numpy as np
-from keras import ops
+from keras import tree
 
 from keras_snn import layers as snn
-from keras_snn.conversion.reader import statistics
+from keras_snn.graph import functional
 
-__all__ = ["Parts", "build_ann", "build_snn", "predict"]
+__all__ = ["Parts", "build_ann", "build_snn", "pooling_layers", "predict"]
 
 
 class Parts:
@@ -25,29 +25,36 @@ class Parts:
         self.graph, self.scales, self.layers = graph, scales, {}
 
     def layer(self, index):
-        """The layer of a weighted, affine or linear node; always the same one."""
+        """The layer of a node that reads one tensor; always the same one."""
         if index not in self.layers:
             node = self.graph.nodes[index]
-            make = {"weighted": _weighted, "affine": _affine}.get(node.kind, _same)
             source, target = 1.0, 1.0
             if self.scales is not None and node.kind in ("weighted", "affine"):
                 source, target = self.scales.of(node.inputs[0]), self.scales.of(index)
-            self.layers[index] = make(node, source, target)
+            make = {"weighted": _weighted, "affine": _affine}.get(node.kind, _same)
+            layer, weights = make(node, source, target)
+            if node.each_step:
+                layer = snn.FoldTime(layer)
+            self.layers[index] = _WithWeights(layer, weights)
         return self.layers[index]
 
     def call(self, index, values):
         """A node that knows nothing of time, on tensors."""
         node = self.graph.nodes[index]
-        if node.kind == "sum":
-            total = values[0]
-            for value in values[1:]:
-                total = total + value
-            return total
-        if node.kind == "concatenation":
-            return ops.concatenate(values, axis=node.layer.axis)
+        if node.kind == "before":
+            outputs = _replay(node.call, values, self._operation(index))
+            return tree.flatten(outputs)[node.place]
         if node.kind in ("identity", "dropout"):
             return values[0]
+        if node.kind in ("sum", "concatenation"):
+            return joining_layer(node)(values)
         return self.layer(index)(values[0])
+
+    def _operation(self, index):
+        """What computes a node before anything that is converted."""
+        call = self.graph.nodes[index].call
+        each_axis = call.each_step and call.role.time != "pointwise"
+        return self.layer(index) if isinstance(call.layer, keras.Layer) or each_axis else call.layer
 
 
 class _WithWeights:
@@ -56,17 +63,19 @@ class _WithWeights:
     def __init__(self, layer, weights):
         self.layer, self.weights = layer, weights
 
-    def __call__(self, x):
-        if not self.layer.built:
+    def __call__(self, x, *args, **kwargs):
+        if not self.layer.built and hasattr(x, "shape"):
             self.layer.build(tuple(x.shape))
             self.layer.built = True
         self.put()
-        return self.layer(x)
+        return self.layer(x, *args, **kwargs)
 
     def put(self):
         """Sets the weights, once."""
         if self.weights is not None:
             self.layer.set_weights([np.asarray(w, "float32") for w in self.weights])
+            if hasattr(self.layer, "finalize_state"):  # of `Normalization`
+                self.layer.finalize_state()
             self.weights = None
 
 
@@ -80,55 +89,87 @@ def _weighted(node, source, target):
         if key.endswith(("_initializer", "_constraint")) or key.startswith("lora_"):
             del config[key]
     config |= {"activation": "linear", "use_bias": node.bias is not None, "name": node.name}
-    return _WithWeights(type(node.layer).from_config(config), weights)
+    return type(node.layer).from_config(config), weights
 
 
 def _affine(node, source, target):
-    scale, shift = statistics(node.layer)
-    # y = gamma (x - mean) / deviation + beta, in the units of spikes.
+    scale, shift = node.scale * source / target, node.shift / target
+    if node.layer is None:
+        scale, shift = (float(n) if n.ndim == 0 else n for n in map(np.asarray, (scale, shift)))
+        return keras.layers.Rescaling(scale, shift, name=node.name), None
     config = node.layer.get_config() | {"scale": True, "center": True, "name": node.name}
     layer = keras.layers.BatchNormalization.from_config(config)
     layer.trainable = False
     zeros, ones = np.zeros_like(scale), np.ones_like(scale)
-    weights = [scale * source / target, shift / target, zeros, ones - layer.epsilon]
-    return _WithWeights(layer, weights)
+    return layer, [scale, shift, zeros, ones - layer.epsilon]
 
 
 def _same(node, source, target):
-    config = node.layer.get_config() | {"name": node.name}
-    layer = type(node.layer).from_config(config)
-    weights = node.layer.get_weights()
-    return _WithWeights(layer, weights or None)
+    layer = node.layer or node.call.layer
+    if not isinstance(layer, keras.Layer):
+        return _model_of(node), None
+    config = layer.get_config() | {"name": node.name}
+    return type(layer).from_config(config), layer.get_weights() or None
 
 
-def _inputs(graph, original):
-    found = {}
-    for index, tensor in zip(graph.inputs, original.inputs):
-        found[index] = keras.Input(
-            batch_shape=tensor.shape, dtype=tensor.dtype, name=graph.nodes[index].name
-        )
-    return found
+def _model_of(node):
+    """An operation on one tensor as a model, which has a name and can be applied to each step."""
+    tensor = next(x for x in node.call.inputs if isinstance(x, keras.KerasTensor))
+    shape = tensor.shape[2 if node.each_step else 1 :]
+    x = keras.Input(shape, dtype=tensor.dtype)
+    return keras.Model(x, _replay(node.call, [x], node.call.layer), name=node.name)
 
 
-def _finished(parts, inputs, outputs, name):
-    outputs = outputs[0] if len(outputs) == 1 else outputs
-    model = keras.Model(list(inputs) if len(inputs) > 1 else inputs[0], outputs, name=name)
+def _replay(call, values, operation):
+    """An operation on tensors in the place of those that the call has."""
+    values = iter(values)
+    args, kwargs = tree.map_structure(
+        lambda x: next(values) if isinstance(x, keras.KerasTensor) else x, (call.args, call.kwargs)
+    )
+    if "training" in kwargs:
+        kwargs["training"] = False
+    return operation(*args, **kwargs)
+
+
+def joining_layer(node):
+    """The layer of a sum or concatenation, with or without time."""
+    if node.kind == "sum":
+        return keras.layers.Add(name=node.name)
+    return keras.layers.Concatenate(node.axis, name=node.name)
+
+
+def _inputs(graph):
+    return {
+        index: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=graph.nodes[index].name)
+        for index, x in zip(graph.inputs, graph.source[0])
+    }
+
+
+def _finished(parts, original, tensors, outputs, suffix):
+    """A model whose inputs and outputs have the structure of the original's."""
+    ann = functional(original)
+    inputs = [tensors[i] for i in parts.graph.inputs]
+    inputs, outputs = (
+        tree.pack_sequence_as(structure, flat)
+        for structure, flat in ((ann.input, inputs), (ann.output, outputs))
+    )
+    model = keras.Model(inputs, outputs, name=f"{original.name}_{suffix}")
     for made in parts.layers.values():
         made.put()
     return model
 
 
 def build_ann(graph, original):
-    """The ANN as it was read: normalisation folded, max pooling replaced, no softmax.
+    """The ANN as it was read: normalisation folded, no softmax.
 
     Args:
         graph: A `Graph`.
         original: The model that it was read from.
 
     Returns:
-        `(model, taps)`: the model, and the tensor of each neuron's activation by node.
+        `(model, tensors)`: the model, and the tensor of each node by its index.
     """
-    parts, tensors, taps = Parts(graph), _inputs(graph, original), {}
+    parts, tensors = Parts(graph), _inputs(graph)
     for index, node in enumerate(graph.nodes):
         if index in tensors or node.kind == "left":
             continue
@@ -139,16 +180,13 @@ def build_ann(graph, original):
                 layer = keras.layers.ReLU(max_value=cap, name=node.name)
             else:
                 layer = snn.ClipFloorShift(node.levels, node.cap, name=node.name)
-            tensors[index] = taps[index] = layer(values[0])
+            tensors[index] = layer(values[0])
         elif node.kind == "dropout":
             tensors[index] = keras.layers.Dropout(node.layer.rate, name=node.name)(values[0])
-        elif node.kind == "maximum":
-            tensors[index] = node.layer(values[0])
         else:
             tensors[index] = parts.call(index, values)
     outputs = [tensors[i] for i in graph.outputs]
-    inputs = [tensors[i] for i in graph.inputs]
-    return _finished(parts, inputs, outputs, f"{original.name}_ann"), taps
+    return _finished(parts, original, tensors, outputs, "ann"), tensors
 
 
 def build_snn(parts, original, neurons, timesteps, encoder, readout):
@@ -166,19 +204,27 @@ def build_snn(parts, original, neurons, timesteps, encoder, readout):
         A functional model.
     """
     graph, scales = parts.graph, parts.scales
-    tensors, sequences = _inputs(graph, original), {}
+    tensors, sequences = _inputs(graph), {}
+    taken = {node.name for node in graph.nodes}
+
+    def own(name):
+        """A name that no layer of the ANN has."""
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
 
     def timed(index, consumer):
         """A node as a sequence, in the units that its consumer wants."""
-        tensor = tensors[index]
+        tensor, name = tensors[index], graph.nodes[index].name
         if scales.static(index):
             if index not in sequences:
-                sequences[index] = encoder(f"{graph.nodes[index].name}_over_time")(tensor)
+                sequences[index] = encoder(own(f"{name}_over_time"))(tensor)
             tensor = sequences[index]
         factor = scales.edges.get((index, consumer))
         if factor is None:
             return tensor
-        name = f"{graph.nodes[index].name}_in_{graph.nodes[consumer].name}"
+        name = own(f"{name}_in_{graph.nodes[consumer].name}")
         return keras.layers.Rescaling(factor, name=name)(tensor)
 
     for index, node in enumerate(graph.nodes):
@@ -191,48 +237,56 @@ def build_snn(parts, original, neurons, timesteps, encoder, readout):
         if node.kind == "neuron":
             tensors[index] = neurons(index)(values[0])
         elif node.kind == "maximum":
-            tensors[index] = spiking_max_pooling(node, values[0])
-        elif node.kind == "sum":
-            tensors[index] = keras.layers.Add(name=node.name)(values)
-        elif node.kind == "concatenation":
-            axis = node.layer.axis
-            axis = axis + 1 if axis > 0 else axis
-            tensors[index] = keras.layers.Concatenate(axis, name=node.name)(values)
+            tensors[index] = values[0]
+            for layer in pooling_layers(node, own):
+                tensors[index] = layer(tensors[index])
+        elif node.kind in ("sum", "concatenation"):
+            tensors[index] = joining_layer(node)(values)
         elif node.kind == "dropout":
             layer = snn.TimeConstantDropout(node.layer.rate, name=node.name)
             tensors[index] = layer(values[0])
         elif node.kind == "identity":
             tensors[index] = values[0]
         else:
-            made = parts.layer(index)
-            tensors[index] = snn.FoldTime(made.layer, name=node.name)(values[0])
+            layer = parts.layer(index).layer
+            if not isinstance(layer, keras.layers.Rescaling):
+                layer = snn.FoldTime(layer, name=node.name)
+            tensors[index] = layer(values[0])
     outputs = []
     for place, index in enumerate(graph.outputs):
-        name = "readout" if len(graph.outputs) == 1 else f"readout_{place}"
+        name = own("readout" if len(graph.outputs) == 1 else f"readout_{place}")
         tensor = readout(name=name)(timed(index, -1))
         factor = scales.of(index)
         if readout is snn.MeanOverTime and not np.isclose(factor, 1, rtol=1e-12):
-            tensor = keras.layers.Rescaling(factor, name=f"{name}_scale")(tensor)
+            tensor = keras.layers.Rescaling(factor, name=own(f"{name}_scale"))(tensor)
         outputs.append(tensor)
-    inputs = [tensors[i] for i in graph.inputs]
-    return _finished(parts, inputs, outputs, f"{original.name}_snn")
+    return _finished(parts, original, tensors, outputs, "snn")
 
 
-def spiking_max_pooling(node, x):
-    """The spiking layers in the place of a max pooling layer, on a sequence."""
-    layer = node.layer
+def pooling_layers(node, own=str, **options):
+    """The spiking layers in the place of a max pooling layer, on a sequence.
+
+    Args:
+        node: The node.
+        own: From a name to one that no other layer has.
+        **options: More arguments of `SpikingMaxPooling`.
+
+    Returns:
+        A list of layers.
+    """
+    layer, name = node.layer, node.name
     if not type(layer).__name__.startswith("Global"):
         size = layer.pool_size, layer.strides, layer.padding
-        return snn.SpikingMaxPooling(*size, name=node.name)(x)
-    first = keras.config.image_data_format() == "channels_first"
-    spatial = tuple(x.shape[3:] if first else x.shape[2:-1])
-    pooled = snn.SpikingMaxPooling(spatial, name=node.name)(x)
-    if layer.keepdims:
-        return pooled
-    return snn.FoldTime(keras.layers.Flatten(), name=f"{node.name}_flatten")(pooled)
+        return [snn.SpikingMaxPooling(*size, name=name, **options)]
+    shape = node.call.input.shape
+    spatial = tuple(shape[2:] if layer.data_format == "channels_first" else shape[1:-1])
+    found = [snn.SpikingMaxPooling(spatial, name=name, **options)]
+    if not layer.keepdims:
+        found.append(snn.FoldTime(keras.layers.Flatten(), name=own(f"{name}_flatten")))
+    return found
 
 
 def predict(model, batch):
-    """Outputs of a model for a list of arrays, one for each input."""
-    graph = getattr(model, "_functional", None) or model
-    return model.predict_on_batch(keras.tree.pack_sequence_as(graph._inputs_struct, batch))
+    """Outputs of a model for a list of arrays, one for each input; a list of arrays."""
+    inputs = tree.pack_sequence_as(functional(model).input, batch)
+    return [np.asarray(y) for y in tree.flatten(model.predict_on_batch(inputs))]

@@ -1,23 +1,24 @@
 """Conversion of a trained ANN into a spiking network."""
 
 import dataclasses
-import itertools
 
-import keras
 import numpy as np
+from keras import tree
 
 from keras_snn import layers as snn
 from keras_snn.analysis.accuracy import (
     accuracy_over_time,
-    output_activation,
     predicted_classes,
 )
 from keras_snn.conversion.balance import METHODS, Scales, after_first_fork, balance, first_potential
 from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
+from keras_snn.conversion.fidelity import check_fidelity, difference
 from keras_snn.conversion.reader import read
 from keras_snn.conversion.report import ConversionReport, LayerReport
+from keras_snn.graph import functional, in_order
 from keras_snn.layers.registry import get_neuron
 from keras_snn.utils.arguments import check_choice, check_integer, check_number
+from keras_snn.utils.batches import batches_of
 
 __all__ = ["convert"]
 
@@ -125,16 +126,13 @@ def convert(
     if initial_potential and reset == "hard":
         raise ValueError("`initial_potential` needs `reset='soft'`: a hard reset returns to it.")
     get_neuron(neuron)
-    graph = read(model, max_pooling)
-    batches, labels = calibration_batches(calibration_data, len(model.inputs), batch_size)
-    ann, taps = build_ann(graph, model)
-    fidelity = _fidelity(model, ann, batches[0])
-    averaged = max_pooling == "average" and any("pooling" in e.note for e in graph.entries)
-    if fidelity > 1e-3 and not averaged:
-        raise RuntimeError(
-            f"The ANN as it was read gives other outputs than {model.name!r} (difference "
-            f"{fidelity:.2g} of the largest output). Please report this model."
-        )
+    graph = read(model, max_pooling, input_coding)
+    batches, labels = calibration_batches(calibration_data, model, batch_size)
+    examples = _first(batches, batch_size)
+    ann, tensors, fidelity = check_fidelity(graph, model, examples)
+    if max_pooling == "average" and graph.average():
+        ann, tensors = build_ann(graph, model)
+        fidelity = difference(graph, model, ann, examples)
 
     def encoder(steps):
         if input_coding == "direct":
@@ -150,7 +148,7 @@ def convert(
         "calibration_timesteps": calibration_timesteps,
         "residual": residual,
         "ann": ann,
-        "taps": taps,
+        "tensors": tensors,
         "scales": scales,
         "encoder": lambda steps: encoder(steps)(),
     }
@@ -174,16 +172,15 @@ def convert(
     over_time = None
     # Several outputs have several readouts, and no one accuracy.
     if check_examples and len(graph.outputs) == 1:
-        inputs, targets = _first(batches, labels, check_examples)
-        if targets is None:
-            found = [keras.tree.flatten(predict(ann, batch))[0] for batch in batches]
-            targets = predicted_classes(ann, np.concatenate(found)[:check_examples])
-        one = len(ann.outputs[0].shape) == 2
-        over_time = accuracy_over_time(
-            spiking, (inputs, targets if one else None), batch_size=batch_size
-        )
-        if labels is None:
-            over_time = dataclasses.replace(over_time, measure="agreement with the ANN")
+        targets, measure = labels, "accuracy"
+        if labels is None and _classifies(graph, ann):
+            found = np.concatenate([predict(ann, batch)[0] for batch in batches])
+            targets, measure = predicted_classes(ann, found), "agreement with the ANN"
+        inputs = tree.pack_sequence_as(functional(model).input, _first(batches, check_examples))
+        classes = _as_classes(targets, ann)
+        classes = None if classes is None else classes[:check_examples]
+        over_time = accuracy_over_time(spiking, (inputs, classes), batch_size=batch_size)
+        over_time = dataclasses.replace(over_time, measure=measure)
     return spiking, _report(method, graph, scales, final_threshold, ann, fidelity, over_time)
 
 
@@ -198,83 +195,89 @@ def _neuron(identifier, name, threshold, reset, potential):
     return type(layer).from_config(config | wanted)
 
 
-def calibration_batches(data, inputs, batch_size):
+def calibration_batches(data, model, batch_size):
     """Data as batches of arrays, and labels: `(list of lists of arrays, labels or None)`."""
     check_integer("batch_size", batch_size)
-
-    def array(x):
-        return np.asarray(keras.ops.convert_to_numpy(x))
-
-    def is_array(x):
-        return hasattr(x, "shape") and hasattr(x, "dtype")
-
-    def as_list(x):
-        found = [array(part) for part in keras.tree.flatten(x)]
-        if len(found) != inputs:
-            raise ValueError(f"The model has {inputs} inputs, the calibration data {len(found)}.")
-        return [part.astype("float32") if part.dtype.kind == "f" else part for part in found]
-
-    labels = None
-    if isinstance(data, tuple) and len(data) == 2 and not (inputs == 2 and is_array(data[0])):
-        data, labels = data
-    if is_array(data) or (isinstance(data, (list, tuple)) and all(map(is_array, data))):
-        arrays = as_list(data)
-        starts = range(0, len(arrays[0]), batch_size)
-        batches = [[part[s : s + batch_size] for part in arrays] for s in starts]
-        labels = None if labels is None else array(labels)
-    elif isinstance(data, keras.utils.PyDataset):
-        batches, labels = _iterated((data[i] for i in range(len(data))), as_list, array)
-    elif hasattr(data, "__iter__"):
-        batches, labels = _iterated(data, as_list, array)
-    else:
+    count = len(model.inputs)
+    if isinstance(data, tuple) and 2 <= len(data) <= 3:
+        # Of a model with as many inputs they could be a tuple of these.
+        if len(data) != count or not all(map(_is_array, data)):
+            data = data[0], data[1]
+        else:
+            data = data, None
+    elif isinstance(data, dict) or (isinstance(data, list) and data and all(map(_is_array, data))):
+        data = data, None
+    elif not _is_array(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise TypeError(
             "Received an invalid value for argument `calibration_data`, expected an array, a tuple "
             f"of inputs and labels, or an iterable of batches, got {type(data).__name__}."
         )
+    if isinstance(data, tuple) and not (data[1] is None or _is_array(data[1])):
+        # Labels of several outputs have no one accuracy.
+        several = isinstance(data[1], (dict, list, tuple)) and not np.isscalar(
+            next(iter(data[1].values() if isinstance(data[1], dict) else data[1]), None)
+        )
+        data = data[0], None if several else np.asarray(data[1])
+    batches, labels, whole = [], [], isinstance(data, tuple)
+    for inputs, targets in batches_of(data, batch_size):
+        if isinstance(inputs, list) and len(inputs) == count + 1 and not whole:
+            *inputs, targets = inputs  # as PyTorch's loaders give them
+        batches.append(
+            [_checked(x, part) for x, part in zip(model.inputs, in_order(model, inputs))]
+        )
+        if _is_array(targets):
+            labels.append(targets)
     if not batches or not len(batches[0][0]):
         raise ValueError("The calibration data are empty.")
-    for part in itertools.chain(*batches):
-        if not np.all(np.isfinite(part)):
-            raise ValueError("The calibration data have values that are not finite.")
-    if labels is not None:
-        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-        labels = labels.argmax(-1) if labels.ndim == 2 else labels
-    return batches, labels
-
-
-def _iterated(data, as_list, array):
-    batches, labels = [], []
-    for batch in data:
-        if isinstance(batch, tuple):
-            if len(batch) > 1:
-                labels.append(array(batch[1]))
-            batch = batch[0]
-        batches.append(as_list(batch))
     return batches, np.concatenate(labels) if labels else None
 
 
-def _first(batches, labels, count):
-    """The first examples, as arrays."""
-    arrays = [np.concatenate(parts)[:count] for parts in zip(*batches)]
-    labels = None if labels is None else labels[:count]
-    return (arrays if len(arrays) > 1 else arrays[0]), labels
+def _is_array(x):
+    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
-def _fidelity(model, ann, batch):
-    """Largest difference of two models' outputs, relative to the largest output.
+def _checked(tensor, part):
+    """An array, if it is what an input of the model takes."""
+    part = np.asarray(part)
+    if len(part.shape) != len(tensor.shape) or any(
+        wanted not in (None, size) for wanted, size in zip(tensor.shape[1:], part.shape[1:])
+    ):
+        raise ValueError(
+            f"The input {tensor.name!r} of the model takes batches of the shape {tensor.shape}, "
+            f"got calibration data of the shape {part.shape}."
+        )
+    if not np.all(np.isfinite(part)):
+        raise ValueError("The calibration data have values that are not finite.")
+    return part.astype("float32") if part.dtype.kind == "f" else part
 
-    Of a softmax at the end, outputs are compared behind it.
-    """
-    outputs = [keras.tree.flatten(predict(m, batch)) for m in (model, ann)]
-    difference = 0.0
-    for tensor, theirs, ours in zip(model.outputs, *outputs):
-        name = output_activation(tensor)
-        if name in ("softmax", "sigmoid", "log_softmax"):
-            ours = keras.ops.convert_to_numpy(getattr(keras.activations, name)(np.asarray(ours)))
-        theirs, ours = np.asarray(theirs, "float64"), np.asarray(ours, "float64")
-        scale = max(np.abs(theirs).max(), 1e-12)
-        difference = max(difference, float(np.abs(theirs - ours).max() / scale))
-    return difference
+
+def _first(batches, count):
+    """The first examples: an array for each input."""
+    chosen, found = [], 0
+    for batch in batches:
+        chosen.append(batch)
+        found += len(batch[0])
+        if found >= count:
+            break
+    return [np.concatenate(parts)[:count] for parts in zip(*chosen)]
+
+
+def _classifies(graph, ann):
+    """Whether outputs are of classes: one unit without a sigmoid may be a number as well."""
+    return ann.output_shape[-1] != 1 or bool(graph.left)
+
+
+def _as_classes(labels, ann):
+    """Labels as integers, one an example; `None` if they are no classes of this output."""
+    if labels is None or len(ann.outputs[0].shape) != 2:
+        return None
+    units = ann.outputs[0].shape[-1]
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and np.allclose(labels.sum(-1), 1) and labels.min() >= 0:
+        labels = labels.argmax(-1)
+    if labels.ndim != 1 or not np.array_equal(labels, labels.astype(int)):
+        return None
+    return labels if labels.min() >= 0 and labels.max() < max(units, 2) else None
 
 
 def _report(method, graph, scales, final_threshold, ann, fidelity, over_time):

@@ -16,6 +16,7 @@ from keras import ops
 from keras_snn import layers as snn
 from keras_snn.conversion.balance import Scales
 from keras_snn.conversion.build import Parts, build_snn
+from keras_snn.conversion.fidelity import check_fidelity
 from keras_snn.conversion.reader import read
 from keras_snn.layers.time import check_rank
 from keras_snn.utils.arguments import check_integer, check_number
@@ -113,6 +114,8 @@ def tandem(model, timesteps=16, max_pooling="refuse"):
     if max_pooling == "spiking":
         raise ValueError('`max_pooling="spiking"` reads spikes, which tandem layers start without.')
     graph = read(model, max_pooling)
+    check_fidelity(graph, model)
+    graph.average()
     scales = Scales(graph)
     scales.thresholds = dict.fromkeys(graph.neurons(), 1.0)
     return build_snn(

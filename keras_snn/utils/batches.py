@@ -18,11 +18,11 @@ def batches_of(data, batch_size):
             yield chosen, None if labels is None else np.asarray(labels)[part]
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[i] for i in range(len(data)))
+        data = map(data.__getitem__, range(len(data)))
     for batch in data:
         inputs, labels = batch[:2] if isinstance(batch, tuple) else (batch, None)
-        yield tree.map_structure(_array, inputs), None if labels is None else _array(labels)
+        yield tree.map_structure(_array, inputs), tree.map_structure(_array, labels)
 
 
 def _array(x):
-    return np.asarray(ops.convert_to_numpy(x))
+    return None if x is None else np.asarray(ops.convert_to_numpy(x))
