@@ -242,6 +242,8 @@ def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True)
         spikes = ops.stop_gradient(spikes)
     if reset == "hard" and detach and not _NUMBERS.finite:
         return ops.where(spikes > 0, v_reset, h)  # a product of infinity and 0 is NaN
+    if reset == "hard" and _NUMBERS.finite:
+        return h - spikes * h + (spikes * v_reset if v_reset else 0)  # converters keep it integer
     if reset == "hard":
         return (1.0 - spikes) * h + spikes * v_reset
     if reset == "soft":

@@ -43,7 +43,9 @@ __all__ = [
     "get_random_seed",
     "in_layer_call",
     "in_order",
+    "input_names",
     "normalization",
+    "output_names",
     "producer",
     "register",
     "role_of",
@@ -126,6 +128,36 @@ def check_functional(model, purpose):
             "layers of a subclassed model in `keras.Model(inputs, outputs)`."
         )
     return graph
+
+
+def input_names(model):
+    """Names of the inputs of a model, in their order: the keys where they are a dictionary."""
+    return _names(functional(model)._inputs_struct, [x.name for x in model.inputs])
+
+
+def output_names(model):
+    """Names of the outputs, in their order: the keys of a dictionary, or those of the layers.
+
+    Those of the layers need not differ.
+
+    Example:
+
+    >>> inputs = keras.Input((3,))
+    >>> dense = keras.layers.Dense(3, name="dense")
+    >>> output_names(keras.Model(inputs, {"b": dense(inputs), "a": dense(inputs)}))
+    ['a', 'b']
+    """
+    names = [producer(x)[0].name for x in model.outputs]
+    return _names(functional(model)._outputs_struct, names)
+
+
+def _names(structure, names):
+    """Keys of dictionaries within a structure, and where there are none, the names given."""
+    paths = [path for path, _ in tree.flatten_with_path(structure)]
+    return [
+        "/".join(map(str, path)) if any(isinstance(key, str) for key in path) else name
+        for path, name in zip(paths, names)
+    ]
 
 
 def in_order(model, values):
@@ -447,7 +479,7 @@ def run(model, values, rule):
 
 class _Replay:
     def __init__(self, rule):
-        self.rule, self.counts = rule, {}
+        self.rule, self.counts, self.names = rule, {}, set()
 
     def model(self, model, values, prefix, each_step):
         return functional(model)._run_through_graph(
@@ -462,6 +494,9 @@ class _Replay:
         index = self.counts.get(name, 0)
         self.counts[name] = index + 1
         name = f"{name}:{index}" if index else name
+        while name in self.names:  # of a layer that is called "conv:1" itself
+            name += "'"
+        self.names.add(name)
         while isinstance(layer, tuple(EACH_STEP)):
             layer, each_step = layer.layer, True
         if isinstance(layer, keras.Model) and functional(layer) is not None:
@@ -478,12 +513,14 @@ class Trace:
         calls: A `Call` for each layer and operation, in the order of computation.
         outputs: Symbolic outputs, a list.
         timed: For each input, whether it has a time axis.
+        timed_outputs: For each output, whether it has one.
     """
 
     inputs: list
     calls: list
     outputs: list
     timed: list
+    timed_outputs: list
 
 
 def trace(model, timesteps=None, replace=lambda call: call):
@@ -549,7 +586,7 @@ def trace(model, timesteps=None, replace=lambda call: call):
         )
         for call in calls
     ]
-    return Trace(tensors, calls, outputs, timed)
+    return Trace(tensors, calls, outputs, timed, [times.get(id(x), False) for x in outputs])
 
 
 def _times(calls):

@@ -1,9 +1,19 @@
 """What is in a TensorFlow Lite file, read from its bytes."""
 
 import collections
+import copy
 import zlib
 
-__all__ = ["check", "check_sum", "describe", "litert", "main_first", "with_reset", "with_sum"]
+__all__ = [
+    "check",
+    "check_sum",
+    "describe",
+    "litert",
+    "main_first",
+    "with_float_constants",
+    "with_reset",
+    "with_sum",
+]
 
 TYPES = {0: "float32", 1: "float16", 2: "int32", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
 
@@ -57,8 +67,6 @@ def _operations(blob):
 
 def main_first(blob, name):
     """The same file with the graph of one signature in front, which XNNPACK runs."""
-    import flatbuffers
-
     model, _ = _read(blob)
     main = next(d.subgraphIndex for d in model.signatureDefs if d.signatureKey == name.encode())
     order = sorted(range(len(model.subgraphs)), key=lambda i: i != main)
@@ -70,9 +78,55 @@ def main_first(blob, name):
     for definition in model.signatureDefs:
         definition.inputs = definition.inputs or []  # empty, not missing
         definition.subgraphIndex = order.index(definition.subgraphIndex)
+    return _packed(model, blob)
+
+
+def _packed(model, blob):
+    import flatbuffers
+
     builder = flatbuffers.Builder(len(blob) + 1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def with_float_constants(blob):
+    """The same file, where comparisons of floats have float constants.
+
+    TensorFlow's quantisation to int16 leaves comparisons in float32, but where another operation
+    uses the same constant it becomes int16 for both.
+    """
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, names = _read(blob)
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    changed = False
+    for graph in model.subgraphs:
+        for operation in graph.operators:
+            tensors = [graph.tensors[i] for i in operation.inputs]
+            kinds = {TYPES.get(tensor.type) for tensor in tensors}
+            if codes[operation.opcodeIndex] not in COMPARISONS or kinds != {"float32", "int16"}:
+                continue
+            for place, tensor in enumerate(tensors):
+                stored = model.buffers[tensor.buffer].data
+                if TYPES[tensor.type] == "float32" or stored is None:
+                    continue
+                values = np.frombuffer(bytes(stored), "<i2").astype("float32")
+                values *= np.float32(tensor.quantization.scale[0])
+                float_tensor, buffer = copy.copy(tensor), schema.BufferT()
+                buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+                float_tensor.type, float_tensor.quantization = schema.TensorType.FLOAT32, None
+                float_tensor.buffer = len(model.buffers)
+                model.buffers.append(buffer)
+                operation.inputs = [
+                    len(graph.tensors) if i == place else x for i, x in enumerate(operation.inputs)
+                ]
+                graph.tensors.append(float_tensor)
+                changed = True
+    return _packed(model, blob) if changed else blob
+
+
+COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "EQUAL", "NOT_EQUAL")
 
 
 def with_reset(blob, initial):
@@ -82,7 +136,6 @@ def with_reset(blob, initial):
         blob: A file with the one signature `step`.
         initial: First values of the states by name.
     """
-    import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
@@ -111,9 +164,7 @@ def with_reset(blob, initial):
     graph.outputs = list(range(len(graph.tensors)))
     model.subgraphs.append(graph)
     model.signatureDefs.append(reset)
-    builder = flatbuffers.Builder(len(blob) + 1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return _packed(model, blob)
 
 
 def check(blob, internal=False, micro=False):

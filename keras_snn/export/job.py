@@ -12,9 +12,9 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_snn import graph
 from keras_snn.export.report import ExportReport
 from keras_snn.export.targets import load
-from keras_snn.layers import PaddedConv2D
 from keras_snn.utils import files
 from keras_snn.utils.arguments import check_integer
 
@@ -33,11 +33,7 @@ def run(model, path, job, data):
     Returns:
         The `ExportReport`.
     """
-    if not getattr(model, "inputs", None):
-        raise TypeError(
-            f"Only functional and Sequential models that know their inputs can be exported, got "
-            f"{model!r}."
-        )
+    graph.check_functional(model, "An export")
     path = files.check_path(path, [load(job.format).suffix])
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError("Exports are TensorFlow's work, on any backend: pip install tensorflow")
@@ -60,26 +56,24 @@ def run(model, path, job, data):
 
 
 def _timesteps(model, given):
-    """Steps of a clip, from the argument, the layers or the input; 1 where nothing knows time."""
-    layers = list(model._flatten_layers())
-    known = {layer.timesteps for layer in layers if hasattr(layer, "timesteps")}
-    ours = [x for x in layers if type(x).__module__.startswith("keras_snn.layers")]
-    timed = not all(isinstance(layer, PaddedConv2D) for layer in ours)
-    if timed and not known and model.inputs[0].shape[1] is not None:
-        known = {model.inputs[0].shape[1]}
+    """Steps of a clip, from the argument, the inputs or the layers; 1 where nothing knows time."""
     if given is not None:
         check_integer("timesteps", given)
-        if known and given not in known:
-            raise ValueError(f"{model.name!r} has {known.pop()} timesteps, got {given}.")
-        return given
-    if known:
-        return known.pop()
-    if timed:
+    trace = graph.trace(model, given)
+    known = {x.shape[1] for x, timed in zip(trace.inputs, trace.timed) if timed}
+    known |= {call.output.shape[1] for call in trace.calls if call.timed and call.time == "adds"}
+    if None in known:
         raise ValueError(
-            f"{model.name!r} does not tell its number of steps (input shape "
-            f"{model.inputs[0].shape}): give `timesteps`."
+            f"{model.name!r} does not tell its number of steps (input shapes "
+            f"{[tuple(x.shape) for x in model.inputs]}): give `timesteps`."
         )
-    return 1
+    if given is not None and known - {given}:
+        raise ValueError(f"{model.name!r} has {max(known - {given})} timesteps, got {given}.")
+    if len(known) > 1:
+        raise ValueError(
+            f"{model.name!r} has sequences of {sorted(known)} steps; files take one number."
+        )
+    return next(iter(known), given or 1)
 
 
 def _arrays(model, data, name):
@@ -87,22 +81,20 @@ def _arrays(model, data, name):
     if data is None:
         return None
     if hasattr(data, "as_numpy_iterator") or hasattr(data, "__next__"):
-        batches = [b[0] if isinstance(b, tuple) else b for b in data]
-        data = [np.concatenate(parts) for parts in zip(*map(keras.tree.flatten, batches))]
-    data = [np.asarray(x, "float32") for x in keras.tree.flatten(data)]
+        batches = [graph.in_order(model, b[0] if isinstance(b, tuple) else b) for b in data]
+        data = [np.concatenate(parts) for parts in zip(*batches)]
+    data = [np.asarray(x, "float32") for x in graph.in_order(model, data)]
     for x, tensor in zip(data, model.inputs):
         shape = tensor.shape[1:]
         fits = len(x) and x.ndim == len(shape) + 1
         if not fits or any(b not in (None, a) for a, b in zip(x.shape[1:], shape)):
             raise ValueError(f"{name} data must have the shape (n, *{shape}), got {x.shape}.")
-    if len(data) != len(model.inputs):
-        raise ValueError(f"{name} data must be for {len(model.inputs)} inputs, got {len(data)}.")
     return data
 
 
 def _modules(model):
     """Modules that define layers of a model and are no part of Keras or keras_snn."""
-    found = sorted({type(layer).__module__ for layer in model._flatten_layers()} - {"__main__"})
+    found = sorted({type(layer).__module__ for layer in graph.flatten_layers(model)} - {"__main__"})
     return [name for name in found if name.split(".")[0] not in ("keras", "keras_snn")]
 
 

@@ -1,103 +1,92 @@
 """What a model computes for one example, as a TensorFlow graph that devices run well.
 
-The model's own graph is walked layer by layer; time takes the place of the batch axis. Layers
-without time are called as they are, once for all steps; neurons are unrolled, in the form that
-converters fold best (`decay * v + gain * x`, with the gain in front of the loop); what comes before
-the first neuron of a model on images is computed once. With `step=True` the same walk gives one
-step, whose states are inputs and outputs.
+The model is replayed (see `keras_snn.graph`) with time in the place of the batch axis. What treats
+each step alone is called once for all steps; neurons are unrolled, in the form that converters
+fold best (`decay * v + gain * x`, with the gain in front of the loop); what comes before the first
+neuron of a model on images is computed once. With states the same replay gives one step, whose
+states are inputs and outputs.
 
 Reference for the form: measurements of graph variants in TensorFlow Lite; the equations are those
 of `keras_snn.dynamics`.
 """
 
+import copy
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_snn import dynamics
+from keras_snn import dynamics, graph
 from keras_snn import layers as snn
-from keras_snn.analysis.rates import is_spiking
 from keras_snn.kernels import spec
 from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.normalization import _FoldedBatchNormalization
-from keras_snn.layers.parallel import _Parallel
 from keras_snn.layers.readouts import _OverTime
+from keras_snn.layers.rnn import state_names
 
-__all__ = ["Walk"]
+__all__ = ["Lowering"]
 
 
 @dataclasses.dataclass
 class Value:
-    """A tensor of the walk.
+    """A tensor on its way through the model.
 
-    `timed`: whether its first axis is time; `None` for a model's input and what is computed of it
-    value by value, until a layer shows which. `constant`: whether this one step stands for all.
+    Attributes:
+        tensor: `(time, ...)` with a time axis, of which there is one step if steps are computed
+            one by one; `(1, ...)` without.
+        timed: Whether it has a time axis.
+        constant: Whether its one step stands for all.
+        late: Whether it is known after the last step only.
     """
 
     tensor: Any
-    timed: bool | None
-    inputs: frozenset = frozenset()
+    timed: bool
     constant: bool = False
+    late: bool = False
 
 
-# Keras layers that treat each step alone, and so run on sequences as they are.
-POINTWISE = (
-    keras.layers.Activation,
-    keras.layers.Add,
-    keras.layers.Average,
-    keras.layers.Dense,
-    keras.layers.Dropout,
-    keras.layers.ELU,
-    keras.layers.GaussianNoise,
-    keras.layers.Identity,
-    keras.layers.LeakyReLU,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    keras.layers.Multiply,
-    keras.layers.ReLU,
-    keras.layers.Rescaling,
-    keras.layers.Subtract,
-    snn.SpikeConnection,
-    snn.Voting,
-)
-POINTWISE_OPS = ("Add", "Subtract", "Multiply", "Negative", "Relu", "Sigmoid", "Tanh", "Abs")
-
-
-class Walk:
-    """One walk through a model.
+class Lowering:
+    """One replay of a model.
 
     Args:
         model: A functional or Sequential model.
+        trace: Its `keras_snn.graph.Trace`, with the number of steps known.
         timesteps: Steps of a clip.
-        states: `None` for a whole clip; for one step, a dictionary of state tensors by name.
-        timed_inputs: Indices of inputs that are one step of a sequence (for one step).
+        states: `None` for a whole clip; for one step, a dictionary of state tensors by name. Those
+            that are missing are at their first values.
         floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`: the same step in float32,
             of operations that XNNPACK has; a comparison is better where integers compute.
 
     After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
-    first set), `states` the new states (for one
-    step), `initial` their first values, `timed_inputs` the inputs that turned out to be sequences.
+    first set), `states` the new states of one step, and `initial` their first values. A layer that
+    is called twice has two states, `lif/membrane` and `lif:1/membrane`.
     """
 
-    def __init__(self, model, timesteps, states=None, timed_inputs=(), floor=False):
-        self.model, self.timesteps = model, timesteps
+    def __init__(self, model, trace, timesteps, states=None, floor=False):
+        self.model, self.trace, self.timesteps = model, trace, timesteps
         self.old, self.step, self.floor = states, states is not None, floor
         self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
-        self.timed_inputs = set(timed_inputs)
-        self.prefix = ""
 
     def run(self, tensors):
-        """Outputs of the model for inputs `(1, ...)`."""
-        values = [
-            Value(x, True if self.step and i in self.timed_inputs else None, frozenset([i]))
-            for i, x in enumerate(tensors)
-        ]
+        """Outputs of the model, a list.
+
+        Args:
+            tensors: Inputs `(1, ...)`; for one step, those with a time axis without it.
+        """
+
+        def value(tensor, timed):
+            if timed and not self.step:
+                tensor = ops.reshape(tensor, tensor.shape[1:])
+            return Value(tensor, timed)
+
+        self.calls = iter(self.trace.calls)
+        values = [value(x, timed) for x, timed in zip(tensors, self.trace.timed)]
         with dynamics.assume_finite():
-            outputs = tree.flatten(self.nested(self.model, values))
-        self.timed_outputs = [output.timed for output in outputs]
+            outputs = tree.flatten(graph.run(self.model, values, self.rule))
         if self.step:
             return [output.tensor for output in outputs]
         return [
@@ -105,67 +94,60 @@ class Walk:
             for output in outputs
         ]
 
-    def nested(self, model, values):
-        """A model, or a model in the model."""
-        graph = getattr(model, "_functional", None) or model
-        if not hasattr(graph, "_run_through_graph"):
-            raise TypeError(
-                f"Only functional and Sequential models can be exported; {self.prefix}{model.name} "
-                f"is a {type(model).__name__}."
-            )
-        return graph._run_through_graph(values, operation_fn=lambda layer: self.rule(layer))
-
-    def rule(self, layer):
-        """What takes the place of a layer."""
-
-        def apply(*args, **kwargs):
-            if isinstance(layer, keras.Model):
-                outer, self.prefix = self.prefix, f"{self.prefix}{layer.name}/"
-                outputs = self.nested(layer, tree.flatten(args))
-                self.prefix = outer
-                return outputs
-            for classes, rule in RULES:
-                if isinstance(layer, classes):
-                    return rule(self, layer, *args, **kwargs)
-            return self.plain(layer, *args, **kwargs)
-
-        return apply
-
-    def plain(self, layer, *args, **kwargs):
-        """A layer that knows nothing of time."""
+    def rule(self, call):
+        """What takes the place of a call."""
+        args, kwargs, call = call.args, call.kwargs, next(self.calls)
+        if call.mask is not None:
+            raise self.unsupported(call, "masks are for training; give clips of one length")
         values = [v for v in tree.flatten((args, kwargs)) if isinstance(v, Value)]
-        known = {v.timed for v in values}
-        if True in known:
-            if not _pointwise(layer):
-                raise self.unsupported(layer, "wrap it in `FoldTime` if it treats each step alone")
-            values = [self.timed(v) for v in values]
-        constant = all(v.constant for v in values) and True in known
-        timed = True if True in known else None if _pointwise(layer) and None in known else False
+        timed, late = any(v.timed for v in values), any(v.late for v in values)
+        if self.step and late and (timed or call.time == "adds"):
+            raise self.unsupported(call, "it reads the answer of a whole clip at each step")
+        if not timed and call.time != "adds":
+            return _plain(self, call, *args, **kwargs)
+        outputs = self.find(call)(self, call, *args, **kwargs)
+        if call.spikes and outputs.timed and not call.each_step:
+            self.spikes[call.name] = self.repeated(outputs)
+            self.thresholds[call.name] = getattr(
+                getattr(call.layer, "cell", None), "threshold", None
+            )
+        return outputs
+
+    def find(self, call):
+        """What lowers a call that has to do with time."""
+        if call.time == "unknown":
+            raise self.unsupported(
+                call,
+                "nobody knows what it does to time. Wrap it in `FoldTime` if it treats each step "
+                "alone, or say what it is with `keras_snn.graph.register`",
+            )
+        if call.each_step:
+            return _each_step
+        for classes, rule in RULES:
+            if isinstance(call.layer, classes):
+                return rule
+        if call.time in BY_TIME:
+            return BY_TIME[call.time]
+        if call.memory is not None:
+            return _streamed
+        raise self.unsupported(
+            call, "it mixes steps; wrap it in `FoldTime` if it is meant to treat each step alone"
+        )
+
+    def apply(self, call, layer, args, kwargs):
+        """A layer on the tensors as they are, for all steps at once."""
+        values = [v for v in tree.flatten((args, kwargs)) if isinstance(v, Value)]
+        if not all(v.timed for v in values):
+            return _in_place(self, call, *args, **kwargs)
+        constant = all(v.constant for v in values)
 
         def unwrap(v):
             if not isinstance(v, Value):
                 return v
-            v = self.timed(v) if timed else v
             return v.tensor if constant else self.repeated(v)
 
         args, kwargs = tree.map_structure(unwrap, (args, kwargs))
-        outputs = layer(*args, **kwargs)
-        inputs = frozenset().union(*(v.inputs for v in values)) if timed is None else frozenset()
-        return tree.map_structure(lambda x: Value(x, timed, inputs, constant), outputs)
-
-    def timed(self, value):
-        """A value whose first axis is time."""
-        if value.timed is None:
-            self.timed_inputs |= value.inputs
-            tensor = value.tensor
-            if not self.step:
-                tensor = ops.reshape(tensor, tensor.shape[1:])
-            return Value(tensor, True)
-        if not value.timed:
-            raise ValueError(
-                f"{self.model.name!r} hands something without a time axis to a layer on sequences."
-            )
-        return value
+        return tree.map_structure(lambda x: Value(x, True, constant), layer(*args, **kwargs))
 
     def repeated(self, value):
         """Its tensor, with as many steps as there are."""
@@ -180,22 +162,18 @@ class Walk:
         steps = value.tensor.shape[0]
         return ops.split(value.tensor, steps, axis=0) if steps > 1 else [value.tensor]
 
-    def unsupported(self, layer, hint):
+    def unsupported(self, call, hint):
         """The error for a layer that can't be exported."""
         return TypeError(
-            f"The layer {self.prefix}{layer.name} ({type(layer).__name__}) can't be exported: "
-            f"{hint}."
+            f"The layer {call.name} ({type(call.layer).__name__}) can't be exported: {hint}."
         )
 
     def state(self, name, first):
-        """The state `name` before this step, and a function to give the one after it.
-
-        Before the first step of a clip it is `None` where it is zero.
-        """
+        """A state before this step; before the first step of a clip, `None` where it is zero."""
         first = np.asarray(first, "float32")
         self.initial[name] = first
         if self.step:
-            return self.old.get(name, first)
+            return ops.convert_to_tensor(self.old.get(name, first))
         return None if not first.any() else ops.convert_to_tensor(first)
 
     def time(self):
@@ -205,60 +183,162 @@ class Walk:
         return now
 
 
-def _pointwise(layer):
-    if isinstance(layer, (keras.layers.Concatenate, keras.layers.LayerNormalization)):
-        return layer.axis in (-1, [-1])
-    if isinstance(layer, keras.layers.Layer):
-        return isinstance(layer, POINTWISE)
-    return type(layer).__name__ in POINTWISE_OPS
+def _plain(lowering, call, *args, **kwargs):
+    """A call without time."""
+
+    def unwrap(v):
+        return v.tensor if isinstance(v, Value) else v
+
+    late = any(v.late for v in tree.flatten((args, kwargs)) if isinstance(v, Value))
+    args, kwargs = tree.map_structure(unwrap, (args, kwargs))
+    return tree.map_structure(lambda x: Value(x, False, late=late), call.operation(*args, **kwargs))
 
 
-def _channels_last(layer):
-    if getattr(layer, "data_format", "channels_last") == "channels_first":
-        raise TypeError(
-            f"The layer {layer.name} is channels-first, which TensorFlow Lite does not run: build "
-            "the model with `keras.config.set_image_data_format('channels_last')`."
-        )
+def _each_step(lowering, call, *args, **kwargs):
+    for layer in graph.flatten_layers(call.layer) if _is_layer(call.layer) else ():
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            raise TypeError(
+                f"The layer {layer.name} is channels-first, which TensorFlow Lite does not run: "
+                "build the model with `keras.config.set_image_data_format('channels_last')`."
+            )
+    # A wrapper's own arguments, masks say, are none of its layer's.
+    kwargs = {} if call.operation is not call.layer else kwargs
+    return lowering.apply(call, call.layer, args, kwargs)
 
 
-def _fold_time(walk, layer, x, **kwargs):
-    x = walk.timed(x)
-    _channels_last(layer.layer)
-    return Value(layer.layer(x.tensor), True, constant=x.constant)
+def _is_layer(operation):
+    return isinstance(operation, keras.layers.Layer)
 
 
-def _repeat_time(walk, layer, x):
+def _pointwise(lowering, call, *args, **kwargs):
+    """Each value by itself, whatever the axes are, unless a constant has axes too."""
+    arrays = [x for x in tree.flatten((args, kwargs)) if len(getattr(x, "shape", ()))]
+    if arrays or getattr(call.layer, "input_spec", None) is not None:
+        return _in_place(lowering, call, *args, **kwargs)
+    return lowering.apply(call, call.operation, args, kwargs)
+
+
+def _last_axis(lowering, call, *args, **kwargs):
+    if len(call.input.shape) < 3:
+        raise lowering.unsupported(call, "its features are the steps")
+    return lowering.apply(call, call.operation, args, kwargs)
+
+
+def _per_step(lowering, call, *args, **kwargs):
+    """A layer without weights gets its axes counted from the end, where time is in no way."""
+    layer, axes = call.layer, getattr(call.layer, "axis", None)
+    if axes is None or getattr(layer, "weights", None):
+        return _in_place(lowering, call, *args, **kwargs)
+    rank = len(call.input.shape)
+    count = [axis - rank if axis >= 0 else axis for axis in np.ravel(axes).tolist()]
+    axes = count[0] if isinstance(axes, int) else count
+    if _is_layer(layer):
+        layer = type(layer).from_config(layer.get_config() | {"axis": axes})
+    else:
+        layer = copy.copy(layer)
+        layer.axis = axes
+    return lowering.apply(call, layer, args, kwargs)
+
+
+def _in_place(lowering, call, *args, **kwargs):
+    """A layer with the axes that it knows, `(1, time, ...)`."""
+
+    def unwrap(v):
+        if not isinstance(v, Value):
+            return v
+        return ops.expand_dims(lowering.repeated(v), 0) if v.timed else v.tensor
+
+    args, kwargs = tree.map_structure(unwrap, (args, kwargs))
+    outputs = call.operation(*args, **kwargs)
+    steps = 1 if lowering.step else lowering.timesteps
+
+    def wrap(y):
+        if not call.timed:
+            return Value(y, False, late=True)
+        if y.shape[1] != steps:
+            raise lowering.unsupported(call, "one step of it can't be computed alone")
+        return Value(ops.reshape(y, y.shape[1:]), True)
+
+    return tree.map_structure(wrap, outputs)
+
+
+def _reshape(lowering, call, x, *args, **kwargs):
+    shape = call.output.shape[2:]
+
+    def layer(x):
+        return ops.reshape(x, (x.shape[0], *shape))
+
+    return lowering.apply(call, layer, (x,), {})
+
+
+def _streamed(lowering, call, x, **kwargs):
+    """A layer that looks at some steps before the present one, which one step keeps."""
+    if not lowering.step:
+        return _in_place(lowering, call, x, **kwargs)
+    name, shape = f"{call.name}/history", x.tensor.shape[1:]
+    window = x.tensor
+    if call.memory:
+        before = lowering.state(name, np.zeros((call.memory, *shape)))
+        window = ops.concatenate([before, x.tensor], axis=0)
+        lowering.states[name] = window[1:]
+    y = call.operation(ops.expand_dims(window, 0), **kwargs)
+    return Value(ops.reshape(y[:, -1:], (1, *y.shape[2:])), True)
+
+
+def _repeat_time(lowering, call, x, **kwargs):
     return Value(x.tensor, True, constant=True)
 
 
-def _encoder(walk, layer, x):
-    if walk.step:
-        raise walk.unsupported(layer, "one step does not tell which it is; encode before the model")
-    if isinstance(layer, snn.PoissonEncoder):
-        raise walk.unsupported(layer, "it draws random numbers; encode before the model")
-    tensor = walk.repeated(walk.timed(x)) if isinstance(layer, snn.DeltaEncoder) else x.tensor
-    tensor = tensor[None] if isinstance(layer, snn.DeltaEncoder) else tensor
-    tensor = layer(tensor)
+def _encoder(lowering, call, x, **kwargs):
+    if lowering.step:
+        raise lowering.unsupported(
+            call, "one step does not tell which it is; encode before the model"
+        )
+    if isinstance(call.layer, snn.PoissonEncoder):
+        raise lowering.unsupported(call, "it draws random numbers; encode before the model")
+    tensor = call.operation(x.tensor, **kwargs)
     return Value(ops.reshape(tensor, tensor.shape[1:]), True)
 
 
-def _identity(walk, layer, x, **kwargs):
-    return x
-
-
-def _affine(walk, layer, x, scale, shift):
+def _affine(lowering, call, x, scale, shift):
     """`scale * x + shift`, of shape `(time, channels)`, where one row is for all steps."""
-    x = walk.timed(x)
-    if layer.axis not in (-1, len(x.tensor.shape) - 1):
-        raise walk.unsupported(layer, "its channels are not the last axis")
     shape = (-1, *[1] * (len(x.tensor.shape) - 2), scale.shape[-1])
     scale, shift = (np.reshape(a, shape).astype("float32") for a in (scale, shift))
     if len(scale) == 1:
         return Value(x.tensor * scale + shift, True, constant=x.constant)
-    if walk.step:
-        now = ops.cast(ops.minimum(walk.time(), len(scale) - 1.0), "int32")
+    if lowering.step:
+        now = ops.cast(ops.minimum(lowering.time(), len(scale) - 1.0), "int32")
         scale, shift = ops.take(scale, now, axis=0), ops.take(shift, now, axis=0)
-    return Value(walk.repeated(x) * scale + shift, True)
+    return Value(lowering.repeated(x) * scale + shift, True)
+
+
+def _normalization(lowering, call, x, **kwargs):
+    layer, rank = call.layer, len(x.tensor.shape) + 1
+    inside = isinstance(layer, keras.layers.BatchNormalization) and not isinstance(
+        layer, _FoldedBatchNormalization
+    )
+    if layer.axis not in (-1, rank - 1 if inside else rank - 2):
+        if lowering.step and call.time == "across":
+            raise lowering.unsupported(call, "its channels are not the last axis")
+        return _in_place(lowering, call, x, **kwargs)
+    rows = np.ones((1, 1))
+    if isinstance(layer, snn.BatchNormalizationThroughTime):
+        scale, shift = map(np.stack, zip(*map(_statistics, layer.steps)))
+        return _affine(lowering, call, x, scale, shift)
+    scale, shift = _statistics(layer)
+    if isinstance(layer, snn.ThresholdDependentBatchNormalization):
+        factor, beta = layer.alpha * layer.threshold, _numpy(layer.beta) if layer.center else 0.0
+        scale, shift = factor * scale, factor * (shift - beta) + beta
+    if isinstance(layer, snn.TemporalEffectiveBatchNormalization):
+        rows = _numpy(layer.step_scale)[:, None]
+    return _affine(lowering, call, x, rows * scale, rows * shift)
+
+
+def _statistics(layer):
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return graph.normalization(layer)
 
 
 def _numpy(value):
@@ -268,53 +348,28 @@ def _numpy(value):
     if isinstance(value, (int, float)):
         return value
     with tf.init_scope():
-        return ops.convert_to_numpy(value() if callable(value) else value)
+        return ops.convert_to_numpy(value)
 
 
-def _statistics(layer):
-    """Scale, shift and shift before the mean of a Keras batch normalisation in inference."""
-    mean, variance = _numpy(layer.moving_mean), _numpy(layer.moving_variance)
-    scale = 1 / np.sqrt(variance.astype("float64") + layer.epsilon)
-    scale = scale * _numpy(layer.gamma) if layer.scale else scale
-    beta = _numpy(layer.beta) if layer.center else np.zeros_like(mean)
-    return scale, beta - mean * scale, beta
+def _parallel(lowering, call, x, **kwargs):
+    if lowering.step:
+        raise lowering.unsupported(call, "it needs all steps at once")
+    return _in_place(lowering, call, x, **kwargs)
 
 
-def _folded_normalization(walk, layer, x, **kwargs):
-    scale, shift, beta = _statistics(layer)
-    rows = np.ones((1, 1))
-    if isinstance(layer, snn.ThresholdDependentBatchNormalization):
-        factor = layer.alpha * layer.threshold
-        scale, shift = factor * scale, factor * (shift - beta) + beta
-    if isinstance(layer, snn.TemporalEffectiveBatchNormalization):
-        rows = _numpy(layer.step_scale)[:, None]
-    return _affine(walk, layer, x, rows * scale, rows * shift)
-
-
-def _normalization_through_time(walk, layer, x, **kwargs):
-    found = [_statistics(step) for step in layer.steps]
-    return _affine(walk, layer, x, np.stack([f[0] for f in found]), np.stack([f[1] for f in found]))
-
-
-def _parallel(walk, layer, x, **kwargs):
-    if walk.step:
-        raise walk.unsupported(layer, "it needs all steps at once")
-    spikes = layer(walk.repeated(walk.timed(x))[None])[0]
-    walk.spikes[walk.prefix + layer.name] = spikes
-    return Value(spikes, True)
-
-
-def _neuron(walk, layer, x, initial_state=None, **kwargs):
+def _recurrent(lowering, call, x, initial_state=None, **kwargs):
+    layer = call.layer
     if layer.go_backwards or layer.return_state or initial_state is not None:
-        raise walk.unsupported(
-            layer, "`go_backwards`, `return_state` and `initial_state` are for training"
+        raise lowering.unsupported(
+            call, "`go_backwards`, `return_state` and `initial_state` are for training"
         )
-    x, cell, name = walk.timed(x), layer.cell, walk.prefix + layer.name
-    shape = (1, *x.tensor.shape[1:])
+    cell, shape = layer.cell, (1, *x.tensor.shape[1:])
+    if not isinstance(layer, snn.SpikingRNN) and len(shape) > 2:
+        raise lowering.unsupported(call, "its steps are no vectors")
+    names = [f"{call.name}/{name}" for name in state_names(cell)]
     first = _first_states(cell, shape)
-    names = [f"{name}/state_{i + 1}" if i else f"{name}/membrane" for i in range(len(first))]
-    linear = _linear_step(cell, walk.floor)
-    states = [walk.state(n, v) for n, v in zip(names, first)]
+    linear = _linear_step(cell, lowering.floor)
+    states = [lowering.state(name, value) for name, value in zip(names, first)]
     if linear is None:
         states = [ops.convert_to_tensor(f) if s is None else s for s, f in zip(states, first)]
         prepared, step = x, _general_step(cell)
@@ -322,18 +377,14 @@ def _neuron(walk, layer, x, initial_state=None, **kwargs):
         prepare, step = linear
         prepared = Value(prepare(x.tensor), True, constant=x.constant)
     outputs = []
-    for current in walk.unstacked(prepared):
+    for current in lowering.unstacked(prepared):
         output, states = step(current, states)
         outputs.append(output)
-    if walk.step:
-        walk.states |= dict(zip(names, states))
-    spikes = ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0]
-    if is_spiking(layer) and layer.return_sequences:
-        walk.spikes[name] = spikes
-        walk.thresholds[name] = getattr(cell, "threshold", None)
-    if layer.return_sequences:
-        return Value(spikes, True)
-    return Value(outputs[-1], False)
+    if lowering.step:
+        lowering.states |= dict(zip(names, states))
+    if not layer.return_sequences:
+        return Value(outputs[-1], False, late=True)
+    return Value(ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0], True)
 
 
 def _first_states(cell, shape):
@@ -341,8 +392,8 @@ def _first_states(cell, shape):
     import tensorflow as tf
 
     with tf.init_scope():
-        plain = isinstance(cell, snn.NeuronCell)
-        states = cell.initial_states(ops.zeros(shape)) if plain else cell.get_initial_state(1)
+        ours = isinstance(cell, snn.NeuronCell)
+        states = cell.initial_states(ops.zeros(shape)) if ours else cell.get_initial_state(1)
         return [ops.convert_to_numpy(state) for state in tree.flatten(states)]
 
 
@@ -388,12 +439,8 @@ def _linear_step(cell, floor):
         else:
             spikes = ops.cast(h > threshold if fire.strict else h >= threshold, h.dtype)
         # Products, never a choice by `where`: quantised, that would cut the potential off.
-        if fire.reset == "hard":
-            h = h - h * spikes
-            h = h + spikes * fire.v_reset if fire.v_reset else h
-        elif fire.reset == "soft":
-            h = h - spikes * _constant(threshold)
-        return spikes, [h]
+        v = dynamics.reset_membrane(h, spikes, _constant(threshold), fire.reset, fire.v_reset)
+        return spikes, [v]
 
     return prepare, step
 
@@ -402,76 +449,92 @@ def _constant(value):
     return np.asarray(value, "float32")
 
 
-def _over_time(walk, layer, x, **kwargs):
-    x = walk.timed(x)
-    if walk.step:
-        return Value(_reduced_step(walk, layer, x.tensor), False)
+def _over_time(lowering, call, x, **kwargs):
+    layer = call.layer
+    if lowering.step:
+        return Value(_reduced_step(lowering, call, x.tensor), False, late=True)
     if x.constant and isinstance(layer, (snn.MeanOverTime, snn.MaxOverTime, snn.LastOverTime)):
-        return Value(x.tensor, False)
-    tensor = walk.repeated(x)
+        return Value(x.tensor, False, late=True)
+    tensor = lowering.repeated(x)
     if isinstance(layer, snn.MeanOverTime):
-        return Value(ops.mean(tensor, axis=0, keepdims=True), False)
-    if isinstance(layer, snn.MaxOverTime):
-        return Value(ops.max(tensor, axis=0, keepdims=True), False)
-    if isinstance(layer, snn.LastOverTime):
-        return Value(walk.unstacked(x)[-1], False)
-    if isinstance(layer, snn.SumOverTime):
-        return Value(ops.sum(tensor, axis=0, keepdims=True), False)
+        tensor = ops.mean(tensor, axis=0, keepdims=True)
+    elif isinstance(layer, snn.MaxOverTime):
+        tensor = ops.max(tensor, axis=0, keepdims=True)
+    elif isinstance(layer, snn.LastOverTime):
+        tensor = lowering.unstacked(x)[-1]
+    elif isinstance(layer, snn.SumOverTime):
+        # Not `ops.sum`, which TensorFlow Lite gets wrong in int16.
+        tensor = functools.reduce(operator.add, lowering.unstacked(x))
+    else:
+        tensor = _first_spike(lowering.unstacked(x))
+    return Value(tensor, False, late=True)
+
+
+def _first_spike(steps):
     waiting, total = 1.0, 0.0
-    for spikes in walk.unstacked(x):  # FirstSpikeTime
-        waiting = waiting * (1 - spikes)
+    for spikes in steps:
+        waiting = waiting - waiting * spikes
         total = total + waiting
-    return Value(total, False)
+    return total
 
 
-def _reduced_step(walk, layer, x):
+def _reduced_step(lowering, call, x):
     """A readout so far: after T steps it is that of the clip."""
-    name = walk.prefix + layer.name
-    zeros = np.zeros(x.shape)
+    layer, zeros = call.layer, np.zeros(x.shape)
     if isinstance(layer, snn.LastOverTime):
         return x
     if isinstance(layer, snn.MaxOverTime):
-        y = ops.maximum(walk.state(f"{name}/maximum", zeros + LOWEST), x)
-        walk.states[f"{name}/maximum"] = y
+        y = ops.maximum(lowering.state(f"{call.name}/maximum", zeros + LOWEST), x)
+        lowering.states[f"{call.name}/maximum"] = y
         return y
     if isinstance(layer, snn.FirstSpikeTime):
-        waiting = walk.state(f"{name}/waiting", zeros + 1) * (1 - x)
-        walk.states[f"{name}/waiting"] = x = waiting
-    y = walk.state(f"{name}/total", zeros) + x
-    walk.states[f"{name}/total"] = y
-    return y * _constant(1 / walk.timesteps) if isinstance(layer, snn.MeanOverTime) else y
+        waiting = lowering.state(f"{call.name}/waiting", zeros + 1)
+        lowering.states[f"{call.name}/waiting"] = x = waiting - waiting * x
+    y = lowering.state(f"{call.name}/total", zeros) + x
+    lowering.states[f"{call.name}/total"] = y
+    return y * _constant(1 / lowering.timesteps) if isinstance(layer, snn.MeanOverTime) else y
 
 
 # Below all potentials, and a number that integers can be scaled to.
 LOWEST = -1e3
 
 
-def _membrane_readout(walk, layer, x, **kwargs):
-    outer, walk.prefix = walk.prefix, f"{walk.prefix}{layer.name}/"
-    output = _over_time(walk, layer.reduce, _neuron(walk, layer.integrator, x))
-    walk.prefix = outer
-    return output
+def _membrane_readout(lowering, call, x, **kwargs):
+    def part(layer):
+        return dataclasses.replace(
+            call, name=f"{call.name}/{layer.name}", layer=layer, operation=layer
+        )
+
+    layer = call.layer
+    potentials = _recurrent(lowering, part(layer.integrator), x)
+    return _over_time(lowering, part(layer.reduce), potentials)
 
 
-def _time_distributed(walk, layer, x, **kwargs):
-    return _fold_time(walk, layer, x)
+def _removes(lowering, call, *args, **kwargs):
+    if lowering.step:
+        raise lowering.unsupported(call, "it needs all steps at once")
+    return _in_place(lowering, call, *args, **kwargs)
 
 
-def _refused(walk, layer, *args, **kwargs):
-    raise walk.unsupported(layer, "masks are for training; give clips of one length")
-
-
+# How layers are lowered, the first that fits; what is in none goes by what it does to time.
 RULES = (
-    (snn.FoldTime, _fold_time),
-    (keras.layers.TimeDistributed, _time_distributed),
-    (snn.SpikingRNN, _neuron),
-    (snn.TimeConstantDropout, _identity),
+    (snn.DeltaEncoder, _streamed),
     (_Encoder, _encoder),
-    (snn.RepeatTime, _repeat_time),
+    ((snn.RepeatTime, keras.layers.RepeatVector), _repeat_time),
     (snn.MembraneReadout, _membrane_readout),
     (_OverTime, _over_time),
-    (_FoldedBatchNormalization, _folded_normalization),
-    (snn.BatchNormalizationThroughTime, _normalization_through_time),
-    (_Parallel, _parallel),
-    (keras.layers.Masking, _refused),
+    (
+        (keras.layers.BatchNormalization, snn.BatchNormalizationThroughTime),
+        _normalization,
+    ),
+    ((keras.layers.Dense, snn.Voting), _last_axis),
+    (keras.layers.Reshape, _reshape),
+    (snn.PSN, _parallel),
 )
+BY_TIME = {
+    "adds": _encoder,
+    "pointwise": _pointwise,
+    "per step": _per_step,
+    "recurrent": _recurrent,
+    "removes": _removes,
+}

@@ -1,6 +1,6 @@
 """Files for TensorFlow Lite Micro: a C array and its header."""
 
-import re
+from keras_snn.export.names import identifier
 
 __all__ = ["c_array"]
 
@@ -25,8 +25,7 @@ def c_array(blob, report, stem):
     Returns:
         Texts of the source and of the header.
     """
-    prefix = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    prefix = f"_{prefix}" if prefix[0].isdigit() else prefix
+    prefix = identifier(stem)
     rows = "\n".join(
         "  " + " ".join(f"0x{byte:02x}," for byte in blob[i : i + 12])
         for i in range(0, len(blob), 12)

@@ -4,8 +4,9 @@ import dataclasses
 import json
 
 import numpy as np
+from keras import tree
 
-__all__ = ["ExportReport", "compare"]
+__all__ = ["ExportReport", "compare", "warnings"]
 
 
 @dataclasses.dataclass
@@ -18,11 +19,15 @@ class ExportReport:
         layers: For each spiking layer its name, firing rate, the share of spikes that agree
             (`"agreement"`, XNNPACK on, and `"agreement, built-in"`, off), and `"own agreement"`:
             that over the examples in which all layers in front agree, which leaves out what
-            follows from a flip there (`None` if there is no such example); its `"threshold"`.
+            follows from a flip there (`None` if there is no such example); its `"threshold"`;
+            its `"states"` in the file.
         flipped: Number of examples in which any spike differs (XNNPACK on).
-        logits: Largest difference of the first output, over examples without a flip.
-        logits_flipped: The same over those with one; `None` if there is none.
-        top1: Share of examples whose largest output is the same.
+        logits: Largest difference of an output, over examples without a flip; `None` if there is
+            none.
+        logits_flipped: The same over those with one.
+        relative: The largest of `logits` relative to the size of that output, which is its largest
+            magnitude in all examples.
+        top1: Share of examples whose largest value of the first output is the same.
         bytes, operations, quantization: Size, number of operations by name, scales of tensors.
         partitions: Parts of the graph that XNNPACK runs.
         latency_ms: Median of one run, one thread.
@@ -31,7 +36,12 @@ class ExportReport:
         inputs, outputs: Names, shapes, types, scales and zero points, in the file's order.
         macs: Multiplications of convolutions and dense layers in a clip, as an ANN would do them.
         dense_macs: Those whose inputs are no whole numbers, and which have to be done.
-        synops: Additions that spikes cause in the others, borders counted like the middle.
+        synops: Additions that spikes cause in the others.
+        not_counted: Layers whose multiplications nobody knows.
+        names: For each name in the file what it is in the model: an input, an output, or a state
+            such as `"block/lif/membrane"`, of the second call of a layer `"lif:1/membrane"`. Names
+            in files are made of letters, digits and `_`, no two alike; a state `NAME` is
+            `NAME_out` after a step.
         arena_bytes: Memory that TensorFlow Lite Micro needs; `None` if it was not asked.
         warnings: What to look at.
         path: Where the file is.
@@ -56,10 +66,13 @@ class ExportReport:
     latency_ms: float
     state_bytes: int
     initial_states: dict
+    relative: float | None = None
     arena_bytes: int | None = None
     macs: float = 0.0
     dense_macs: float = 0.0
     synops: float = 0.0
+    not_counted: list = dataclasses.field(default_factory=list)
+    names: dict = dataclasses.field(default_factory=dict)
     warnings: list = dataclasses.field(default_factory=list)
     path: str = ""
 
@@ -94,8 +107,11 @@ class ExportReport:
             f"of {self.macs:.3g} multiplications, {self.dense_macs:.3g} are left and "
             f"{self.synops:.3g} additions by spikes"
         )
+        if self.not_counted:
+            lines.append(f"not counted: {', '.join(self.not_counted)}")
         if self.state_bytes:
-            lines.append(f"states: {self.state_bytes} bytes")
+            states = ", ".join(self.initial_states)
+            lines.append(f"states: {self.state_bytes} bytes ({states})")
         if self.arena_bytes:
             lines.append(f"arena: {self.arena_bytes} bytes")
         return "\n".join(lines + [f"look at: {warning}" for warning in self.warnings])
@@ -110,8 +126,8 @@ def compare(found, names):
 
     Args:
         found: For each example a dictionary from `"Keras"`, `"XNNPACK"` and `"built-in"` to
-            `(output, spikes)`, with spikes `(time, ...)` of each layer, and `"file"` to
-            `(output, None)`.
+            `(outputs, spikes)`, with spikes `(time, ...)` of each layer, and `"file"` to
+            `(outputs, None)`; one output, or a list.
         names: Names of the layers.
     """
     equal = {
@@ -136,13 +152,18 @@ def compare(found, names):
             }
         )
     same = np.all(equal["XNNPACK"] == sizes_of(found, len(names)), axis=1)
-    differences = np.array([np.abs(row["Keras"][0] - row["file"][0]).max() for row in found])
-    answers = [row["Keras"][0].argmax(-1) == row["file"][0].argmax(-1) for row in found]
+    pairs = [list(zip(*map(tree.flatten, (row["Keras"][0], row["file"][0])))) for row in found]
+    differences = np.array([[np.abs(a - b).max() for a, b in outputs] for outputs in pairs])
+    sizes = np.max([[np.abs(a).max() for a, _ in outputs] for outputs in pairs], axis=0)
+    relative = (differences / np.maximum(sizes, np.finfo("float32").tiny)).max(axis=1)
+    differences = differences.max(axis=1)
+    answers = [outputs[0][0].argmax(-1) == outputs[0][1].argmax(-1) for outputs in pairs]
     return {
         "layers": layers,
         "flipped": int((~same).sum()),
         "logits": float(differences[same].max()) if same.any() else None,
         "logits_flipped": float(differences[~same].max()) if not same.all() else None,
+        "relative": float(relative[same].max()) if same.any() else None,
         "top1": float(np.mean(answers)),
     }
 
@@ -157,3 +178,39 @@ def sizes_of(found, count):
 def _equal(wanted, given):
     # Quantised spikes are 0 and 1 up to the steps of their scale.
     return [int((np.round(b) == np.round(a)).sum()) for a, b in zip(wanted, given)]
+
+
+# Least share of spikes that should agree, and largest difference of outputs relative to their size
+# where all spikes do, by quantisation. Float32 sums of a thousand terms in another order differ by
+# some 1e-5 of the terms; float16 weights by 2 ** -11 each; int8 weights, and int8 activations, by
+# half a step, 1/254 of the largest, at each of the layers behind the last neuron. The limits leave
+# a factor of ten above that: what exceeds them is another computation, not rounding.
+LIMITS = {
+    None: (0.99999, 1e-4),
+    "float16": (0.98, 0.005),
+    "dynamic": (0.98, 0.05),
+    "int16x8": (0.98, 0.05),
+    "int8": (0.9, 0.1),
+}
+
+
+def warnings(report: ExportReport) -> list[str]:
+    """What a user should know before the file is used."""
+    (share, difference), found = LIMITS[report.quantize], []
+    for layer in report.layers:
+        own = layer["own agreement"]
+        if own is not None and own < share:
+            found.append(f"{layer['name']}: {own:.3%} of spikes agree before any other differs")
+        for row in report.quantization:
+            coarse = 0.05 * (layer["threshold"] or np.inf)
+            if row["scale"] > coarse and any(name in row["name"] for name in layer["states"][:1]):
+                found.append(
+                    f"{layer['name']}: membrane potential in steps of {row['scale']:.3f}, more "
+                    f"than 5 % of the threshold {layer['threshold']:g}"
+                )
+                break
+    if report.relative is not None and report.relative > difference:
+        found.append(
+            f"outputs differ by {report.relative:.2%} of their size though all spikes agree"
+        )
+    return found

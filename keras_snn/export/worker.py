@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=tensorflow python -m keras_snn.export.worker FOLDER
 
-The folder holds the model, the job and the data that `to_tflite` put there; it gets the file and
-the report, or the error.
+The folder holds the model, the job and the data that `keras_snn.export.job` put there; it gets the
+files and the report, or the error.
 """
 
 import importlib
@@ -13,12 +13,14 @@ import sys
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
-from keras_snn.analysis.rates import is_spiking
-from keras_snn.export.lowering import Walk
-from keras_snn.export.report import ExportReport, compare
+from keras_snn import graph
+from keras_snn.export.lowering import Lowering
+from keras_snn.export.names import unique
+from keras_snn.export.report import ExportReport, compare, warnings
 from keras_snn.export.targets import Job, load
+from keras_snn.layers.rnn import reset_states
 
 __all__ = ["Program", "work"]
 
@@ -30,7 +32,7 @@ def work(folder):
     for module in job.modules:
         importlib.import_module(module)
     model = keras.saving.load_model(folder / "model.keras", compile=False)
-    for layer in model._flatten_layers():  # devices compute in float32, or as quantised
+    for layer in graph.flatten_layers(model):  # devices compute in float32, or as quantised
         layer.dtype_policy = keras.DTypePolicy("float32")
     with np.load(folder / "data.npz") as arrays:
         data = {
@@ -51,55 +53,85 @@ def work(folder):
 
 
 class Program:
-    """The model as TensorFlow functions of one example."""
+    """The model as TensorFlow functions of one example.
+
+    Attributes:
+        job: The `Job`.
+        input_names, output_names: Names in the file, in the order of the model's.
+        timed_inputs, timed_outputs: Whether each input and output is a sequence.
+        state_names: Names in the file of the states of one step, by those of the lowering.
+        spike_names: Names of the layers whose spikes are compared.
+        names: What each name in the file stands for.
+    """
 
     def __init__(self, model, job, data):
         self.model, self.job, self.data = model, job, data
-        self.input_names = [_name(x.name) for x in model.inputs]
-        graph = getattr(model, "_functional", None) or model
-        self.output_names = [_name(name) for name in graph.output_names]
-        walk = self._trace(None, self._shapes(()))
-        self.timed_inputs, self.timed_outputs = walk.timed_inputs, walk.timed_outputs
-        self.spike_names, self.thresholds = list(walk.spikes), walk.thresholds
-        self.costs = []
-        self.initial = {}
-        if job.mode == "step":
-            self.initial = self._trace({}, self._shapes(self.timed_inputs)).initial
-        self.shapes = self._shapes(self.timed_inputs if job.mode == "step" else ())
+        self.trace = graph.trace(model, job.timesteps)
+        self.timed_inputs, self.timed_outputs = self.trace.timed, self.trace.timed_outputs
+        self.products = [call.products for call in self.trace.calls]
+        self.one_step = job.mode == "step"
+        self.shapes = [self._shape(i) for i in range(len(model.inputs))]
+        lowering = self._look()
+        self.initial = lowering.initial if self.one_step else {}
+        self.thresholds = lowering.thresholds
+        self.spike_names = list(lowering.spikes)
+        kinds = (
+            graph.input_names(model),
+            graph.output_names(model),
+            list(self.initial),
+            [f"spikes_{i}" for i in range(len(self.spike_names))],
+        )
+        ours = [name for kind in kinds for name in kind]
+        self.names = dict(zip(unique(ours), ours))
+        legal = iter(self.names)
+        self.input_names, self.output_names, states, self.probe_names = (
+            [next(legal) for _ in kind] for kind in kinds
+        )
+        self.state_names = dict(zip(self.initial, states))
+        for name in self.probe_names:  # they are in no file that is kept
+            del self.names[name]
 
-    def _shapes(self, one_step):
-        """Shapes of the inputs, `(1, ...)`; without time for those of which one step is given."""
-        shapes = []
-        for i, tensor in enumerate(self.model.inputs):
-            shape = list(tensor.shape[1:])
-            if i in one_step:
-                shape = shape[1:]
-            elif len(shape) > 1 and shape[0] is None:
-                shape[0] = self.job.timesteps
-            if None in shape:
-                raise ValueError(
-                    f"The input {tensor.name!r} has the shape {tensor.shape}: only the batch and "
-                    "the number of steps may be open."
-                )
-            shapes.append((1, *shape))
-        return shapes
+    def _shape(self, index):
+        """Shape of an input, `(1, ...)`; without time where one step of it is given."""
+        shape = self.trace.inputs[index].shape[1:]
+        if None in shape:
+            tensor = self.model.inputs[index]
+            raise ValueError(
+                f"The input {tensor.name!r} has the shape {tensor.shape}: only the batch and the "
+                "number of steps may be open."
+            )
+        return (1, *shape[self.one_step and self.timed_inputs[index] :])
 
-    def states(self):
-        """First values of the states, by their names in the file."""
-        return {_name(n): v for n, v in self.initial.items()}
+    def _look(self):
+        """A lowering that has run."""
+        import tensorflow as tf
+
+        lowering = self._lowering({} if self.one_step else None)
+        specs = [tf.TensorSpec(shape, tf.float32) for shape in self.shapes]
+        tf.function(lambda *xs: lowering.run(xs), autograph=False).get_concrete_function(*specs)
+        return lowering
+
+    def _lowering(self, states, floor=False):
+        return Lowering(self.model, self.trace, self.job.timesteps, states, floor)
 
     @property
     def representative(self):
         """Examples that ranges are taken from, a list of lists of arrays."""
         return list(zip(*self.data.get("representative", ())))
 
-    def _trace(self, states, shapes):
-        import tensorflow as tf
+    @property
+    def examples(self):
+        """Examples to compare with: given ones, or noise."""
+        given = self.data.get("verify") or self.data.get("representative")
+        if given is None:
+            rng = np.random.default_rng(0)
+            shapes = [(8, *x.shape[1:]) for x in self.trace.inputs]
+            given = [rng.uniform(size=shape).astype("float32") for shape in shapes]
+        return list(zip(*(x[: self.job.samples] for x in given)))
 
-        walk = Walk(self.model, self.job.timesteps, states, getattr(self, "timed_inputs", ()))
-        specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
-        tf.function(lambda *xs: walk.run(xs), autograph=False).get_concrete_function(*specs)
-        return walk
+    def states(self):
+        """First values of the states, by their names in the file."""
+        return {self.state_names[n]: v for n, v in self.initial.items()}
 
     def module(self, probe=False, internal=False, floor=False):
         """A `tf.Module` and its signatures by name.
@@ -107,38 +139,32 @@ class Program:
         Args:
             probe: Whether there are further outputs, the spikes of each layer.
             internal: Whether states are kept in variables.
-            floor: See `Walk`.
+            floor: See `Lowering`.
         """
         import tensorflow as tf
 
-        def walk_of(states):
-            timed = () if states is None else self.timed_inputs
-            return Walk(self.model, self.job.timesteps, states, timed, floor)
-
-        def named(walk, outputs):
+        def run(states, inputs):
+            lowering = self._lowering(states, floor)
+            outputs = lowering.run([inputs[n] for n in self.input_names])
             found = dict(zip(self.output_names, outputs))
             if probe:
-                found |= {f"spikes_{i}": walk.spikes[n] for i, n in enumerate(self.spike_names)}
-            return {name: tf.identity(x, name=name) for name, x in found.items()}
+                spikes = (lowering.spikes[n] for n in self.spike_names)
+                found |= dict(zip(self.probe_names, spikes))
+            found = {name: tf.identity(x, name=name) for name, x in found.items()}
+            return found, lowering.states
 
         def clip(**inputs):
-            walk = walk_of(None)
-            outputs = walk.run([inputs[n] for n in self.input_names])
-            return named(walk, outputs)
+            return run(None, inputs)[0]
 
         def step(**inputs):
-            states = {n: inputs[_name(n)] for n in self.initial}
-            walk = walk_of(states)
-            outputs = walk.run([inputs[n] for n in self.input_names])
-            new = {f"{_name(n)}_out": tf.identity(walk.states[n]) for n in self.initial}
-            return named(walk, outputs) | new
+            found, new = run({n: inputs[m] for n, m in self.state_names.items()}, inputs)
+            return found | {f"{m}_out": tf.identity(new[n]) for n, m in self.state_names.items()}
 
         def step_inside(**inputs):
-            walk = walk_of({n: v.read_value() for n, v in variables.items()})
-            outputs = walk.run([inputs[n] for n in self.input_names])
+            found, new = run({n: v.read_value() for n, v in variables.items()}, inputs)
             for n, v in variables.items():
-                v.assign(walk.states[n])
-            return named(walk, outputs)
+                v.assign(new[n])
+            return found
 
         def reset_inside():
             for n, v in variables.items():
@@ -152,111 +178,95 @@ class Program:
         module, variables = tf.Module(), {}
         module.weights = [v.value for v in self.model.variables]
         frames = dict(zip(self.input_names, self.shapes))
-        if self.job.mode == "sequence":
+        if not self.one_step:
             signatures = {"serving_default": signature(clip, frames)}
         elif internal:
-            variables = {n: tf.Variable(v, name=_name(n)) for n, v in self.initial.items()}
+            variables = {
+                n: tf.Variable(v, name=self.state_names[n]) for n, v in self.initial.items()
+            }
             module.states = list(variables.values())
             signatures = {
                 "step": signature(step_inside, frames),
                 "reset": signature(reset_inside, {}),
             }
         else:
-            states = {_name(n): v.shape for n, v in self.initial.items()}
+            states = {n: v.shape for n, v in self.states().items()}
             signatures = {"step": signature(step, frames | states)}
         return module, signatures
 
     def frames(self, example):
-        """Inputs of each step for one example, arrays `(...)`."""
-        for t in range(self.job.timesteps):
+        """What runs are given for one example, a dictionary each: one, or in step mode T."""
+        for t in range(self.job.timesteps if self.one_step else 1):
             yield {
-                name: (x[t] if i in self.timed_inputs else x)[None]
-                for i, (name, x) in enumerate(zip(self.input_names, example))
+                name: (x[t] if self.one_step and timed else x)[None]
+                for name, x, timed in zip(self.input_names, example, self.timed_inputs)
             }
 
     def reference(self, example):
-        """Outputs (in step mode those of the last step) and spikes of the Keras model itself."""
+        """What the Keras model itself gives.
+
+        Args:
+            example: A list of arrays, one for each input.
+
+        Returns:
+            Its outputs (in step mode those of the last step); the spikes of each layer; for each
+            multiplication of `products` its number, that of additions by spikes, and whether it
+            reads spikes.
+        """
         import tensorflow as tf
 
         if not hasattr(self, "_reference"):
-            self._reference = tf.function(lambda xs: _recorded(self.model, xs), autograph=False)
-        outputs, spikes, costs = self._reference([tf.constant(x[None]) for x in example])
-        self.costs.append({name: [float(c) for c in cost] for name, cost in costs.items()})
-        last = [self.job.mode == "step" and timed for timed in self.timed_outputs]
+            self._reference = tf.function(self._recorded, autograph=False)
+        reset_states(self.model)
+        batch = self.model.inputs[0].shape[0] or 1
+        outputs, spikes, costs = self._reference(
+            [tf.constant(np.repeat(x[None], batch, axis=0)) for x in example]
+        )
+        last = [self.one_step and timed for timed in self.timed_outputs]
         return (
             [np.asarray(y)[0][-1] if t else np.asarray(y)[0] for y, t in zip(outputs, last)],
             [np.asarray(spikes[name])[0] for name in self.spike_names],
+            [tuple(map(float, cost)) for cost in costs],
         )
 
+    def _recorded(self, inputs):
+        spikes, costs, products = {}, [], iter(self.products)
 
-def _name(name):
-    """A name that signatures and C allow."""
-    return "".join(c if c.isalnum() else "_" for c in name)
+        def rule(call):
+            outputs = call()
+            if call.spikes and not call.each_step:
+                spikes[call.name] = tree.flatten(outputs)[0]
+            for product in next(products) or ():
+                costs.append(_cost(product, call, outputs, self.job.timesteps))
+            return outputs
 
-
-def _recorded(model, inputs):
-    """Outputs of a model, the spikes and the costs of its layers by name, nested ones included."""
-    spikes, costs = {}, {}
-
-    def visit(model, values, prefix):
-        def operation(layer):
-            def call(*args, **kwargs):
-                if isinstance(layer, keras.Model):
-                    return visit(layer, tree.flatten(args), f"{prefix}{layer.name}/")
-                output = layer(*args, **kwargs)
-                cost = _cost(layer, args[0], output)
-                if cost is not None:
-                    costs[prefix + layer.name] = cost
-                if is_spiking(layer) and layer.__class__.__module__ != "keras":
-                    spikes[prefix + layer.name] = tree.flatten(output)[0]
-                return output
-
-            return call
-
-        graph = getattr(model, "_functional", None) or model
-        return graph._run_through_graph(values, operation_fn=operation)
-
-    return tree.flatten(visit(model, inputs, "")), spikes, costs
+        return tree.flatten(graph.run(self.model, inputs, rule)), spikes, costs
 
 
-def _cost(layer, x, output):
-    """Multiplications of a layer, sum of its inputs' share in them, and whether those are spikes.
-
-    `None` for layers without weights that multiply. Each input takes part in as many products as
-    the mean one, borders included.
-    """
-    while hasattr(layer, "layer"):
-        layer = layer.layer
-    if not isinstance(layer, (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)):
-        return None
-    places = np.prod(output.shape) / output.shape[-1]
-    macs = float(places * np.prod(layer.kernel.shape))
-    spikes = keras.ops.all(keras.ops.equal(x, keras.ops.round(x)))
-    return macs, macs * keras.ops.mean(x), spikes
-
-
-def _examples(program):
-    """Examples to compare with: given ones, or noise."""
-    given = program.data.get("verify") or program.data.get("representative")
-    if given is None:
-        rng = np.random.default_rng(0)
-        shapes = program._shapes(())
-        given = [rng.uniform(size=(8, *s[1:])).astype("float32") for s in shapes]
-    return list(zip(*(x[: program.job.samples] for x in given)))
+def _cost(product, call, outputs, timesteps):
+    """Multiplications, the additions in their place if inputs are spikes, and whether they are."""
+    macs = product.macs * (timesteps if product.each_step else 1)
+    if product.reads == "values":
+        return macs, 0, False
+    x = outputs[:, :-1] if product.reads == "output" else call.inputs[product.reads]
+    x = x[:1]
+    additions = macs * ops.mean(x) if product.reach is None else ops.sum(x * product.reach)
+    return macs, additions, ops.all(ops.equal(x, ops.round(x)))
 
 
 def _report(program, target, blob, probe):
     """Compares a file that also gives spikes, and the one to keep, with the model."""
-    job, examples, found = program.job, _examples(program), []
+    job, examples, found, costs = program.job, program.examples, [], []
     runs = target.runners(program, probe)
     final = next(iter(target.runners(program, blob).values()))
     for example in examples:
-        outputs, spikes = program.reference(example)
-        row = {"Keras": (outputs[0], spikes)}
+        outputs, spikes, cost = program.reference(example)
+        row = {"Keras": (outputs, spikes)}
         for name, run in runs.items():
-            row[name] = _played(program, job, run, example)
-        row["file"] = (_played(program, job, final, example, probe=False)[0], None)
+            row[name] = _played(program, run, example)
+        row["file"] = (_played(program, final, example, probe=False)[0], None)
         found.append(row)
+        costs.append(cost)
     report = ExportReport(
         mode=job.mode,
         quantize=job.options.get("quantize"),
@@ -266,58 +276,37 @@ def _report(program, target, blob, probe):
         bytes=len(blob),
         **compare(found, program.spike_names),
         **final.describe(),
-        latency_ms=final.latency(_first_inputs(program, job, examples[0])),
+        latency_ms=final.latency(next(iter(program.frames(examples[0])))),
         state_bytes=int(sum(v.nbytes for v in program.initial.values())),
         initial_states={n: float(v.flat[0]) for n, v in program.states().items()},
+        names=program.names,
     )
-    costs = [cost for example in program.costs for cost in example.values()]
-    report.macs = sum(c[0] for c in program.costs[0].values())
-    report.synops = sum(c[1] for c in costs if c[2]) / len(examples)
-    report.dense_macs = sum(c[0] for c in costs if not c[2]) / len(examples)
+    for rows in zip(*costs):  # those of one multiplication in all examples
+        macs, additions, spikes = np.array(rows).T
+        report.macs += macs[0]
+        if spikes.all():
+            report.synops += additions.mean()
+        else:
+            report.dense_macs += macs[0]
+    calls = zip(program.trace.calls, program.products)
+    report.not_counted = [call.name for call, products in calls if products is None]
     for layer in report.layers:
         layer["threshold"] = program.thresholds.get(layer["name"])
-    report.warnings = _warnings(report)
+        layer["states"] = [
+            m for n, m in program.state_names.items() if n.startswith(f"{layer['name']}/")
+        ]
+    report.warnings = warnings(report)
     return report
 
 
-def _first_inputs(program, job, example):
-    if job.mode == "step":
-        return next(iter(program.frames(example)))
-    return {n: x[None] for n, x in zip(program.input_names, example)}
-
-
-def _played(program, job, run, example, probe=True):
-    """The first output at the end of a clip and all spikes, `(time, ...)`, of a file."""
-    first, count = program.output_names[0], len(program.spike_names)
-    if job.mode == "sequence":
-        outputs = run.step(_first_inputs(program, job, example))
-        spikes = [outputs[f"spikes_{i}"] for i in range(count)] if probe else None
-        return outputs[first][0], spikes
+def _played(program, run, example, probe=True):
+    """The outputs at the end of a clip and all spikes, `(time, ...)`, of a file."""
     run.reset()
     steps = [run.step(frame) for frame in program.frames(example)]
-    spikes = None
-    if probe:
-        spikes = [np.concatenate([s[f"spikes_{i}"] for s in steps]) for i in range(count)]
-    return steps[-1][first][0], spikes
-
-
-def _warnings(report):
-    """What a user should know before the file is used."""
-    limits = {None: 0.99999, "float16": 0.98, "dynamic": 0.98, "int16x8": 0.98, "int8": 0.9}
-    limit, found = limits[report.quantize], []
-    for layer in report.layers:
-        share = layer["own agreement"]
-        if share is not None and share < limit:
-            found.append(f"{layer['name']}: {share:.3%} of spikes agree before any other differs")
-        for row in report.quantization:
-            coarse = 0.05 * (layer["threshold"] or np.inf)
-            if f"{_name(layer['name'])}_membrane" in row["name"] and row["scale"] > coarse:
-                found.append(
-                    f"{layer['name']}: membrane potential in steps of {row['scale']:.3f}, more "
-                    f"than 5 % of the threshold {layer['threshold']:g}"
-                )
-                break
-    return found
+    outputs = [steps[-1][name][0] for name in program.output_names]
+    if not probe:
+        return outputs, None
+    return outputs, [np.concatenate([s[name] for s in steps]) for name in program.probe_names]
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class NeuronCell(Configured, keras.layers.Layer):
 
     # One initial value for each state; `None` stands for `v_reset`.
     initial_values = (None,)
+    # One name for each state, which errors and exported files use.
+    state_names = ("membrane",)
     v_reset = 0.0
 
     def __init__(self, **kwargs):

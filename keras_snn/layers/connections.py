@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_snn import dynamics
 from keras_snn.layers.base import NeuronCell
-from keras_snn.layers.rnn import Neuron
+from keras_snn.layers.rnn import Neuron, state_names
 from keras_snn.utils.arguments import Configured, check_choice, freeze
 
 __all__ = ["Recurrent", "RecurrentCell", "SpikeConnection"]
@@ -88,6 +88,7 @@ class RecurrentCell(NeuronCell):
                 f"`LIFCell()`, got {neuron!r}."
             )
         self.initial_values = (*self.neuron.initial_values, 0.0)
+        self.state_names = (*state_names(self.neuron), "spikes")
 
     def build(self, input_shape):
         for layer in (self.neuron, self.connection):

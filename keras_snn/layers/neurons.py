@@ -262,6 +262,7 @@ class STDBLIFCell(DelayedLIFCell):
     """
 
     initial_values = (None, 998.0)  # the authors' last spike is 1000 steps before the first
+    state_names = ("membrane", "silence")
 
     def __init__(
         self,
@@ -332,6 +333,7 @@ class AdaptiveLIFCell(LIFCell):
     """
 
     initial_values = (None, 0.0)
+    state_names = ("membrane", "adaptation")
 
     def __init__(self, tau=2.0, adaptation=1.8, tau_adaptation=20.0, **kwargs):
         super().__init__(tau=tau, **kwargs)
@@ -371,6 +373,7 @@ class SynapticLIFCell(SpikingCell):
     """
 
     initial_values = (None, 0.0)
+    state_names = ("membrane", "current")
 
     def __init__(self, synaptic_decay=0.5, decay=0.75, **kwargs):
         super().__init__(**kwargs)
@@ -486,6 +489,7 @@ class IzhikevichCell(SpikingCell):
     """
 
     initial_values = (None, 0.0)
+    state_names = ("membrane", "adaptation")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class SpikingMaxPoolingCell(NeuronCell):
     """
 
     initial_values = (0.0,)
+    state_names = ("counts",)
 
     def __init__(self, pool_size=2, strides=None, padding="valid", **kwargs):
         super().__init__(**kwargs)

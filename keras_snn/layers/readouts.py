@@ -156,6 +156,7 @@ class _SilenceCell(NeuronCell):
     """What has not fired yet, one step: `v <- v (1 - s)`, from 1."""
 
     initial_values = (1.0,)
+    state_names = ("waiting",)
 
     def charge(self, v, x):
         return v * (1 - x)

@@ -95,6 +95,33 @@ def _cell_shapes(cell, input_shape):
     return (batch, getattr(cell, "output_size", None) or sizes[0]), states
 
 
+def state_names(cell):
+    """Names of the states of a cell, in their order.
+
+    Args:
+        cell: A cell of this package, or one of Keras's.
+
+    Returns:
+        A list: the cell's `state_names`, `"state_2"` for a second state without a name; of a stack
+        `"cell_0/membrane"` for the first of the first cell.
+
+    Example:
+
+    >>> from keras_snn.layers import AdaptiveLIFCell
+    >>> state_names(AdaptiveLIFCell())
+    ['membrane', 'adaptation']
+    """
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        parts = enumerate(cell.cells)
+        return [f"cell_{i}/{name}" for i, part in parts for name in state_names(part)]
+    if isinstance(cell, NeuronCell):
+        count, names = len(cell.initial_values), cell.state_names
+    else:
+        count = 1 if isinstance(cell.state_size, int) else len(cell.state_size)
+        names = ("hidden", "carry")
+    return [names[i] if i < len(names) else f"state_{i + 1}" for i in range(count)]
+
+
 def _zeros(cell, x):
     """Zeros like the output of a cell for a step's input."""
     shape, _ = _cell_shapes(cell, tuple(ops.shape(x)))
@@ -231,10 +258,11 @@ class SpikingRNN(keras.layers.RNN):
 
     def _create_state_variables(self, batch_size):
         initial = self.get_initial_state(batch_size)
+        names = [name.replace("/", "_") for name in state_names(self.cell)]
 
         def add(index, value):
             return self.add_weight(
-                name=f"state_{index}",
+                name=names[index],
                 shape=value.shape,
                 dtype=self.variable_dtype,
                 initializer=lambda shape, dtype: tree.flatten(self.get_initial_state(batch_size))[
@@ -309,9 +337,10 @@ class SpikingRNN(keras.layers.RNN):
         wanted = [tuple(spec.shape) for spec in tree.flatten(specs)]
         given = [tuple(state.shape) for state in tree.flatten(initial_state)]
         if len(given) != len(wanted) or not all(map(_compatible, given, wanted)):
+            names = ", ".join(state_names(self.cell))
             raise ValueError(
-                f"{self.name} has {len(wanted)} states of shapes {wanted}, got `initial_state` "
-                f"with {len(given)} of shapes {given}."
+                f"{self.name} has {len(wanted)} states of shapes {wanted} ({names}), got "
+                f"`initial_state` with {len(given)} of shapes {given}."
             )
         return tree.pack_sequence_as(specs, tree.flatten(initial_state))
 

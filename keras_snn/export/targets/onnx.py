@@ -98,18 +98,23 @@ def _convert(program, probe):
 
     positional = tf.function(positional, input_signature=specs, autograph=False)
     model, _ = tf2onnx.convert.from_function(positional, input_signature=specs, opset=OPSET)
-    _rename(model.graph, outputs)
+    _rename(model.graph, names, outputs)
     return model.SerializeToString()
 
 
-def _rename(graph, outputs):
-    """Gives the outputs their names."""
-    names = {value.name: name for value, name in zip(graph.output, outputs)}
+def _rename(graph, inputs, outputs):
+    """Gives the inputs and outputs their names, and what else has such a name another."""
+    names = {value.name: name for value, name in zip(graph.input, inputs)}
+    names |= {value.name: name for value, name in zip(graph.output, outputs)}
+    inner = {name for node in graph.node for name in node.output}
+    inner |= {tensor.name for tensor in graph.initializer}
+    taken = {*inputs, *outputs}
+    names = {name: f"{name}/inner" for name in inner & taken} | names
     for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
-    for value in graph.output:
-        value.name = names[value.name]
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
 
 
 class OnnxRunner(Runner):

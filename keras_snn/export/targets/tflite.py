@@ -189,6 +189,8 @@ def _convert(program, probe):
             blob = converter.convert()
         except Exception as error:
             raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
+    if options["quantize"] == "int16x8":
+        blob = flatbuffer.with_float_constants(blob)
     if inside:
         blob = flatbuffer.main_first(blob, "step")
     elif job.mode == "step" and options["target"] == "litert":
@@ -219,14 +221,12 @@ def _ranges(program, signatures):
     """Inputs that ranges are taken from; for one step, with the states as they run."""
     ((key, function),) = signatures.items()
     for example in program.representative[:RANGE_EXAMPLES]:
-        if program.job.mode == "sequence":
-            yield key, {n: x[None] for n, x in zip(program.input_names, example)}
-            continue
         states = program.states()
         for frame in program.frames(example):
             yield key, frame | states
-            outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
-            states = {n: outputs[f"{n}_out"].numpy() for n in states}
+            if states:
+                outputs = function(**{n: _tensor(x) for n, x in (frame | states).items()})
+                states = {n: outputs[f"{n}_out"].numpy() for n in states}
 
 
 # Ranges settle long before all examples of a data set are seen.
