@@ -13,6 +13,8 @@ would show it.
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import ml_dtypes
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 RESETS = ("hard", "soft", "none")
+Tensor = Any  # a tensor of any backend, a NumPy array or a Keras tensor
 
 
 class _Numbers(threading.local):
@@ -49,7 +52,7 @@ _NUMBERS = _Numbers()
 
 
 @contextlib.contextmanager
-def assume_finite():
+def assume_finite() -> Iterator[None]:
     """Within, all numbers are taken to be finite: `saturate` and `keep_nan` do nothing.
 
     For exported files: integers have neither infinity nor NaN.
@@ -68,7 +71,7 @@ BOUNDS = {
 }
 
 
-def saturate(x):
+def saturate(x: Tensor) -> Tensor:
     """Keeps numbers within bounds whose sums and differences are finite (8e28 in float32).
 
     NaN stays.
@@ -91,7 +94,7 @@ def saturate(x):
     return ops.clip(x, -largest, largest)
 
 
-def keep_nan(spikes, x):
+def keep_nan(spikes: Tensor, x: Tensor) -> Tensor:
     """Spikes that were found by comparing `x`, but NaN where `x` is.
 
     Args:
@@ -110,7 +113,7 @@ def keep_nan(spikes, x):
     return spikes if _NUMBERS.finite else ops.where(x == x, spikes, x)
 
 
-def if_charge(v, x):
+def if_charge(v: Tensor, x: Tensor) -> Tensor:
     """Integrate: `h = v + x`.
 
     Args:
@@ -123,7 +126,14 @@ def if_charge(v, x):
     return v + x
 
 
-def lif_charge(v, x, tau=None, rate=None, v_rest=0.0, decay_input=True):
+def lif_charge(
+    v: Tensor,
+    x: Tensor,
+    tau: Tensor | float | None = None,
+    rate: Tensor | float | None = None,
+    v_rest: float = 0.0,
+    decay_input: bool = True,
+) -> Tensor:
     """Leaky integrate: `h = v + (x - (v - v_rest)) / tau`, or `h = v - (v - v_rest) / tau + x`.
 
     Args:
@@ -148,7 +158,7 @@ def lif_charge(v, x, tau=None, rate=None, v_rest=0.0, decay_input=True):
     return v - leak(v - v_rest) + x
 
 
-def decay_charge(v, x, decay):
+def decay_charge(v: Tensor, x: Tensor, decay: Tensor | float) -> Tensor:
     """Integrate with a decay factor: `h = decay * v + x`.
 
     Args:
@@ -164,7 +174,9 @@ def decay_charge(v, x, decay):
     return decay * v + x
 
 
-def quadratic_charge(v, x, tau, v_rest, v_critical, a0):
+def quadratic_charge(
+    v: Tensor, x: Tensor, tau: float, v_rest: float, v_critical: float, a0: float
+) -> Tensor:
     """Quadratic integrate: `h = v + (x + a0 (v - v_rest) (v - v_critical)) / tau`.
 
     Args:
@@ -183,7 +195,9 @@ def quadratic_charge(v, x, tau, v_rest, v_critical, a0):
     return v + (x + saturate(a0 * (v - v_rest) * (v - v_critical))) / tau
 
 
-def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
+def exponential_charge(
+    v: Tensor, x: Tensor, tau: float, v_rest: float, theta_rh: float, delta_t: float
+) -> Tensor:
     """Exponential integrate.
 
     `h = v + (x + v_rest - v + delta_t exp((v - theta_rh) / delta_t)) / tau`.
@@ -205,7 +219,9 @@ def exponential_charge(v, x, tau, v_rest, theta_rh, delta_t):
     return v + (x + v_rest - v + growth) / tau
 
 
-def fire(h, threshold, surrogate, strict=False):
+def fire(
+    h: Tensor, threshold: Tensor | float, surrogate: Callable[..., Tensor], strict: bool = False
+) -> Tensor:
     """Spikes of a charged membrane: 1 where `h >= threshold` (`h > threshold` if `strict`).
 
     Args:
@@ -220,7 +236,14 @@ def fire(h, threshold, surrogate, strict=False):
     return surrogate(h - threshold, strict)
 
 
-def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True):
+def reset_membrane(
+    h: Tensor,
+    spikes: Tensor,
+    threshold: Tensor | float,
+    reset: str = "hard",
+    v_reset: float = 0.0,
+    detach: bool = True,
+) -> Tensor:
     """The membrane potential after firing.
 
     Args:
@@ -256,17 +279,17 @@ def reset_membrane(h, spikes, threshold, reset="hard", v_reset=0.0, detach=True)
 
 
 def lif_step(
-    v,
-    x,
-    surrogate,
-    tau=2.0,
-    threshold=1.0,
-    reset="hard",
-    v_reset=0.0,
-    decay_input=True,
-    detach_reset=True,
-    strict=False,
-):
+    v: Tensor,
+    x: Tensor,
+    surrogate: Callable[..., Tensor],
+    tau: Tensor | float = 2.0,
+    threshold: Tensor | float = 1.0,
+    reset: str = "hard",
+    v_reset: float = 0.0,
+    decay_input: bool = True,
+    detach_reset: bool = True,
+    strict: bool = False,
+) -> tuple[Tensor, Tensor]:
     """One step of the leaky integrate-and-fire neuron.
 
     Args:
@@ -297,7 +320,7 @@ def lif_step(
     return spikes, reset_membrane(h, spikes, threshold, reset, v_reset, detach_reset)
 
 
-def adaptive_threshold(a, spikes, tau, strength):
+def adaptive_threshold(a: Tensor, spikes: Tensor, tau: float, strength: float) -> Tensor:
     """Adaptation of a threshold: `a + (strength * s - a) / tau`.
 
     Args:
@@ -324,7 +347,7 @@ CONNECTIONS = {
 }
 
 
-def connect(branch, shortcut, mode="add"):
+def connect(branch: Tensor, shortcut: Tensor, mode: str = "add") -> Tensor:
     """Joins the spikes of a residual branch and of its shortcut.
 
     Args:

@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import pathlib
 import pkgutil
 import re
+import typing
 
 import keras
 import numpy as np
@@ -288,3 +290,15 @@ def test_old_modules_work_and_warn(old):
     name = next(name for name in functions if not name.startswith("_"))
     with pytest.warns(DeprecationWarning, match=f"`{old}` is now"):
         assert getattr(importlib.import_module(old), name) is getattr(new, name)
+
+
+@pytest.mark.parametrize("module", ["dynamics", "datasets", "datasets.events"])
+def test_functions_have_type_hints(module):
+    assert pathlib.Path(keras_snn.__file__).with_name("py.typed").is_file()
+    module = importlib.import_module(f"keras_snn.{module}")
+    functions = [getattr(module, name) for name in module.__all__]
+    functions = [function for function in functions if inspect.isfunction(function)]
+    assert functions
+    for function in functions:
+        hints = typing.get_type_hints(function)
+        assert {*inspect.signature(function).parameters, "return"} <= {*hints}, function

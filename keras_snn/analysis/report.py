@@ -5,6 +5,7 @@ import json
 import math
 
 from keras_snn.utils import files
+from keras_snn.utils.tables import table_lines
 
 __all__ = ["ENERGY", "LayerProfile", "Profile"]
 
@@ -174,12 +175,7 @@ class Profile:
                     f"{self.layer_energy(x):.4g}" if x.synops or x.macs_spent else "",
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [f"Profile of {self.name}, means of {self.examples} examples"]
-        for row in rows:
-            cells = [row[0].ljust(widths[0])]
-            cells += [value.rjust(width) for value, width in zip(row[1:], widths[1:])]
-            lines.append("  ".join(cells).rstrip())
+        lines = [f"Profile of {self.name}, means of {self.examples} examples", *table_lines(rows)]
         rule = "-" * max(map(len, lines))
         lines[2:2] = [rule]
         ratio = self.energy / self.ann_energy if self.ann_energy else float("nan")

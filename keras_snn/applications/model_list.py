@@ -15,6 +15,7 @@ import numpy as np
 from keras_snn import layers as snn
 from keras_snn.analysis import is_spiking
 from keras_snn.applications.families import FAMILIES
+from keras_snn.utils.tables import table_lines
 
 __all__ = ["ModelList", "ModelSummary", "list_models"]
 
@@ -35,7 +36,7 @@ class ModelSummary:
     """
 
     name: str
-    input_shape: tuple
+    input_shape: tuple[int | None, ...]
     classes: int
     parameters: int
     macs: int
@@ -51,17 +52,10 @@ class ModelList(list):
             shape = "x".join(map(str, model.input_shape))
             numbers = (model.classes, model.parameters, model.macs, model.neuron_layers)
             rows.append((model.name, shape, *(f"{number:,}" for number in numbers)))
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in rows
-        )
+        return "\n".join(table_lines(rows, left=2))
 
 
-def list_models(pattern="*"):
+def list_models(pattern: str = "*") -> ModelList:
     """The models of `keras_snn.applications`, each with its default arguments.
 
     Args:

@@ -7,6 +7,7 @@ everything fits.
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import re
 import zipfile
@@ -32,10 +33,10 @@ class WeightsReport:
         notes: Further remarks, as sentences.
     """
 
-    used: list = dataclasses.field(default_factory=list)
-    unused: list = dataclasses.field(default_factory=list)
-    missing: list = dataclasses.field(default_factory=list)
-    notes: list = dataclasses.field(default_factory=list)
+    used: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unused: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self):
         def names(entries):
@@ -49,7 +50,9 @@ class WeightsReport:
         return "\n".join([*lines, *self.notes])
 
 
-def load_torch_weights(model, source, skip_mismatch=False):
+def load_torch_weights(
+    model: keras.Model, source: dict | str | os.PathLike, skip_mismatch: bool = False
+) -> WeightsReport:
     """Loads a PyTorch state dict into a network of `keras_snn.applications`.
 
     It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet),
@@ -102,7 +105,9 @@ def load_torch_weights(model, source, skip_mismatch=False):
     return _load(model, modules, targets, skip_mismatch, WeightsReport(unused=unused))
 
 
-def load_keras_weights(model, ann, skip_mismatch=False):
+def load_keras_weights(
+    model: keras.Model, ann: keras.Model, skip_mismatch: bool = False
+) -> WeightsReport:
     """Loads the weights of a Keras ANN into the spiking network of the same layout.
 
     It knows the names of `keras.applications`' ResNets (first version) and VGGs, and takes layers

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from keras_snn.utils.tables import table_lines
+
 __all__ = ["ConversionReport", "LayerReport"]
 
 
@@ -82,8 +84,7 @@ class ConversionReport:
                     entry.note,
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(f"{v:{w}}" for v, w in zip(row, widths)).rstrip() for row in rows]
+        lines = table_lines(rows, left=len(rows[0]))
         lines.insert(1, "-" * max(map(len, lines)))
         counts = {}
         for entry in self.layers:

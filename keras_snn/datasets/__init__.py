@@ -4,7 +4,9 @@ Images of TensorFlow Datasets are `tf.data` pipelines. Everything else, and Kera
 where TensorFlow is missing, are batches of arrays for every backend.
 """
 
+import os
 import pathlib
+from collections.abc import Sequence
 
 from keras_snn.datasets import images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
@@ -23,19 +25,19 @@ __all__ = [
 
 
 def load(
-    name,
-    batch_size=64,
-    seed=0,
-    data_dir=None,
-    image_size=None,
-    timesteps=10,
+    name: str,
+    batch_size: int = 64,
+    seed: int = 0,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    timesteps: int = 10,
     *,
-    train_timesteps=None,
-    augmentation=(),
-    normalization="unit",
-    one_hot=False,
-    workers=1,
-):
+    train_timesteps: int | None = None,
+    augmentation: Sequence[str] = (),
+    normalization: str = "unit",
+    one_hot: bool = False,
+    workers: int = 1,
+) -> Dataset:
     """A data set by name.
 
     Args:

@@ -6,6 +6,7 @@ resumed exactly; see `keras_snn.callbacks.Resume`.
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -29,11 +30,11 @@ class Dataset:
     name: str
     train: Any
     test: Any
-    input_shape: tuple
+    input_shape: tuple[int | None, ...]
     classes: int
     _epochs: Any = None
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Sets the number of the next epoch of `train`, which determines its order.
 
         Args:
@@ -62,16 +63,24 @@ class ArrayBatches(keras.utils.PyDataset):
     [4, 4, 2]
     """
 
-    def __init__(self, examples, labels, batch_size, seed=None, prepare=None, **kwargs):
+    def __init__(
+        self,
+        examples: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        prepare: Callable | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.examples, self.labels, self.batch_size = examples, labels, batch_size
         self.seed, self.prepare = seed, prepare
         self.set_epoch(0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         examples, labels = self.read_examples(chosen), self.labels[chosen]
         if self.prepare is None:
@@ -79,11 +88,11 @@ class ArrayBatches(keras.utils.PyDataset):
         seed = None if self.seed is None else batch_seed(self.seed, self.epoch, index)
         return self.prepare(examples, labels, seed)
 
-    def read_examples(self, chosen):
+    def read_examples(self, chosen: np.ndarray) -> np.ndarray:
         """The examples with the indices `chosen`, as one array."""
         return self.examples[chosen]
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Puts the examples in the order of this epoch."""
         self.epoch, self.order = epoch, np.arange(len(self.labels))
         if self.seed is not None:
@@ -117,15 +126,15 @@ class FileBatches(ArrayBatches):
 
     def __init__(
         self,
-        sources,
-        labels,
-        batch_size,
-        read,
-        seed=None,
-        vary=None,
-        prepare=None,
-        keep=0,
-        **kwargs,
+        sources: Iterable,
+        labels: np.ndarray,
+        batch_size: int,
+        read: Callable[[Any], Any],
+        seed: int | None = None,
+        vary: Callable[[Any, np.random.Generator], np.ndarray] | None = None,
+        prepare: Callable | None = None,
+        keep: int = 0,
+        **kwargs: Any,
     ):
         self.read, self.vary = read, vary
         self._kept, self._room = {}, keep

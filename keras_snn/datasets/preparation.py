@@ -8,6 +8,8 @@ import copy
 import functools
 import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -140,7 +142,13 @@ class Preparation:
     ((2, 4, 4, 1), 1.0)
     """
 
-    def __init__(self, scale=1 / 255, normalization="unit", augmentation=(), classes=None):
+    def __init__(
+        self,
+        scale: float | None = 1 / 255,
+        normalization: str | None = "unit",
+        augmentation: Sequence[str] = (),
+        classes: int | None = None,
+    ):
         for name in augmentation:
             check_choice("augmentation", name, AUGMENTATIONS)
             if name in MIXING and classes is None:
@@ -163,7 +171,9 @@ class Preparation:
                 self.seeds.give(layer)
         self._lock = threading.Lock()  # threads that read share the layers
 
-    def __call__(self, examples, labels, seed=None):
+    def __call__(
+        self, examples: Any, labels: Any, seed: Sequence[int] | None = None
+    ) -> tuple[Any, Any]:
         arrays = isinstance(examples, np.ndarray)
         examples = self.scale(examples)
         if self.encoding is not None:

@@ -9,7 +9,7 @@ __all__ = ["every_step"]
 READOUTS = (snn.MeanOverTime, snn.SumOverTime, snn.LastOverTime, snn.MaxOverTime)
 
 
-def every_step(model):
+def every_step(model: keras.Model) -> keras.Model:
     """The network without its readout over time; later layers are applied to every step.
 
     Train it with the losses of `keras_snn.losses`. It shares its layers with the given model, which

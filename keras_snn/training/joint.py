@@ -10,6 +10,7 @@ Self-Distillation and Weight Factorization" (2023), and the authors' code.
 """
 
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -36,7 +37,12 @@ __getattr__ = renamed(__name__)
 NETWORKS = ("ann", "snn")
 
 
-def joint_model(ann, snn, stages=None, feature_weight=1e-6):
+def joint_model(
+    ann: keras.Model,
+    snn: keras.Model,
+    stages: Sequence[str] | None = None,
+    feature_weight: float = 1e-6,
+) -> keras.Model:
     """One model that trains an ANN and an SNN of the same layout.
 
     Convolutions become `JointConv2D` layers and dense layers `JointDense` layers (`joint_...`) that

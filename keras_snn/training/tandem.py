@@ -85,7 +85,7 @@ class Tandem(keras.layers.Layer):
         return ops.cast(ops.stop_gradient(forward - a) + a, self.compute_dtype)
 
 
-def tandem(model, timesteps=16, max_pooling="refuse"):
+def tandem(model: keras.Model, timesteps: int = 16, max_pooling: str = "refuse") -> keras.Model:
     """Rebuilds an ANN over time, with a `Tandem` layer for each ReLU.
 
     No layer fires yet, so the outputs are those of the ANN (logits instead of a softmax).

@@ -8,7 +8,7 @@ from keras_snn.training.tandem import is_tandem, with_neurons
 __all__ = ["to_spiking"]
 
 
-def to_spiking(model):
+def to_spiking(model: keras.Model) -> keras.Model:
     """Extracts the spiking network from a model of `joint_model` or `tandem`.
 
     Args:

@@ -1,6 +1,8 @@
 """Recordings cut into frames: by number of events, by time, with shares of two bins."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,7 @@ def _histogram(events, frame, steps, size, weights=None):
     return counts.reshape(steps, height, width, 2).astype("float32")
 
 
-def count_frames(events, frames, size):
+def count_frames(events: Any, frames: int, size: Sequence[int]) -> np.ndarray:
     """Frames of equally many events; the last frame also gets the remainder.
 
     If there are fewer events than frames, the first frames get one each; SpikingJelly puts all into
@@ -63,7 +65,13 @@ def count_frames(events, frames, size):
     return _histogram(events, frame, frames, size)
 
 
-def time_frames(events, frames, size, duration=None, start=None):
+def time_frames(
+    events: Any,
+    frames: int,
+    size: Sequence[int],
+    duration: float | None = None,
+    start: float | None = None,
+) -> np.ndarray:
     """Frames of equal duration.
 
     Without `duration` frames last a whole number of microseconds, at least 1; shorter recordings
@@ -103,7 +111,7 @@ def time_frames(events, frames, size, duration=None, start=None):
     return _histogram(events[inside], frame[inside], frames, size)
 
 
-def voxel_grid(events, bins, size):
+def voxel_grid(events: Any, bins: int, size: Sequence[int]) -> np.ndarray:
     """A voxel grid: each event is split between the two nearest bins in time.
 
     As in the paper, an event is at (bins - 1) (t - t0) / (t1 - t0), so the first event is in the

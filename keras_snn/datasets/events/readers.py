@@ -8,6 +8,7 @@ import importlib
 import io
 import math
 import mmap
+import os
 import pathlib
 import re
 import struct
@@ -58,7 +59,7 @@ def _library(name, what):
         ) from error
 
 
-def read_nmnist(path):
+def read_nmnist(path: str | os.PathLike) -> Events:
     """Reads a recording of N-MNIST or N-Caltech101, 40 bits an event.
 
     Args:
@@ -87,7 +88,9 @@ def read_nmnist(path):
     return _in_order(path, events[~overflow])
 
 
-def read_aedat(path, start=None, end=None):
+def read_aedat(
+    path: str | os.PathLike, start: float | None = None, end: float | None = None
+) -> Events:
     """Reads an AEDAT file: version 1, 2 (jAER, CIFAR10-DVS), 3.1 (DVS128 Gesture) or 4 (DV).
 
     Args:
@@ -379,7 +382,7 @@ def _unwrapped(t):
     return int(t[0]) + np.concatenate([[0], np.cumsum(steps, dtype=np.int64)])
 
 
-def read_shd(path):
+def read_shd(path: str | os.PathLike) -> tuple[collections.abc.Sequence[Events], np.ndarray]:
     """Reads Spiking Heidelberg Digits (or Spiking Speech Commands), an HDF5 file.
 
     Args:

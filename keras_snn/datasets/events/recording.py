@@ -1,7 +1,8 @@
 """A recording of an event camera, and its conversion from other formats."""
 
 import collections.abc
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Events(NamedTuple):
 FIELDS = {"t": ("t", "timestamp", "ts"), "x": ("x",), "y": ("y",), "p": ("p", "polarity", "pol")}
 
 
-def as_events(events, size=None):
+def as_events(events: Any, size: Sequence[int] | None = None) -> Events:
     """Events as this package uses them: integers, sorted by time.
 
     Args:

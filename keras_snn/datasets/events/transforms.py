@@ -1,13 +1,16 @@
 """Random variation of recordings, for training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from keras_snn.datasets.events.recording import as_events, check_inside
+from keras_snn.datasets.events.recording import Events, as_events, check_inside
 
 __all__ = ["drop_events", "flip", "jitter", "random_steps"]
 
 
-def random_steps(frames, count, generator):
+def random_steps(frames: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Frames of a sequence, drawn without replacement and kept in order.
 
     Args:
@@ -25,7 +28,7 @@ def random_steps(frames, count, generator):
     return frames[np.sort(generator.choice(len(frames), count, replace=False))]
 
 
-def flip(events, width):
+def flip(events: Any, width: int) -> Events:
     """A recording mirrored left to right.
 
     Args:
@@ -43,7 +46,7 @@ def flip(events, width):
     return events._replace(x=width - 1 - events.x)
 
 
-def drop_events(events, rate, generator):
+def drop_events(events: Any, rate: float, generator: np.random.Generator) -> Events:
     """A recording without some events, each of which is dropped with a probability.
 
     Args:
@@ -63,7 +66,12 @@ def drop_events(events, rate, generator):
     return events[generator.random(len(events.t)) >= rate]
 
 
-def jitter(events, size, pixels, generator):
+def jitter(
+    events: Any,
+    size: Sequence[int],
+    pixels: int | Sequence[int],
+    generator: np.random.Generator,
+) -> Events:
     """A recording shifted by up to `pixels` in both directions; events off the sensor are dropped.
 
     Args:
