@@ -27,6 +27,12 @@ flags.DEFINE_list("augmentation", [], f"Variations of the training data: {recipe
 flags.DEFINE_enum(
     "normalization", "unit", list(datasets.NORMALIZATIONS), "What images are normalised by."
 )
+flags.DEFINE_float(
+    "validation_split",
+    0.0,
+    "Share of the training images that is held out to choose by; else the test images are shown.",
+    *(0.0, 0.9),
+)
 flags.DEFINE_integer("workers", 1, "Threads that read recordings.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, shuffling and the split of digits.")
 
@@ -88,7 +94,7 @@ def configuration(module):
 
 
 # Flags that do not change trained weights: a run can be resumed with other values.
-FREE = {"recipe", "epochs", "patience", "progress", "watch", "tensorboard"}
+FREE = {"recipe", "epochs", "ann_epochs", "patience", "progress", "watch", "tensorboard"}
 FREE |= {"output_dir", "data_dir", "workers"}
 
 
@@ -274,6 +280,7 @@ def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=N
         normalization=normalization or FLAGS.normalization,
         one_hot=one_hot,
         workers=FLAGS.workers,
+        validation_split=FLAGS.validation_split,
     )
 
 

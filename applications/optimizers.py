@@ -92,12 +92,12 @@ def in_steps(first, at, factor=0.1):
     return keras.optimizers.schedules.PiecewiseConstantDecay([step - 1 for step in at], rates)
 
 
-def optimizer(epochs, steps):
+def optimizer(epochs, steps, first_rate=None):
     """The optimizer of the flags, for `epochs` of `steps` batches."""
     kind = OPTIMIZERS[FLAGS.optimizer]
     own = "momentum" if issubclass(kind, keras.optimizers.SGD) else "amsgrad"
     return kind(
-        learning_rate(FLAGS.learning_rate, epochs, steps),
+        learning_rate(first_rate or FLAGS.learning_rate, epochs, steps),
         weight_decay=FLAGS.weight_decay,
         clipnorm=FLAGS.clip_norm,
         gradient_accumulation_steps=FLAGS.accumulate,

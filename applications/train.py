@@ -64,6 +64,13 @@ flags.DEFINE_bool("small_images", None, "Stem for images up to 32x32 (default: b
 flags.DEFINE_string("options", "{}", "More arguments of the network's function, as JSON.")
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
 flags.DEFINE_integer(
+    "ann_epochs",
+    None,
+    "Epochs before these as an ANN whose activations have T levels; the network starts from it.",
+    lower_bound=1,
+)
+flags.DEFINE_float("ann_learning_rate", None, "First learning rate of this ANN.", lower_bound=0.0)
+flags.DEFINE_integer(
     "steps_per_epoch",
     None,
     "Batches in an epoch (default: all; if given, held-out data is seen at the end only).",
@@ -110,6 +117,8 @@ def check_flags():
         common.refuse(["loss"], "--teacher has a loss of its own")
     else:
         common.refuse(["distillation_weight", "temperature"], "it needs --teacher")
+    if not FLAGS.ann_epochs:
+        common.refuse(["ann_learning_rate"], "it needs --ann_epochs")
 
 
 def neuron():
@@ -148,13 +157,14 @@ def build(data, **changes):
     )
 
 
-def compiled(model, steps, loss=None, metric="accuracy"):
+def compiled(model, steps, loss=None, metric="accuracy", optimizer=None):
     """A model with optimizer, loss and metrics."""
     if loss is None:
         smoothing = {"label_smoothing": FLAGS.label_smoothing} if one_hot() else {}
         kind = "CategoricalCrossentropy" if one_hot() else "SparseCategoricalCrossentropy"
         loss = getattr(keras.losses, kind)(from_logits=True, **smoothing)
-    model.compile(optimizers.optimizer(FLAGS.epochs, steps), loss, metrics=[metric])
+    optimizer = optimizer or optimizers.optimizer(FLAGS.epochs, steps)
+    model.compile(optimizer, loss, metrics=[metric])
     return model
 
 
@@ -173,6 +183,36 @@ def build_trainer(data, steps):
         loss, accuracy = LOSSES[FLAGS.loss](**smoothing), metrics.TemporalMeanAccuracy("accuracy")
         return model, compiled(training.every_step(model), steps, loss, accuracy), lambda: model
     return model, model, lambda: model
+
+
+def shown(data):
+    """The batches that training is watched on: those to choose by, if there are any."""
+    return data.test if data.validation is None else data.validation
+
+
+def train_ann(model, data, output, steps):
+    """Trains the network's layout as an ANN, and starts the network with its weights.
+
+    Behind normalisation, activations with a fixed maximum of 1 lose nothing.
+    """
+    rate = FLAGS.ann_learning_rate or FLAGS.learning_rate
+    ann = build(
+        data,
+        timesteps=None,
+        neuron=lambda: snn.ClipFloorShift(FLAGS.timesteps, 1.0, trainable=False),
+    )
+    compiled(ann, steps, optimizer=optimizers.optimizer(FLAGS.ann_epochs, steps, rate))
+    resume = callbacks.Resume(output / "resume_ann.npz", data, common.run_flags(), keep=True)
+    ann.fit(
+        data.train,
+        epochs=FLAGS.ann_epochs,
+        validation_data=shown(data),
+        shuffle=False,
+        verbose=int(FLAGS.progress),
+        callbacks=[keras.callbacks.TerminateOnNaN(), resume],
+    )
+    applications.load_keras_weights(model, ann, skip_mismatch=True)  # the fixed maxima
+    return resume
 
 
 def distilled(model, steps):
@@ -246,6 +286,7 @@ def train(data, output, devices):
             f"{keras.backend.backend()} backend, {devices.replicas} device(s), "
             f"keras_snn {keras_snn.__version__}"
         )
+    ann = train_ann(model, data, output, steps) if FLAGS.ann_epochs else None
     examples = devices.shard(data.train)
     if FLAGS.steps_per_epoch and hasattr(examples, "repeat"):
         examples = examples.repeat()
@@ -257,7 +298,9 @@ def train(data, output, devices):
         examples,
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
-        validation_data=None if FLAGS.steps_per_epoch else devices.shard(data.test),
+        validation_data=None
+        if FLAGS.steps_per_epoch
+        else devices.shard(data.validation or data.test),
         shuffle=False,
         verbose=int(FLAGS.progress) if devices.is_chief else 0,
         callbacks=[*watch, accepted],
@@ -269,7 +312,7 @@ def train(data, output, devices):
             f"The loss is no number after {len(losses_so_far)} epochs: try a lower "
             "--learning_rate, or --clip_norm."
         )
-    return extract(), watch[-1]
+    return extract(), watch[-1], ann
 
 
 def main(argv):
@@ -279,11 +322,14 @@ def main(argv):
     keras.config.set_dtype_policy(FLAGS.dtype)
     with devices() as group:
         data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
-        model, resume = train(data, output, group)
+        model, resume, ann = train(data, output, group)
     if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}
+        if ann:
+            result |= {"ann_seconds": ann.seconds, "ann_history": ann.history}
         report(model, data, output, result, argv)
-    resume.remove()  # the results are saved in other files
+    for part in filter(None, (resume, ann)):
+        part.remove()  # the results are saved in other files
 
 
 def report(model, data, output, result, argv):

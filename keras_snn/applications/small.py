@@ -8,13 +8,15 @@ decode_predictions = inputs.decode_predictions
 preprocess_input = inputs.preprocess_input
 
 
-def convolutions(net, x):
+def convolutions(net, x, *, filters=((32,), (64, 64), (128, 128))):
     """Blocks of 3x3 convolutions, each with a neuron; a 2x2 maximum ends a block.
+
+    Args:
+        filters: Channels of the convolutions of each block.
 
     Source: ours.
     """
-    blocks = ((32,), (64, 64), (128, 128))
-    return spiking_vgg.vgg(net, x, blocks=blocks, pools=len(blocks), use_bias=False)
+    return spiking_vgg.vgg(net, x, blocks=filters, pools=len(filters), use_bias=False)
 
 
 def hidden_top(net, x, classes, classifier_activation, *, dropout=0.25):
@@ -34,7 +36,7 @@ SpikingConvNet = factory.application(
     "spiking_conv_net",
     convolutions,
     hidden_top,
-    about="a small network of 1, 2 and 2 convolutions and a hidden layer",
+    about="a small network of blocks of convolutions and a hidden layer",
     example="(input_shape=(28, 28, 1), classes=10, timesteps=2)",
     size=28,
     minimum=8,

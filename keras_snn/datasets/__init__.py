@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from keras_snn.datasets import images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
-from keras_snn.utils.arguments import check_integer
+from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = [
     "AUGMENTATIONS",
@@ -37,6 +37,7 @@ def load(
     normalization: str = "unit",
     one_hot: bool = False,
     workers: int = 1,
+    validation_split: float = 0.0,
 ) -> Dataset:
     """A data set by name.
 
@@ -66,6 +67,8 @@ def load(
             `"unit"` maps them to [-1, 1].
         one_hot: Whether labels are one-hot vectors; mixed labels must be.
         workers: Number of threads that read recordings.
+        validation_split: Share of the training images, from 0 to 0.9, that is held out to
+            choose by: the last ones, which become `Dataset.validation`. Images only.
 
     Returns:
         A `Dataset`.
@@ -77,6 +80,9 @@ def load(
         ImportError: If a package is missing; the error names the extra to install.
     """
     check_integer("batch_size", batch_size)
+    check_number("validation_split", validation_split, minimum=0, maximum=0.9)
+    if validation_split and (name in recordings.RECORDINGS or name in speech.SETS):
+        raise ValueError(f"`validation_split` is for images, not for the data set {name!r}.")
     if name in recordings.RECORDINGS:
         return recordings.load(
             name,
@@ -98,11 +104,22 @@ def load(
 
     held = _in_memory(name, seed)
     if held is None:
-        return images.tfds(name, batch_size, seed, data_dir, image_size, augmentation, preparation)
+        return images.tfds(
+            name,
+            batch_size,
+            seed,
+            data_dir,
+            image_size,
+            augmentation,
+            preparation,
+            validation_split,
+        )
     train, test = held
     prepare = preparation(augmentation, int(max(train[1].max(), test[1].max())) + 1)
     title = pathlib.Path(name).stem
-    return images.arrays(title, train, test, batch_size, seed, prepare, image_size)
+    return images.arrays(
+        title, train, test, batch_size, seed, prepare, image_size, validation_split
+    )
 
 
 def _in_memory(name, seed):

@@ -25,6 +25,8 @@ class Dataset:
         test: Held-out batches, in order.
         input_shape: Shape of an example: `(height, width, channels)`, or with time in front.
         classes: Number of classes.
+        validation: Batches of the examples that `validation_split` takes from the training data,
+            in order, if any.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Dataset:
     test: Any
     input_shape: tuple[int | None, ...]
     classes: int
+    validation: Any = None
     _epochs: Any = None
 
     def set_epoch(self, epoch: int) -> None:

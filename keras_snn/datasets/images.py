@@ -13,7 +13,7 @@ __all__ = ["arrays", "digits", "keras_dataset", "npz", "tfds"]
 RESIZED_CROP = "resized_crop"
 
 
-def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
+def arrays(name, train, test, batch_size, seed, prepare, image_size=None, validation_split=0.0):
     """A data set of arrays.
 
     Args:
@@ -25,6 +25,7 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
         prepare: A `Preparation`.
         image_size: Height and width to resize images to, if any, with antialiasing as in
             torchvision; integer images stay integers, rounded.
+        validation_split: Share of the training images, the last ones, that is held out.
 
     Returns:
         A `Dataset`.
@@ -38,13 +39,23 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None):
             f"The data set {name!r} should have images of one shape, got {train_x.shape[1:]} for "
             f"training and {test_x.shape[1:]} held out."
         )
+    count = _kept(len(train_x), validation_split)
+    validation = None
+    if validation_split:
+        validation = ArrayBatches(train_x[count:], train_y[count:], batch_size, prepare=prepare)
     return Dataset(
         name,
-        ArrayBatches(train_x, train_y, batch_size, seed, prepare),
+        ArrayBatches(train_x[:count], train_y[:count], batch_size, seed, prepare),
         ArrayBatches(test_x, test_y, batch_size, prepare=prepare),
         tuple(train_x.shape[1:]),
         int(max(train_y.max(), test_y.max())) + 1,
+        validation,
     )
+
+
+def _kept(count, validation_split):
+    """How many training images are left, at least one."""
+    return max(count - round(validation_split * count), 1)
 
 
 def _resized(images, labels, size):
@@ -194,7 +205,16 @@ class _Epochs:
         yield self.epoch - 1
 
 
-def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_preparation):
+def tfds(
+    name,
+    batch_size,
+    seed,
+    data_dir,
+    image_size,
+    augmentation,
+    make_preparation,
+    validation_split=0.0,
+):
     """An image classification set of TensorFlow Datasets, as pipelines of `tf.data`.
 
     Images of different sizes are resized to `image_size`: the shorter side to 8/7 of it, then the
@@ -209,6 +229,7 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
         augmentation: Names of variations.
         make_preparation: A function of names of variations and the number of classes that makes a
             `Preparation`.
+        validation_split: Share of the training images, the last ones, that is held out.
 
     Returns:
         A `Dataset`.
@@ -279,19 +300,22 @@ def tfds(name, batch_size, seed, data_dir, image_size, augmentation, make_prepar
     def prepare_training(images, labels, epoch, number):
         return prepare(images, labels, batch_seed(seed, epoch[0], number[0] // batch_size))
 
-    examples = builder.as_dataset(split="train", shuffle_files=False)
+    def in_batches(split):
+        found = builder.as_dataset(split=split, shuffle_files=False)
+        found = found.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
+        return found.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    count = _kept(builder.info.splits["train"].num_examples, validation_split)
+    examples = builder.as_dataset(split=f"train[:{count}]", shuffle_files=False)
     numbers = tf.data.Dataset.from_generator(epochs, output_signature=tf.TensorSpec((), tf.int64))
     train = numbers.flat_map(in_order_of)
     train = train.apply(tf.data.experimental.assert_cardinality(len(examples)))
     train = train.map(training, tf.data.AUTOTUNE).batch(batch_size)
     train = train.map(prepare_training, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    test = builder.as_dataset(
-        split="test" if "test" in builder.info.splits else "validation", shuffle_files=False
-    )
-    test = test.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
-    test = test.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    test = in_batches("test" if "test" in builder.info.splits else "validation")
+    validation = in_batches(f"train[{count}:]") if validation_split else None
     shape = (shape[2], *shape[:2]) if channels_first else shape
-    return Dataset(name, train, test, shape, features["label"].num_classes, epochs)
+    return Dataset(name, train, test, shape, features["label"].num_classes, validation, epochs)
 
 
 # Size of the shuffle buffer, in examples.
