@@ -27,12 +27,6 @@ flags.DEFINE_list("augmentation", [], f"Variations of the training data: {recipe
 flags.DEFINE_enum(
     "normalization", "unit", list(datasets.NORMALIZATIONS), "What images are normalised by."
 )
-flags.DEFINE_float(
-    "validation_split",
-    0.0,
-    "Share of the training images that is held out to choose by; else the test images are shown.",
-    *(0.0, 0.9),
-)
 flags.DEFINE_integer("workers", 1, "Threads that read recordings.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, shuffling and the split of digits.")
 
@@ -254,9 +248,9 @@ def check_needs(needs):
 def check_data():
     """Raises an error for flags that have no effect on this `--dataset`."""
     if FLAGS.dataset in datasets.recordings.RECORDINGS:
-        names = ["normalization"]
+        names = ["normalization", "validation_split"]
     elif FLAGS.dataset in datasets.speech.SETS:
-        names = ["normalization", "image_size", "workers", "train_timesteps"]
+        names = ["normalization", "image_size", "workers", "train_timesteps", "validation_split"]
     else:
         names = ["workers", "train_timesteps"]
         if FLAGS.dataset == "digits" or FLAGS.dataset.endswith(".npz"):
@@ -264,7 +258,9 @@ def check_data():
     refuse([name for name in names if name in FLAGS], f"not with --dataset={FLAGS.dataset}")
 
 
-def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=None):
+def load_data(
+    timesteps=10, train_timesteps=None, one_hot=False, normalization=None, validation_split=0.0
+):
     """The data set of the flags; also sets the global random seed."""
     check_data()
     keras.utils.set_random_seed(FLAGS.seed)
@@ -280,7 +276,7 @@ def load_data(timesteps=10, train_timesteps=None, one_hot=False, normalization=N
         normalization=normalization or FLAGS.normalization,
         one_hot=one_hot,
         workers=FLAGS.workers,
-        validation_split=FLAGS.validation_split,
+        validation_split=validation_split,
     )
 
 

@@ -92,6 +92,12 @@ flags.DEFINE_enum("distribution", "none", ["none", "data"], "Training on several
 flags.DEFINE_enum(
     "dtype", "float32", ["float32", "mixed_float16", "mixed_bfloat16"], "Dtype policy."
 )
+flags.DEFINE_float(
+    "validation_split",
+    0.0,
+    "Share of the training images that is held out to choose by; else the test images are shown.",
+    *(0.0, 0.9),
+)
 flags.DEFINE_enum("progress", "1", ["0", "1", "2"], "Nothing, a bar, or a line an epoch.")
 flags.DEFINE_string("output_dir", "results", "Where the model and the results go.")
 
@@ -117,7 +123,9 @@ def check_flags():
         common.refuse(["loss"], "--teacher has a loss of its own")
     else:
         common.refuse(["distillation_weight", "temperature"], "it needs --teacher")
-    if not FLAGS.ann_epochs:
+    if FLAGS.ann_epochs:
+        common.refuse(["joint", "distribution", "steps_per_epoch"], "not with --ann_epochs")
+    else:
         common.refuse(["ann_learning_rate"], "it needs --ann_epochs")
 
 
@@ -191,10 +199,13 @@ def shown(data):
 
 
 def train_ann(model, data, output, steps):
-    """Trains the network's layout as an ANN, and starts the network with its weights.
+    """Trains an ANN of the network's layout, and gives its weights to the network.
 
-    Behind normalisation, activations with a fixed maximum of 1 lose nothing.
+    Its activations have as many levels as the network has steps, up to a fixed maximum of 1, the
+    threshold: the normalisation in front learns the scale.
     """
+    if len(data.input_shape) != 3:
+        raise app.UsageError(f"--ann_epochs is for images, not for {data.name}, which has time.")
     rate = FLAGS.ann_learning_rate or FLAGS.learning_rate
     ann = build(
         data,
@@ -321,7 +332,12 @@ def main(argv):
     output = common.output_dir(write=False)
     keras.config.set_dtype_policy(FLAGS.dtype)
     with devices() as group:
-        data = common.load_data(FLAGS.timesteps, FLAGS.train_timesteps, one_hot())
+        data = common.load_data(
+            FLAGS.timesteps,
+            FLAGS.train_timesteps,
+            one_hot(),
+            validation_split=FLAGS.validation_split,
+        )
         model, resume, ann = train(data, output, group)
     if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}

@@ -463,6 +463,25 @@ def test_tfds_pipeline(mocked):
 
 
 @pytest.mark.once
+def test_validation_images_are_the_last_of_the_training_images(mocked):
+    def images_of(batches):
+        return sorted(x.tobytes() for batch, _ in numpy_batches(batches) for x in batch)
+
+    for name, count in (("cifar10", 10), ("digits", 1437)):
+        everything = datasets.load(name, 4)
+        data = datasets.load(name, 4, validation_split=0.2)
+        assert everything.validation is None
+        train, held = images_of(data.train), images_of(data.validation)
+        assert len(held) == count // 5 and len(train) == count - len(held)
+        assert sorted(train + held) == images_of(everything.train)
+        assert images_of(data.test) == images_of(everything.test)
+    with pytest.raises(ValueError, match="`validation_split`"):
+        datasets.load("cifar10", validation_split=1.5)
+    with pytest.raises(ValueError, match="`validation_split` is for images"):
+        datasets.load("nmnist", validation_split=0.1)
+
+
+@pytest.mark.once
 def test_channels_first(mocked, monkeypatch):
     last = datasets.load("cifar10", 10)
     (wanted, _), *_ = numpy_batches(last.test)

@@ -94,6 +94,9 @@ EFFECTS = {
         "small_images": ["false"],
         "options": ['{"zero_init_residual": true}'],
         "epochs": ["3"],
+        "ann_epochs": ["3"],
+        "ann_learning_rate": ["0.5", "--ann_epochs=3"],
+        "validation_split": ["0.1"],
         "steps_per_epoch": ["3"],
         "loss": ["tet"],
         "label_smoothing": ["0.5"],
@@ -183,6 +186,9 @@ REFUSED = {
         ("train_timesteps", ["--train_timesteps=3"]),
         ("image_size", ["--image_size=16", "--dataset=spoken_digits"]),
         ("neuron_options", ['--neuron_options={"tau": 3}']),
+        ("validation_split", ["--validation_split=0.1", EVENTS]),
+        ("ann_learning_rate", ["--ann_learning_rate=0.5"]),
+        ("joint", ["--joint", "--ann_epochs=3"]),
         ("loss", ["--loss=tet", "--joint"]),
         ("label_smoothing", ["--label_smoothing=0.1", "--joint"]),
         ("label_smoothing", ["--label_smoothing=0.1", "--loss=spike_count"]),
@@ -344,7 +350,12 @@ def print_traces(program, folder, cases):
     asked = trace.asked
     batches = [(np.zeros((4, 8, 8, 1), "float32"), np.arange(4))] * 2
     data = types.SimpleNamespace(
-        name="data", input_shape=(8, 8, 1), classes=10, train=batches, test=batches
+        name="data",
+        input_shape=(8, 8, 1),
+        classes=10,
+        train=batches,
+        test=batches,
+        validation=None,
     )
     model = ann_of_programs()
     other = ann_of_programs(size=9) if program in ("convert", "hybrid") else of_sequences()

@@ -39,9 +39,9 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
             f"The data set {name!r} should have images of one shape, got {train_x.shape[1:]} for "
             f"training and {test_x.shape[1:]} held out."
         )
-    count = _kept(len(train_x), validation_split)
-    validation = None
+    count, validation = len(train_x), None
     if validation_split:
+        count = _kept(count, validation_split)
         validation = ArrayBatches(train_x[count:], train_y[count:], batch_size, prepare=prepare)
     return Dataset(
         name,
@@ -54,8 +54,8 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
 
 
 def _kept(count, validation_split):
-    """How many training images are left, at least one."""
-    return max(count - round(validation_split * count), 1)
+    """How many images are left to train on; at least one is held out."""
+    return count - max(int(validation_split * count), 1)
 
 
 def _resized(images, labels, size):
@@ -300,20 +300,21 @@ def tfds(
     def prepare_training(images, labels, epoch, number):
         return prepare(images, labels, batch_seed(seed, epoch[0], number[0] // batch_size))
 
-    def in_batches(split):
-        found = builder.as_dataset(split=split, shuffle_files=False)
-        found = found.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
-        return found.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    def in_batches(examples):
+        batches = examples.map(held_out, tf.data.AUTOTUNE).batch(batch_size)
+        return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    count = _kept(builder.info.splits["train"].num_examples, validation_split)
-    examples = builder.as_dataset(split=f"train[:{count}]", shuffle_files=False)
+    examples, validation = builder.as_dataset(split="train", shuffle_files=False), None
+    if validation_split:
+        count = _kept(len(examples), validation_split)
+        examples, validation = examples.take(count), in_batches(examples.skip(count))
     numbers = tf.data.Dataset.from_generator(epochs, output_signature=tf.TensorSpec((), tf.int64))
     train = numbers.flat_map(in_order_of)
     train = train.apply(tf.data.experimental.assert_cardinality(len(examples)))
     train = train.map(training, tf.data.AUTOTUNE).batch(batch_size)
     train = train.map(prepare_training, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    test = in_batches("test" if "test" in builder.info.splits else "validation")
-    validation = in_batches(f"train[{count}:]") if validation_split else None
+    split = "test" if "test" in builder.info.splits else "validation"
+    test = in_batches(builder.as_dataset(split=split, shuffle_files=False))
     shape = (shape[2], *shape[:2]) if channels_first else shape
     return Dataset(name, train, test, shape, features["label"].num_classes, validation, epochs)
 
