@@ -16,9 +16,9 @@ from keras_snn.layers import FoldTime, PaddedConv2D
 
 BACKEND = keras.backend.backend()
 PRODUCT = convolution._compiled() if BACKEND == "jax" else convolution._product
-# What the layer's own way gives way to where no product pays.
-OTHERWISE = convolution._uncopied if BACKEND == "torch" else None
-WAYS = [way for way in (PRODUCT, OTHERWISE) if way]
+# What the layer's own way gives implementation to where no product pays.
+OTHERWISE = convolution._conv_channels_last if BACKEND == "torch" else None
+IMPLEMENTATIONS = [implementation for implementation in (PRODUCT, OTHERWISE) if implementation]
 SYMMETRIC = convolution._symmetric if BACKEND == "tensorflow" else OTHERWISE
 
 
@@ -44,17 +44,17 @@ def test_outputs_are_keras(data):
     x = normal(2, *size, 2)
     wanted = to_numpy(layer(x))
     arguments = ops.convert_to_tensor(x), ops.convert_to_tensor(layer.kernel), strides, padding
-    for way in WAYS:
-        found = to_numpy(way(*arguments))
+    for implementation in IMPLEMENTATIONS:
+        found = to_numpy(implementation(*arguments))
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"use_bias": False, "activation": "tanh"}])
-@pytest.mark.parametrize("way", WAYS)
-def test_gradients_are_keras(size, strides, options, way, monkeypatch):
-    monkeypatch.setattr(convolution, "_way", lambda layer, x: way)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradients_are_keras(size, strides, options, implementation, monkeypatch):
+    monkeypatch.setattr(convolution, "_implementation", lambda layer, x: implementation)
     arguments = (4, 3, strides, "same")
     layer, own = layers.Conv2D(*arguments, **options), OwnConv2D(*arguments, **options)
     shape = (2, 3, size, size, 5)
@@ -84,7 +84,7 @@ def taken(monkeypatch):
     taken = []
 
     def spy(layer, x):
-        taken.append(convolution._way(layer, x))
+        taken.append(convolution._implementation(layer, x))
         return convolution.convolve(layer, x)
 
     monkeypatch.setattr("keras_snn.layers.time.convolve", spy)
@@ -233,10 +233,14 @@ def padded(strides=2, kernel=3, **kwargs):
 
 @pytest.mark.parametrize("size", [(7, 8), (2, 1), (16, 9)])
 @pytest.mark.parametrize("kernel, strides", [(3, 2), (7, 2), ((5, 3), 3), (1, 2), (3, 1)])
-@pytest.mark.parametrize("way", [None, *WAYS, *([SYMMETRIC] if BACKEND == "tensorflow" else [])])
-def test_symmetric_padding_is_zeros_in_front(size, kernel, strides, way, monkeypatch):
+@pytest.mark.parametrize(
+    "implementation", [None, *IMPLEMENTATIONS, *([SYMMETRIC] if BACKEND == "tensorflow" else [])]
+)
+def test_symmetric_padding_is_zeros_in_front(size, kernel, strides, implementation, monkeypatch):
     layer, own = padded(strides, kernel), layers.Conv2D(4, kernel, strides)
-    monkeypatch.setattr(convolution, "_way", lambda asked, x: way if asked is layer else None)
+    monkeypatch.setattr(
+        convolution, "_implementation", lambda asked, x: implementation if asked is layer else None
+    )
     x = normal(2, 3, *size, 5)
     shape = FoldTime(layer).compute_output_shape(x.shape)
     zeros = [k // 2 for k in layer.kernel_size]

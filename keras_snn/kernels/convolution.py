@@ -30,73 +30,75 @@ def convolve(layer, x):
     Returns:
         `(batch, height, width, filters)`, or `None` where the layer has to do it itself.
     """
-    way = _way(layer, x)
-    if way is None:
+    implementation = _implementation(layer, x)
+    if implementation is None:
         return None
-    outputs = way(x, ops.convert_to_tensor(layer.kernel, x.dtype), layer.strides, layer.padding)
+    outputs = implementation(
+        x, ops.convert_to_tensor(layer.kernel, x.dtype), layer.strides, layer.padding
+    )
     if layer.use_bias:
         outputs = outputs + ops.convert_to_tensor(layer.bias, x.dtype)
     return layer.activation(outputs)
 
 
-def _way(layer, x):
-    """The quickest way on the device that computes `x`, or `None` if it is the layer's own."""
-    if not _usual(layer, x):
+def _implementation(layer, x):
+    """The quickest on the device that computes `x`, or `None` if that is the layer's own."""
+    if not _is_usual(layer, x):
         return None
     backend = keras.backend.backend()
-    if layer.compute_dtype == "float32" and _pays(layer, x):
+    if layer.compute_dtype == "float32" and _is_faster(layer, x):
         return _compiled() if backend == "jax" else _product
     if backend == "torch":
-        return _uncopied
+        return _conv_channels_last
     return _symmetric if backend == "tensorflow" and layer.padding == "symmetric" else None
 
 
-def _usual(layer, x):
-    uncast = keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype
-    dense = layer.groups == 1 and set(layer.dilation_rate) == {1}
-    last = layer.data_format == "channels_last"
-    if None in x.shape[1:] or not (uncast and dense and last):
+def _is_usual(layer, x):
+    """Whether the layer is a convolution as most are, and `x` is what it takes."""
+    dense = layer.groups == 1 and max(layer.dilation_rate) == 1
+    if not dense or layer.data_format != "channels_last" or None in x.shape[1:]:
         return False
-    # Of a map that is too small for the kernel Keras has to speak.
-    fits = all(size >= kernel for size, kernel in zip(x.shape[1:3], layer.kernel_size))
-    return fits or layer.padding != "valid"
+    if keras.backend.standardize_dtype(x.dtype) != layer.compute_dtype:
+        return False
+    # If the map is smaller than the kernel, let Keras raise its error.
+    (_, height, width, _), (rows, columns) = x.shape, layer.kernel_size
+    return layer.padding != "valid" or (height >= rows and width >= columns)
 
 
-def _pays(layer, x):
-    """Whether the product is quicker than the convolution."""
+def _is_faster(layer, x):
+    """Whether the product is faster than the convolution."""
     backend = keras.backend.backend()
+    geometry = tuple(x.shape[1:3]), tuple(layer.kernel.shape), layer.strides, layer.padding
     if backend == "jax":
         import jax
 
-        return jax.default_backend() == "cpu" and _slow_under_xla(layer, x)
+        return jax.default_backend() == "cpu" and _is_slow_under_xla(*geometry)
     if backend == "torch":
-        return x.device.type == "cpu" and _small(layer, x)
+        return x.device.type == "cpu" and _is_small(*geometry)
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     if tf.executing_eagerly() or tf.config.list_logical_devices("GPU"):
         return False
     under_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    return _slow_under_xla(layer, x) if under_xla else _small(layer, x)
+    return _is_slow_under_xla(*geometry) if under_xla else _is_small(*geometry)
 
 
-def _slow_under_xla(layer, x):
-    pointwise, strided = max(layer.kernel_size) == 1, max(layer.strides) > 1
-    larger = any(k > n for k, n in zip(layer.kernel_size, _outputs(layer, x)))
+def _is_slow_under_xla(sizes, kernel, strides, padding):
+    pointwise, strided = max(kernel[:2]) == 1, max(strides) > 1
+    larger = any(k > n for k, n in zip(kernel, _outputs(sizes, kernel, strides, padding)))
     return pointwise or strided or larger
 
 
-def _small(layer, x):
-    pixels = math.prod(_outputs(layer, x))
-    return pixels == 1 or (
-        pixels <= tuning.SMALL_MAP and math.prod(layer.kernel.shape) >= tuning.LARGE_KERNEL
-    )
+def _is_small(sizes, kernel, strides, padding):
+    pixels, weights = math.prod(_outputs(sizes, kernel, strides, padding)), math.prod(kernel)
+    return pixels == 1 or (pixels <= tuning.SMALL_MAP and weights >= tuning.LARGE_KERNEL)
 
 
-def _outputs(layer, x):
-    """Height and width of the map that the layer gives for `x`."""
-    sizes = zip(x.shape[1:3], layer.kernel_size, layer.strides)
-    return [_windows(*size, layer.padding) for size in sizes]
+@functools.lru_cache(tuning.GEOMETRIES)
+def _outputs(sizes, kernel, strides, padding):
+    """Height and width of the map that a convolution gives for one of `sizes`."""
+    return [_windows(*axis, padding) for axis in zip(sizes, kernel, strides)]
 
 
 @functools.cache
@@ -115,12 +117,13 @@ def _product(x, kernel, strides, padding):
     taps = [x[:, i, j] for i in rows.slices for j in columns.slices]
     patches = ops.concatenate(taps, axis=-1)
     features = patches.shape[-1]
-    weights = ops.reshape(_met(kernel, rows.used, columns.used), (features, kernel.shape[-1]))
+    weights = _overlapping_kernel(kernel, rows.used, columns.used)
+    weights = ops.reshape(weights, (features, kernel.shape[-1]))
     outputs = ops.matmul(ops.reshape(patches, (-1, features)), weights)
     return ops.reshape(outputs, (-1, rows.outputs, columns.outputs, kernel.shape[-1]))
 
 
-def _met(kernel, rows, columns):
+def _overlapping_kernel(kernel, rows, columns):
     """`kernel[rows, columns]`, of which TensorFlow copies nothing where it is one piece."""
     width = kernel.shape[1]
     start, end = rows.start * width + columns.start, (rows.stop - 1) * width + columns.stop
@@ -129,12 +132,11 @@ def _met(kernel, rows, columns):
     return ops.reshape(kernel, (-1, *kernel.shape[2:]))[start:end]
 
 
-def _uncopied(x, kernel, strides, padding):
+def _conv_channels_last(x, kernel, strides, padding):
     """PyTorch's convolution of `x` as it lies in memory."""
     import torch
 
-    sizes = zip(x.shape[1:3], kernel.shape, strides)
-    rows, columns = (_padding(*size, padding) for size in sizes)
+    rows, columns = _zeros(tuple(x.shape[1:3]), tuple(kernel.shape), strides, padding)
     x = x.permute(0, 3, 1, 2)
     pad = rows[0], columns[0]
     if pad != (rows[1], columns[1]):
@@ -149,6 +151,12 @@ def _symmetric(x, kernel, strides, padding):
 
     zeros = [[size // 2] * 2 for size in kernel.shape[:2]]
     return tf.nn.conv2d(x, kernel, strides, [[0, 0], *zeros, [0, 0]])
+
+
+@functools.lru_cache(tuning.GEOMETRIES)
+def _zeros(sizes, kernel, strides, padding):
+    """Zeros before and after the rows of a map, and its columns."""
+    return [_padding(*axis, padding) for axis in zip(sizes, kernel, strides)]
 
 
 def _padding(size, kernel, stride, padding):

@@ -22,25 +22,26 @@ def normalize(layer, x, training):
     Returns:
         A tensor like `x`, or `None` where the layer has to do it itself.
     """
-    way = {"tensorflow": _tensorflow, "torch": _torch}.get(keras.backend.backend())
+    implementation = {"tensorflow": _tensorflow, "torch": _torch}.get(keras.backend.backend())
     # Half precision is summed up in single, as Keras does.
     uncast = keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype != "float64"
     float32 = layer.variable_dtype == "float32"
     last = layer.axis in (-1, len(x.shape) - 1)
     usual = layer.epsilon > 0 and not (layer.synchronized or getattr(layer, "renorm", False))
     learns = training and layer.trainable
-    if way is None or not (uncast and float32 and last and usual and (learns or way is _torch)):
+    offered = implementation is _torch or (learns and implementation is not None)
+    if not (offered and uncast and float32 and last and usual):
         return None
     channels = x.shape[-1]
     gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones(channels)
     beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros(channels)
-    both = layer.moving_mean, layer.moving_variance
+    moving = layer.moving_mean, layer.moving_variance
     if not learns:
-        mean, variance = map(ops.convert_to_tensor, both)
+        mean, variance = map(ops.convert_to_tensor, moving)
         return _native(x, mean, variance, gamma, beta, False, layer.epsilon)
-    outputs, *statistics = way(x, gamma, beta, layer.epsilon)
-    for moving, found in zip(both, statistics):
-        moving.assign(moving * layer.momentum + found * (1 - layer.momentum))
+    outputs, *statistics = implementation(x, gamma, beta, layer.epsilon)
+    for variable, value in zip(moving, statistics):
+        variable.assign(variable * layer.momentum + value * (1 - layer.momentum))
     return outputs
 
 

@@ -132,7 +132,7 @@ class InPlace:
         h = torch.empty_like(x) if keep else None
         last = torch.empty_like(x[:, 0]) if neuron.wants_last else None
         # Scratch buffers are tile-sized, so they stay in cache.
-        charged, potential = (torch.empty_like(x[tiles[0], 0]) for _ in range(2))
+        charged, potential = torch.empty_like(x[tiles[0], 0]), torch.empty_like(x[tiles[0], 0])
         for rows in tiles:
             count = x[rows].shape[0]
             before, after = v[rows], potential[:count] if last is None else last[rows]

@@ -18,6 +18,9 @@ EAGER_LIMIT = 64
 # Compiled functions that are kept: a threshold that changes from epoch to epoch makes new ones.
 COMPILED_FUNCTIONS = 256
 
+# Geometries of convolutions whose padding and outputs are kept: more than any network has.
+GEOMETRIES = 1024
+
 # Longer plain loops take PyTorch's compiler minutes. (AMD EPYC, two cores.)
 TORCH_COMPILE_UNROLL_LIMIT = 32
 

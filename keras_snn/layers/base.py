@@ -18,6 +18,7 @@ from keras_snn.utils.arguments import (
     check_peers,
     is_ours,
 )
+from keras_snn.utils.deprecation import warn
 from keras_snn.utils.docs import argument_docs, describe
 
 __all__ = ["NeuronCell", "SpikingCell"]
@@ -57,6 +58,9 @@ class NeuronCell(Configured, keras.layers.Layer):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if "form" in vars(cls) and "linear_charge" not in vars(cls):  # its old name
+            warn(f"{cls.__name__}.form", "linear_charge")
+            cls.linear_charge = cls.form
         describe(cls, arguments(cls, NeuronCell), argument_docs(cls, NeuronCell))
 
     def charge(self, v, x):
@@ -69,6 +73,11 @@ class NeuronCell(Configured, keras.layers.Layer):
         A class that defines it with its `charge` gets the fused loop over time.
         """
         return None
+
+    def form(self):
+        """`linear_charge`, by its old name."""
+        warn("form", "linear_charge")
+        return self.linear_charge()
 
     def step(self, x, states):
         """One step, in the state's dtype.
@@ -234,6 +243,11 @@ class SpikingCell(NeuronCell):
         h = self.charge(states[0], x)
         spikes = self.fire(h)
         return spikes, [self.reset_membrane(h, spikes)]
+
+    def fused(self):
+        """`fused_spec`, by its old name."""
+        warn("fused", "fused_spec")
+        return self.fused_spec()
 
     def fused_spec(self):
         """What kernels need to run whole sequences of a neuron.

@@ -64,11 +64,11 @@ class PaddedConv2D(Configured, keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if self.padding != "symmetric":
             return super().convolution_op(inputs, kernel)
-        zeros = [d * (k - 1) // 2 for d, k in zip(self.dilation_rate, self.kernel_size)]
-        widths = [(n, n) for n in zeros]
-        widths.insert(0 if self.data_format == "channels_first" else 2, (0, 0))
+        (rows, columns), (height, width) = self.dilation_rate, self.kernel_size
+        zeros = [[rows * (height - 1) // 2] * 2, [columns * (width - 1) // 2] * 2]
+        zeros.insert(0 if self.data_format == "channels_first" else 2, (0, 0))
         return ops.conv(
-            ops.pad(inputs, [(0, 0), *widths]),
+            ops.pad(inputs, [(0, 0), *zeros]),
             kernel,
             self.strides,
             "valid",

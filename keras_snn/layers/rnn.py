@@ -330,7 +330,8 @@ class SpikingRNN(keras.layers.RNN):
                 f"{self.name} needs at least one time step, and a known number of them if "
                 f"`unroll=True`; got `unroll={self.unroll}` and the shape {tuple(sequences.shape)}."
             )
-        check_mask(self.name, mask, sequences)
+        if mask is not None:
+            check_mask(self.name, mask, sequences)
         if initial_state is None:
             return None
         specs = self._specs(_cell_shapes(self.cell, (batch, *step_shape))[1])

@@ -83,8 +83,16 @@ def is_plain(layer):
 def _has_hooks(layer):
     from torch.nn.modules import module
 
-    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return any(getattr(layer, f"_{n}") or getattr(module, f"_global_{n}") for n in names)
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or module._global_forward_hooks
+        or module._global_forward_pre_hooks
+        or module._global_backward_hooks
+        or module._global_backward_pre_hooks
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

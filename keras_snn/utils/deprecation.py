@@ -33,6 +33,7 @@ MODULES = {
     "keras_snn.conversion.tandem": "keras_snn.training.tandem",
     "keras_snn.files": "keras_snn.utils.files",
     "keras_snn.joint": "keras_snn.training.joint",
+    "keras_snn.layers.fused": "keras_snn.kernels.spec",
     "keras_snn.layers.arguments": "keras_snn.utils.arguments",
 }
 
