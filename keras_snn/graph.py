@@ -36,6 +36,7 @@ __all__ = [
     "Role",
     "Trace",
     "backend",
+    "check_input",
     "draw_seed",
     "flatten_layers",
     "functional",
@@ -44,6 +45,8 @@ __all__ = [
     "in_layer_call",
     "in_order",
     "input_names",
+    "is_recomputed",
+    "is_seeded",
     "normalization",
     "output_names",
     "producer",
@@ -72,6 +75,21 @@ def flatten_layers(layer, include_self=True):
 def in_layer_call():
     """Whether a layer is being called, so that Keras will take what it gives to `add_loss`."""
     return get_global_attribute("current_call_ctx") is not None
+
+
+def check_input(layer, x):
+    """Raises a `ValueError` unless the shape of `x` is what a layer takes."""
+    layer._assert_input_compatibility(x)
+
+
+def is_recomputed(layer):
+    """Whether a layer's outputs are computed again in the backward pass (`RematScope`)."""
+    return layer._remat_mode is not None
+
+
+def is_seeded(seed):
+    """Whether a seed, or the generator of seeds, was given by a user."""
+    return getattr(seed, "_initial_seed", seed) is not None
 
 
 def producer(tensor):

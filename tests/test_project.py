@@ -125,6 +125,29 @@ def test_imports_run_in_no_circle():
     assert not circles(graph)
 
 
+PRIVATE = re.compile(
+    r"keras\.src|_run_through_graph|\b_functional\b|_flatten_layers|_keras_history|_keras_mask"
+    r"|_inbound_nodes|_remat_mode|_assert_input_compatibility|_initial_seed"
+)
+
+
+@pytest.mark.once
+def test_private_names_of_keras_stand_in_one_file():
+    files = {}
+    for path in sorted((ROOT / "keras_snn").rglob("*.py")):
+        if names := PRIVATE.findall(path.read_text()):
+            files[path.relative_to(ROOT / "keras_snn").as_posix()] = sorted(set(names))
+    assert {"keras.src", "_keras_history", "_flatten_layers"} < set(files.pop("graph.py"))
+    for path in (
+        "analysis/accuracy.py",
+        "analysis/rollout.py",
+        "analysis/walk.py",
+        "export/nir.py",
+    ):
+        files.pop(path, None)  # to be changed
+    assert files == {}
+
+
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="the two others share the work")
 def test_readme_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

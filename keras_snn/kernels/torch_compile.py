@@ -16,7 +16,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_snn.graph import backend, draw_seed
+from keras_snn.graph import backend, draw_seed, is_seeded
 
 if keras.backend.backend() == "torch":
     import torch
@@ -90,8 +90,7 @@ def dropout(inputs, rate, noise_shape=None, seed=None):
     """`keras.random.dropout` with the mask that it would draw, by one operation."""
     if rate in (0, 1):
         return inputs if rate == 0 else torch.zeros_like(inputs)
-    seeded = getattr(seed, "_initial_seed", seed) is not None
-    if noise_shape is None and not seeded:
+    if noise_shape is None and not is_seeded(seed):
         return torch.nn.functional.dropout(inputs, rate)
     shape = [size or full for size, full in zip(noise_shape or inputs.shape, inputs.shape)]
     kept = torch.ops.keras_snn.mask(_next(seed), shape, 1 - rate)

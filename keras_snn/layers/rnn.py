@@ -9,9 +9,9 @@ import warnings
 
 import keras
 from keras import KerasTensor, ops, tree
-from keras.src.backend import AutocastScope
 
 from keras_snn import dynamics, kernels
+from keras_snn.graph import AutocastScope, flatten_layers, producer
 from keras_snn.kernels import tuning
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.regularizers import tell
@@ -44,7 +44,7 @@ def reset_states(model):
     >>> float(keras.ops.sum(model.layers[0].states[0].value))
     0.0
     """
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.RNN):
             layer.reset_state()
 
@@ -54,18 +54,18 @@ _IMAGES = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "MaxPooling2D", "Aver
 
 def _warn_of_images(name, sequences):
     """Tells who feeds maps of images, whose height would be time."""
-    while history := getattr(sequences, "_keras_history", None):
-        producer = history.operation
-        if type(producer).__name__ in _IMAGES:
+    while produced := producer(sequences):
+        layer, inputs = produced
+        if type(layer).__name__ in _IMAGES:
             warnings.warn(
-                f"{name} takes axis 1 of {tuple(sequences.shape)} for time, and {producer.name!r} "
+                f"{name} takes axis 1 of {tuple(sequences.shape)} for time, and {layer.name!r} "
                 "gives (batch, height, width, channels). Repeat images with `RepeatTime`, and wrap "
                 "layers on sequences of images in `FoldTime`.",
                 stacklevel=2,
             )
-        if not isinstance(producer, keras.layers.BatchNormalization):
+        if not isinstance(layer, keras.layers.BatchNormalization):
             return
-        sequences = producer._inbound_nodes[history.node_index].input_tensors[0]
+        sequences = inputs[0]
 
 
 def _build_cell(cell, input_shape):
@@ -231,7 +231,7 @@ class SpikingRNN(keras.layers.RNN):
             **kwargs,
         )
         freeze(self, self.cell)
-        refuse_activity_regularizer(self.name, *self.cell._flatten_layers())
+        refuse_activity_regularizer(self.name, *flatten_layers(self.cell))
 
     def build(self, sequences_shape, initial_state_shape=None):
         if len(sequences_shape) < 3:

@@ -5,6 +5,7 @@ import inspect
 import keras
 from keras import KerasTensor, ops
 
+from keras_snn.graph import check_input, is_recomputed
 from keras_snn.kernels.convolution import convolve
 from keras_snn.kernels.normalization import normalize
 from keras_snn.layers.convolution import PaddedConv2D
@@ -73,7 +74,7 @@ def is_plain(layer):
         layer.activity_regularizer,
         layer.quantization_mode,
         getattr(layer, "lora_enabled", False),
-        layer._remat_mode,
+        is_recomputed(layer),
         "call" in vars(layer),
         keras.distribution.distribution(),
     )
@@ -153,7 +154,7 @@ class FoldTime(Configured, keras.layers.Wrapper):
     def _check_spec(self, folded, shape):
         """Whether `folded` is what the layer inside takes; else a `ValueError` that names time."""
         try:
-            self.layer._assert_input_compatibility(folded)
+            check_input(self.layer, folded)
         except ValueError as error:
             raise ValueError(
                 f"{self.name} takes sequences, (batch, time, ...), and gives its layer "
