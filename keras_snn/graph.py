@@ -438,7 +438,7 @@ class _EachStep(keras.layers.Layer):
 
     def __init__(self, operation):
         super().__init__(autocast=False)
-        self.operation = operation
+        self.operation, self.supports_masking = operation, True
 
     def call(self, *args, **kwargs):
         args, kwargs = tree.map_structure(self._fold, (args, kwargs))
@@ -541,7 +541,7 @@ class Trace:
     timed_outputs: list
 
 
-def trace(model, timesteps=None, replace=lambda call: call):
+def trace(model, timesteps=None, replace=lambda call: call, shapes=None):
     """Calls every layer of a model again, on symbolic inputs, and finds out what has time.
 
     A tensor has a time axis, axis 1, if a layer says so that makes it or reads it (a neuron, a
@@ -552,6 +552,7 @@ def trace(model, timesteps=None, replace=lambda call: call):
         model: A functional or Sequential model.
         timesteps: Number of steps of sequences whose number is open.
         replace: A function from a `Call` to the one to make in its place.
+        shapes: Shapes of one example of each input; by default the model's.
 
     Returns:
         A `Trace`.
@@ -574,11 +575,12 @@ def trace(model, timesteps=None, replace=lambda call: call):
         calls.append(dataclasses.replace(call, outputs=tuple(tree.flatten(outputs))))
         return outputs
 
-    def inputs():
-        return [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
-
     check_functional(model, "This")
-    calls, tensors = [], inputs()
+    calls, shapes = [], shapes or [x.shape[1:] for x in model.inputs]
+    tensors = [
+        keras.Input(batch_shape=(x.shape[0], *shape), dtype=x.dtype, name=x.name)
+        for x, shape in zip(model.inputs, shapes)
+    ]
     outputs = tree.flatten(run(model, tensors, rule))
     times = _times(calls)
     timed = [times.get(id(x), False) for x in tensors]

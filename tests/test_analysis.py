@@ -8,7 +8,7 @@ import pytest
 from helpers import to_numpy
 from keras import layers, ops
 
-from keras_snn import analysis, applications, callbacks
+from keras_snn import analysis, applications, callbacks, graph
 from keras_snn import layers as snn
 
 
@@ -478,13 +478,52 @@ def test_operations_of_groups_by_hand(make, macs, exact):
 
 
 # Networks that a run of a few steps at a time can't tell the answer of.
+ALL_STEPS = "needs all steps at once"
 NOT_IN_PIECES = {
     "masking": ((7, 3), lambda x: layers.Masking(9.0)(x), r"if.* \(IF\).*takes a mask"),
-    "recurrent": ((7, 3), lambda x: layers.LSTM(3, return_sequences=True)(x), "LSTM.*all steps"),
-    "convolution": ((7, 3), lambda x: layers.SeparableConv1D(3, 3)(x), "Conv1D.*all steps"),
-    "delta": ((7, 3), lambda x: snn.DeltaEncoder(0.1)(x), "DeltaEncoder.*all steps"),
-    "latency": ((3,), lambda x: snn.LatencyEncoder(7)(x), "LatencyEncoder.*all steps"),
-    "phase": ((3,), lambda x: snn.PhaseEncoder(7)(x), "PhaseEncoder.*all steps"),
+    "tokens": ((7,), lambda x: layers.Embedding(5, 3, mask_zero=True)(x), "IF.*takes a mask"),
+    "convolution": ((7, 3), lambda x: layers.SeparableConv1D(3, 3)(x), f"Conv1D.*{ALL_STEPS}"),
+    "strides": ((7, 3), lambda x: layers.Conv1D(3, 3, 2, "causal")(x), f"Conv1D.*{ALL_STEPS}"),
+    "latency": ((3,), lambda x: snn.LatencyEncoder(7)(x), f"LatencyEncoder.*{ALL_STEPS}"),
+    "phase": ((3,), lambda x: snn.PhaseEncoder(7)(x), f"PhaseEncoder.*{ALL_STEPS}"),
+    "sum": ((7, 3), lambda x: ops.cumsum(x, axis=1), f"Cumsum.*{ALL_STEPS}"),
+    "softmax": ((7, 3), lambda x: layers.Softmax(axis=1)(x), f"Softmax.*{ALL_STEPS}"),
+    "normalised": (
+        (7, 3),
+        lambda x: layers.BatchNormalization(axis=1)(x),
+        f"BatchNormalization.*{ALL_STEPS}",
+    ),
+    "scaled": (
+        (7, 3),
+        lambda x: snn.TemporalEffectiveBatchNormalization(7)(x),
+        f"TemporalEffective.*{ALL_STEPS}",
+    ),
+    "each step's": (
+        (7, 3),
+        lambda x: snn.BatchNormalizationThroughTime(7)(x),
+        f"ThroughTime.*{ALL_STEPS}",
+    ),
+    "parallel": ((7, 3), lambda x: snn.PSN()(x), f"PSN.*{ALL_STEPS}"),
+    "both ways": (
+        (7, 3),
+        lambda x: layers.Bidirectional(layers.GRU(2, return_sequences=True))(x),
+        f"Bidirectional.*{ALL_STEPS}",
+    ),
+    "attention": ((7, 3), lambda x: layers.Attention()([x, x]), f"Attention.*{ALL_STEPS}"),
+    "backwards": ((7, 3), lambda x: snn.IF(go_backwards=True)(x), f"IF.*{ALL_STEPS}"),
+    "flat": ((7, 3), lambda x: snn.RepeatTime(2)(layers.Flatten()(snn.IF()(x))), "Flatten"),
+    "the last": ((7, 3), lambda x: snn.RepeatTime(2)(snn.IF()(x)[:, -1]), "GetItem"),
+    "pooled": (
+        (7, 3),
+        lambda x: snn.RepeatTime(2)(layers.GlobalAveragePooling1D()(snn.IF()(x))),
+        "GlobalAveragePooling1D",
+    ),
+    "twice": ((7, 3), lambda x: snn.RepeatTime(2)(snn.MeanOverTime()(x)), "behind a readout"),
+    "unknown": (
+        (7, 3),
+        lambda x: layers.Lambda(lambda z: z)(x),
+        r"Lambda.*keras_snn\.graph\.register",
+    ),
 }
 
 
@@ -496,6 +535,14 @@ def test_what_is_not_run_in_pieces(name):
     model = keras.Model(inputs, snn.MeanOverTime()(snn.IF()(make(inputs))))
     with pytest.raises(TypeError, match=message):
         analysis.Rollout(model, chunk=3)
+
+
+@pytest.mark.once
+def test_stateful_layers_are_not_run_in_pieces():
+    inputs = keras.Input((7, 3), batch_size=2)
+    model = keras.Model(inputs, snn.MeanOverTime()(snn.IF(stateful=True)(inputs)))
+    with pytest.raises(TypeError, match=r"\(IF\).*stateful"):
+        analysis.Rollout(model)
 
 
 @pytest.mark.once
@@ -514,3 +561,96 @@ def test_layers_before_time_begins_are_run_once():
     data = np.random.default_rng(0).random((2, 6, 2)).astype("float32")
     found = [outputs[0] for outputs, _ in analysis.Rollout(model, chunk=2).run(data, 5)]
     np.testing.assert_allclose(np.concatenate(found, 1)[:, -1], to_numpy(model(data)), atol=1e-6)
+
+
+def in_pieces(model, inputs, chunk, timesteps=None):
+    """Outputs after each step, one array an output."""
+    parts = [outputs for outputs, _ in analysis.Rollout(model, chunk).run(inputs, timesteps)]
+    return [np.concatenate(pieces, 1) for pieces in zip(*parts)]
+
+
+def everything():
+    """Causal layers of all kinds, an initial state, named inputs, several readouts."""
+    events, start = keras.Input((6, 3), name="events"), keras.Input((4,), name="start")
+    x = layers.Conv1D(4, 2, padding="causal", dilation_rate=2)(snn.DeltaEncoder(0.1)(events))
+    x = layers.GRU(4, return_sequences=True)(snn.SlidingPSN(3)(2 * x + 1))
+    neuron = snn.LIF(name="lif")
+    x = neuron(1 + neuron(9 * ops.abs(x), initial_state=[layers.Dense(4)(start)]))
+    mean, last = snn.MeanOverTime()(x), snn.MembraneReadout("max", tau=2.0)(x)
+    logits = layers.Dense(2)(layers.Concatenate()([mean, last, start]))
+    return keras.Model({"start": start, "events": events}, {"logits": logits, "spikes": x})
+
+
+def test_pieces_equal_the_whole_at_every_step():
+    keras.utils.set_random_seed(0)
+    model, rng = everything(), np.random.default_rng(0)
+    data = {"events": rng.normal(size=(3, 6, 3)), "start": rng.normal(size=(3, 4))}
+    data = {name: x.astype("float32") for name, x in data.items()}
+    whole = model.predict(data, verbose=0)
+    assert 0.1 < whole["spikes"].mean() < 0.9
+    for chunk in (6, 4, 1):
+        logits, spikes = in_pieces(model, data, chunk)
+        np.testing.assert_allclose(logits[:, -1], whole["logits"], atol=1e-5)
+        np.testing.assert_array_equal(spikes, whole["spikes"])
+    for steps in range(1, 6):
+        cut = graph.trace(model, shapes=[(4,), (steps, 3)])
+        cut = keras.Model(cut.inputs, cut.outputs)([data["start"], data["events"][:, :steps]])
+        np.testing.assert_allclose(logits[:, steps - 1], to_numpy(cut[0]), atol=1e-5)
+
+
+ONE_READOUT = {
+    "LSTM": ((6, 3), lambda x: snn.MeanOverTime()(layers.LSTM(2, return_sequences=True)(x))),
+    "last of a GRU": ((6, 3), lambda x: layers.Dense(2)(layers.GRU(3)(x))),
+    "stacked cells": (
+        (6, 3),
+        lambda x: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)])(x),
+    ),
+    "gated convolutions": (
+        (6, 5, 2),
+        lambda x: snn.MaxOverTime()(layers.ConvLSTM1D(2, 2, return_sequences=True)(x)),
+    ),
+    "cells in a stack": (
+        (6, 3),
+        lambda x: snn.SumOverTime()(snn.SpikingRNN([layers.LSTMCell(3), snn.IFCell()])(9 * x)),
+    ),
+    "its own spikes": (
+        (6, 3),
+        lambda x: snn.LastOverTime()(snn.Recurrent(snn.LIFCell(), layers.Dense(3))(3 * x)),
+    ),
+    "first spikes": ((6, 3), lambda x: snn.FirstSpikeTime()(snn.IF()(x))),
+    "the last spikes": ((6, 3), lambda x: snn.IF(return_sequences=False)(2 * x)),
+    "steps reshaped": (
+        (6, 2, 2),
+        lambda x: snn.MeanOverTime()(ops.reshape(layers.Reshape((6, 4))(x), (-1, 6, 2, 2))),
+    ),
+    "folded": (
+        (6, 4, 4, 1),
+        lambda x: snn.MeanOverTime()(
+            snn.FoldTime(
+                keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten()])
+            )(x)
+        ),
+    ),
+    "nested": (
+        (6, 3),
+        lambda x: layers.Dense(2)(
+            keras.Sequential([keras.Input((6, 3)), snn.IF(), snn.MeanOverTime()])(3 * x)
+        ),
+    ),
+    "an image": ((3,), lambda x: snn.SumOverTime()(snn.IF()(layers.RepeatVector(6)(x)))),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ONE_READOUT)
+def test_pieces_equal_the_whole(name):
+    keras.utils.set_random_seed(0)
+    shape, build = ONE_READOUT[name]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, build(inputs))
+    data = np.random.default_rng(0).random((2, *shape)).astype("float32")
+    whole = model.predict(data, verbose=0)
+    assert np.abs(whole).max() > 0
+    for chunk in (6, 4, 1):
+        found = in_pieces(model, data, chunk, 6)[0]
+        np.testing.assert_allclose(found[:, -1], whole, atol=1e-5)

@@ -1,12 +1,12 @@
 """Accuracy at every number of steps, from one run that needs the memory of a few steps."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
-from keras_snn import layers as snn
+from keras_snn import graph
 from keras_snn.analysis.rollout import Rollout
 from keras_snn.utils.arguments import check_number
 from keras_snn.utils.batches import batches_of
@@ -30,19 +30,19 @@ class AccuracyOverTime:
     """
 
     accuracy: np.ndarray | None
-    firing_rates: dict
+    firing_rates: dict[str, float]
     examples: int
     decided: np.ndarray | None = None
     measure: str = "accuracy"
 
     @property
-    def timesteps(self):
+    def timesteps(self) -> float:
         """Mean number of steps until an answer: all of them without early exit."""
         if self.decided is None:
             return float(len(self.accuracy))
         return float(1 + np.sum(1 - self.decided[:-1]))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The result as plain data, for JSON."""
 
         def plain(values):
@@ -86,7 +86,7 @@ class AccuracyOverTime:
         ax.set_ylim(0, 100)
         return ax
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.accuracy is None:
             return f"{self.examples} examples, no labels"
         last = len(self.accuracy)
@@ -107,7 +107,7 @@ def accuracy_over_time(
     confidence=None,
     steps=None,
     verbose=0,
-):
+) -> AccuracyOverTime:
     """Accuracy of a spiking model after every number of steps, from one run.
 
     Memory does not grow with the number of steps: the model runs `chunk` steps at a time.
@@ -135,7 +135,7 @@ def accuracy_over_time(
 
     Example:
 
-    >>> from keras_snn import layers as snn
+    >>> from keras_snn import graph
     >>> model = keras.Sequential([keras.Input((3,)), snn.RepeatTime(4), snn.IF(),
     ...     snn.MeanOverTime()])
     >>> accuracy_over_time(model, (0.3 * np.eye(3) + 0.2, np.arange(3))).accuracy
@@ -144,13 +144,16 @@ def accuracy_over_time(
     if confidence is not None:
         check_number("confidence", confidence, above=0, maximum=1)
     rollout = Rollout(model, chunk)
+    if len(model.outputs) > 1:
+        raise ValueError(
+            f"The accuracy of one output can be told, the model {model.name!r} has "
+            f"{len(model.outputs)}: give a `keras.Model` of one of them."
+        )
     if timesteps is None and rollout.static:
         timesteps = _own_timesteps(model)
     right, decided, rates, examples, labelled = 0, 0, {}, 0, True
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
-    for place, (inputs, labels) in enumerate(batches_of(data, batch_size)):
-        if place == steps:
-            break
+    for inputs, labels in batches_of(model, data, batch_size, steps):
         answers, finals, found, final = [], [], {}, None
         for outputs, chunk_rates in rollout.run(inputs, timesteps):
             output = _scores(model, outputs[0])
@@ -165,7 +168,8 @@ def accuracy_over_time(
             if confidence is not None and np.all(final >= 0):
                 break
         answers = np.concatenate(answers, 1)
-        total = timesteps if rollout.static else tree.flatten(inputs)[0].shape[1]
+        lengths = [x.shape[1] for x, timed in zip(inputs, rollout.timed) if timed]
+        total = min([*lengths, *([] if timesteps is None else [timesteps])])
         missing = total - answers.shape[1]
         kept = [(0, 0)] * (answers.ndim - 2)  # the places of a map of answers
         answers = np.pad(answers, [(0, 0), (0, missing), *kept], mode="edge")
@@ -194,7 +198,7 @@ def accuracy_over_time(
     )
 
 
-def predicted_classes(model, outputs):
+def predicted_classes(model, outputs) -> np.ndarray:
     """The classes that a model's outputs stand for.
 
     Args:
@@ -220,9 +224,9 @@ def _scores(model, outputs):
 
 def output_activation(tensor):
     """Name of the activation, or of the operation, that a model's output comes from."""
-    layer = tensor._keras_history.operation
+    layer, _ = graph.producer(tensor)
     while isinstance(layer, keras.Model):
-        layer = layer.outputs[0]._keras_history.operation
+        layer, _ = graph.producer(layer.outputs[0])
     function = getattr(layer, "activation", None) or layer
     return getattr(function, "__name__", type(function).__name__).lower()
 
@@ -243,7 +247,7 @@ def _held(output, answer, final, confidence):
 
 
 def _own_timesteps(model):
-    for layer in model._flatten_layers():
-        if isinstance(layer, snn.RepeatTime):
-            return layer.timesteps
+    for call in graph.trace(model).calls:
+        if call.time == "adds":
+            return call.output.shape[1]
     raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")

@@ -1,38 +1,42 @@
 """What a network spends: rates, operations and energy, layer by layer, from one pass over data."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_snn import graph
+from keras_snn.analysis import probes
 from keras_snn.analysis.accuracy import accuracy_over_time
-from keras_snn.analysis.rates import is_spiking
 from keras_snn.analysis.report import ENERGY, LayerProfile, Profile
-from keras_snn.analysis.walk import First, membrane_of, walk
 from keras_snn.utils.arguments import check_choice
 from keras_snn.utils.batches import batches_of
 
 __all__ = ["profile", "sparsity"]
 
-# Examples of a batch that tell spikes from values, and whose potentials are simulated again.
+# Examples of a batch whose potentials are simulated again.
 SAMPLED = 4
 
 
 def profile(
     model, data, steps=None, batch_size=32, energy="45nm-float32", exact=False, timesteps=None
-):
+) -> Profile:
     """Profiles a model: rates, operations, energy, silent neurons, membrane potentials.
 
-    One pass; what is kept does not grow with the number of batches. An input of a weighted layer
-    that has integers only (in the first examples of each batch) is spikes, and costs accumulates
-    (values count as often as they say: 2 of a sum is two spikes); any other input costs
-    multiply-accumulates, once for all steps where it does not change over time. Masked steps count
-    nowhere. Pooling, normalisation (which folds away) and the neurons themselves are not charged.
+    One pass; what is kept does not grow with the number of batches. What a layer multiplies is
+    spikes if it is integers in all examples of all batches, and costs accumulates (values count as
+    often as they say: 2 of a sum is two spikes); anything else costs multiply-accumulates, once for
+    all steps where it does not change over time. A product of two tensors of spikes costs an
+    accumulate where both have one. Masked steps count nowhere. Pooling, normalisation (which folds
+    away) and the neurons themselves are not charged.
 
     Args:
-        model: A functional or Sequential model, of keras_snn layers or mixed.
-        data: Inputs, or a tuple `(inputs, labels)`; arrays, or an iterable of batches.
+        model: A functional or Sequential model, of keras_snn layers or mixed. Stateful layers start
+            from the states that they have, and keep them.
+        data: Inputs, as `predict` takes them, or a tuple `(inputs, labels)`; arrays, or an iterable
+            of batches.
         steps: Number of batches to use; all by default.
         batch_size: Batch size for arrays.
         energy: Name of the figures to use, see `ENERGY`.
@@ -41,7 +45,8 @@ def profile(
         timesteps: Number of steps for models on images; by default their own.
 
     Returns:
-        A `Profile`.
+        A `Profile`. It names layers whose multiplications nobody knows, see
+        `keras_snn.graph.register`.
 
     Raises:
         TypeError: If the model, or one nested in it, is subclassed.
@@ -59,228 +64,242 @@ def profile(
     (60.0, 0.0, 1.0)
     """
     check_choice("energy", energy, ENERGY)
-    inputs, calls, _, static = walk(model, timesteps)
-    spikes = {id(call.output) for call in calls if is_spiking(call.layer)}
-    probes = [
-        (call, _Weighted(call, exact, id(call.input) in spikes))
-        for call in calls
-        if _kind(call.layer)
-    ]
-    probes += [(call, _Firing(call)) for call in calls if is_spiking(call.layer) and call.timed]
-    if not probes:
-        raise ValueError(f"The model {model.name!r} has no weighted layer and no neurons.")
-    known = [name for _, probe in probes for name in probe.outputs]
-    tensors = [x for _, probe in probes for x in probe.outputs.values()]
-    step = keras.Model(inputs, tensors)
-    examples = 0
-    for place, (batch, _) in enumerate(batches_of(data, batch_size)):
-        if place == steps:
-            break
-        arrays = [np.asarray(x) for x in tree.flatten(batch)]
-        size = len(arrays[0])
-        found = [ops.convert_to_numpy(x) for x in tree.flatten(step.predict_on_batch(arrays))]
-        values = iter(zip(known, found))
-        for _, probe in probes:
-            probe.add({name: x for name, x in (next(values) for _ in probe.outputs)}, size)
-        examples += size
-    if not examples:
+    totals, plans = {}, {}
+    with probes.unchanged(model):
+        for arrays, _ in batches_of(model, data, batch_size, steps):
+            shapes = tuple(x.shape[1:] for x in arrays)
+            if shapes not in plans:  # sequences of another length have a graph of their own
+                plans[shapes] = _Plan(model, shapes, timesteps, exact)
+            plans[shapes].add(arrays, totals)
+    if not plans:
         raise ValueError("There are no data.")
-    layers, ann = {}, 0.0
-    for call, probe in sorted(probes, key=lambda pair: calls.index(pair[0])):
-        layers.setdefault(call.name, []).append(probe.result())
-    found = []
-    for call in calls:
-        for fields in layers.pop(call.name, []):
-            ann += fields.get("macs", 0) * (fields.get("steps", 0) if not static else 1)
-            found.append(
-                LayerProfile(
-                    call.name,
-                    type(call.layer).__name__,
-                    tuple(call.output.shape[1:]),
-                    call.layer.count_params(),
-                    **fields,
-                )
+    plan = next(iter(plans.values()))
+    layers, ann, known = [], 0.0, set()
+    for call in plan.calls:
+        own = {kind: found for (name, kind), found in totals.items() if name == call.name}
+        fired, products = own.pop(FIRED, None), list(own.values())
+        if not products and fired is None:
+            continue
+        per = "steps" if plan.static else "examples"  # of an image, once
+        ann += sum(x["dense"] / max(x[per], 1) for x in products)
+        fields = {} if fired is None else _firing(fired)
+        layers.append(
+            LayerProfile(
+                call.name,
+                type(call.layer).__name__,
+                tuple(call.output.shape[1:]),
+                0 if id(call.layer) in known else getattr(call.layer, "count_params", int)(),
+                **fields | (_spent(products) if products else {}),
             )
-    return Profile(model.name, tuple(found), examples, ann, energy)
+        )
+        known.add(id(call.layer))
+    examples = sum(plan.examples for plan in plans.values())
+    return Profile(model.name, tuple(layers), examples, ann, energy, tuple(plan.uncharged))
 
 
-def _kind(layer):
-    names = ("Conv", "DepthwiseConv", "SeparableConv")
-    known = [f"{n}{d}D{t}" for n in names for d in (1, 2, 3) for t in ("", "Transpose")]
-    return isinstance(layer, keras.layers.Dense) or any(
-        isinstance(layer, getattr(keras.layers, n)) for n in known if hasattr(keras.layers, n)
-    )
+FIRED = "fired"
 
 
-class _Weighted:
-    """Spikes and values that enter a weighted layer.
+class _Plan:
+    """What is looked at in a model, on inputs of given shapes."""
 
-    Where it reads a spiking layer, that its input is spikes needs no look.
-    """
+    def __init__(self, model, shapes, timesteps, exact):
+        trace = probes.traced(model, timesteps, shapes)
+        self.calls, self.static, self.examples = trace.calls, not any(trace.timed), 0
+        may_spike, spiking = _what_may_spike(trace)
+        self.uncharged = [
+            f"{call.name} ({type(call.layer).__name__})"
+            for call in trace.calls
+            if call.products is None
+        ]
+        self.probes = {}
+        for call in trace.calls:
+            for place, product in enumerate(call.products or ()):
+                reading = _reading(call, product, exact, may_spike, spiking)
+                self.probes[call.name, place] = reading, product.macs
+            if call.spikes:
+                self.probes[call.name, FIRED] = _fires(call), None
+        if not self.probes and not self.uncharged:
+            raise ValueError(f"The model {model.name!r} has no weighted layer and no neurons.")
+        tensors = [x for outputs, _ in self.probes.values() for x in outputs.values()]
+        self.model = keras.Model(trace.inputs, tensors) if tensors else None
 
-    def __init__(self, call, exact, spikes):
-        self.call, self.totals = call, {"input": 0.0, "reached": 0.0, "steps": 0.0}
-        self.integer, self.examples = True, 0
-        shape = call.input.shape[2:] if call.timed else call.input.shape[1:]
-        out = call.output.shape[2:] if call.timed else call.output.shape[1:]
-        self.macs, fan_out = _dense(call.layer, shape, out)
-        self.size = math.prod(shape)
-        self.outputs = {"steps": _steps(call)} if call.timed else {}
-        if not call.timed:  # a static integer, a pixel say, is no spike
-            self.integer = False
-            self.outputs["input"] = ops.ones_like(call.input[:, :1])
-            return
-        x = _unmasked(ops.cast(call.input, "float32"), call.mask)
-        axes = tuple(range(1, len(x.shape)))
-        magnitude = x if spikes else ops.abs(x)
-        self.outputs["input"] = ops.sum(magnitude, axis=axes)
-        if not spikes:
-            some = First(SAMPLED)(x)
-            self.outputs["fraction"] = ops.max(ops.abs(some - ops.round(some)), axis=axes)
-        if exact and fan_out is not None:
-            self.outputs["reached"] = ops.sum(magnitude * fan_out.astype("float32"), axis=axes)
-
-    def add(self, found, size):
-        for name in self.totals:
-            self.totals[name] += float(found[name].astype("float64").sum()) if name in found else 0
-        self.integer &= bool(np.all(found.get("fraction", 0) == 0))
-        self.examples += size
-
-    def result(self):
-        mean = {name: total / self.examples for name, total in self.totals.items()}
-        steps = mean["steps"] if self.call.timed else 1.0
-        fields = {"macs": self.macs, "steps": steps}
-        if not self.integer:
-            return fields | {"macs_spent": self.macs * steps}
-        rate = mean["input"] / max(self.size * steps, 1)
-        reached = mean["reached"] if "reached" in self.outputs else rate * steps * self.macs
-        return fields | {"input_rate": rate, "synops": reached}
+    def add(self, arrays, totals):
+        """Adds what a batch has to the totals so far."""
+        found = iter(tree.flatten(self.model.predict_on_batch(arrays)) if self.model else ())
+        self.examples += len(arrays[0])
+        for key, (outputs, macs) in self.probes.items():
+            values = {name: ops.convert_to_numpy(next(found)) for name in outputs}
+            values = {name: x.astype("float64") for name, x in values.items()}
+            values["examples"] = np.ones(len(arrays[0]))
+            if macs is not None:
+                values["dense"] = macs * values["steps"]
+            if "entries" in values and "reached" not in values:
+                values["reached"] = values["input"] * macs * values["steps"] / values["entries"]
+            so_far = totals.setdefault(key, {})
+            for name, x in values.items():
+                over_batch, join = REDUCED.get(name, (lambda x: x.sum(), np.add))
+                x = over_batch(x)
+                so_far[name] = join(so_far[name], x) if name in so_far else x
 
 
-class _Firing:
-    """What a layer's neurons do."""
-
-    def __init__(self, call):
-        self.call, self.examples, self.counts = call, 0, 0.0
-        self.neurons = math.prod(call.output.shape[2:])
-        fired = _unmasked(ops.cast(call.output, "float32"), call.mask)
-        # One pass over the spikes: how often each neuron fired in the batch.
-        self.outputs = {"counts": ops.sum(fired, axis=(0, 1)), "steps": _steps(call)}
-        v = membrane_of(call, first=SAMPLED)
-        if v is not None:
-            first = First(SAMPLED)
-            v = _unmasked(v, None if call.mask is None else first(call.mask))
-            self.outputs["sampled"] = first(self.outputs["steps"])
-            axes = tuple(range(1, len(v.shape)))
-            self.outputs |= {
-                "sum": ops.sum(v, axis=axes),
-                "squares": ops.sum(v * v, axis=axes),
-                "low": ops.min(v, axis=axes),
-                "high": ops.max(v, axis=axes),
-            }
-        self.sums = dict.fromkeys(("steps", "sampled", "sum", "squares"), 0.0)
-        self.low, self.high = float("inf"), float("-inf")
-
-    def add(self, found, size):
-        for name in self.sums:
-            if name in found:
-                self.sums[name] += float(found[name].astype("float64").sum())
-        self.counts = self.counts + found["counts"].astype("float64")
-        if "low" in found:
-            self.low = min(self.low, float(found["low"].min()))
-            self.high = max(self.high, float(found["high"].max()))
-        self.examples += size
-
-    def result(self):
-        steps = self.sums["steps"]
-        count = max(steps * self.neurons, 1)
-        fields = {
-            "steps": steps / self.examples,
-            "rate": float(np.sum(self.counts)) / count,
-            "silent": float(np.mean(self.counts == 0)),
-            "saturated": float(np.mean(self.counts >= max(steps, 1))),
-        }
-        if "sum" in self.outputs:
-            count = max(self.sums["sampled"] * self.neurons, 1)
-            mean = self.sums["sum"] / count
-            variance = max(self.sums["squares"] / count - mean**2, 0.0)
-            fields["membrane"] = (mean, variance**0.5, self.low, self.high)
-        return fields
+# How examples and batches are joined, of what is no sum over them.
+REDUCED = {
+    "fired": (lambda x: x, np.add),
+    "fraction": (np.max, np.maximum),
+    "other": (np.max, np.maximum),
+    "high": (np.max, np.maximum),
+    "low": (np.min, np.minimum),
+}
 
 
-def _unmasked(x, mask):
-    """`x` with masked steps as zeros."""
-    if mask is None:
-        return x
-    mask = ops.cast(mask, "bool")
-    for _ in x.shape[2:]:
-        mask = ops.expand_dims(mask, -1)
-    return ops.where(mask, x, ops.zeros_like(x))
+def _what_may_spike(trace):
+    """Tensors, by `id`, that have time or come of such ones; and those that are spikes."""
+    found = {id(x) for x, timed in zip(trace.inputs, trace.timed) if timed}
+    if not found and not any(call.timed for call in trace.calls):  # no layer tells
+        found = {id(x) for x in trace.inputs if len(x.shape) == 3}
+    for call in trace.calls:
+        inherits = call.time not in ("removes", "recurrent")
+        if call.timed or (inherits and any(id(x) in found for x in call.inputs)):
+            found.update(id(x) for x in call.outputs)
+    return found, {id(call.output) for call in trace.calls if call.spikes}
 
 
-def _steps(call):
-    """Number of unmasked steps of each example."""
-    if call.mask is not None:
-        return ops.sum(ops.cast(call.mask, "float32"), axis=1)
-    x = call.output
-    while len(x.shape) > 2:
-        x = x[..., 0]
-    return ops.sum(ops.ones_like(x, dtype="float32"), axis=1)
+def _total(x):
+    return ops.sum(x, axis=tuple(range(1, len(x.shape))))
 
 
-def _dense(layer, shape, out):
-    """Dense MACs of one step, and how many outputs each input reaches, without the batch axis."""
-    if isinstance(layer, keras.layers.Dense):
-        positions = math.prod(shape[:-1])
-        return positions * shape[-1] * layer.units, np.full((1,), layer.units)
-    first = layer.data_format == "channels_first"
-    spatial_out = out[1:] if first else out[:-1]
-    spatial_in = shape[1:] if first else shape[:-1]
-    channels = shape[0] if first else shape[-1]
-    taps = math.prod(layer.kernel_size)
-    filters = out[0] if first else out[-1]
-    name = type(layer).__name__
-    if "Separable" in name:
-        depth = channels * layer.depth_multiplier
-        return math.prod(spatial_out) * depth * (taps + filters), None
-    if "Transpose" in name:
-        return math.prod(spatial_in) * channels * taps * filters, None
-    if "Depthwise" in name:
-        macs, each = math.prod(spatial_out) * taps * filters, layer.depth_multiplier
+def _fraction(x):
+    """How far each example is from integers."""
+    return ops.max(ops.abs(x - ops.round(x)), axis=tuple(range(1, len(x.shape))))
+
+
+def _reading(call, product, exact, may_spike, spiking):
+    """What one multiplication of a layer reads: sums of each example, symbolic."""
+    mask = probes.mask_of(call) if product.each_step else None
+    first = call.input
+    while len(first.shape) > 2:
+        first = first[..., 0]
+    steps = probes.steps_of(first, mask) if product.each_step else _ones(first)
+    outputs = {"steps": steps}
+    if product.reads == "output":
+        tensors = [_step_before(call)] if call.spikes else []
+    elif product.reads == "values":
+        tensors = []
     else:
-        macs = math.prod(spatial_out) * taps * filters * channels // layer.groups
-        each = filters // layer.groups
-    counts = np.ones(())
-    for n, o, k, s, d in zip(
-        spatial_in, spatial_out, layer.kernel_size, layer.strides, layer.dilation_rate
-    ):
-        counts = np.multiply.outer(counts, _reached(n, o, k, s, d, layer.padding))
-    counts = counts * each
-    return macs, counts[None] if first else counts[..., None]
+        reads = product.reads if isinstance(product.reads, tuple) else (product.reads,)
+        tensors = [call.inputs[place] for place in reads]
+        if not any(id(x) in may_spike for x in tensors):
+            tensors = []  # a static integer, a pixel say, is no spike
+    if not tensors:
+        return outputs
+    x = probes.unmasked(ops.cast(tensors[0], "float32"), mask)
+    known = product.reads == "output" or id(tensors[0]) in spiking
+    magnitude = x if known else ops.abs(x)
+    size = math.prod(x.shape[2 if product.each_step else 1 :])
+    outputs |= {"input": _total(magnitude), "entries": size * steps}
+    if not known:
+        outputs["fraction"] = _fraction(x)
+    if len(tensors) == 2:
+        return outputs | _pair(product, tensors, magnitude, may_spike)
+    if exact and product.reach is not None:
+        outputs["reached"] = _total(magnitude * np.asarray(product.reach, "float32"))
+    return outputs
 
 
-def _reached(size, outputs, taps, stride, dilation, padding):
-    """How many outputs of a one-dimensional convolution each input is part of."""
-    before = 0
-    if padding == "same":
-        before = max((outputs - 1) * stride + (taps - 1) * dilation + 1 - size, 0) // 2
-    elif padding == "symmetric":
-        before = (taps - 1) * dilation // 2
-    elif padding == "causal":
-        before = (taps - 1) * dilation
-    places = np.add.outer(np.arange(outputs) * stride, np.arange(taps) * dilation) - before
-    places = places[(places >= 0) & (places < size)]
-    return np.bincount(places, minlength=size)
+def _ones(x):
+    return ops.ones_like(x[:, 0] if len(x.shape) > 1 else x, dtype="float32")
 
 
-def sparsity(model, data, tolerance=0.01, timesteps=None, batch_size=32):
+def _pair(product, tensors, first, may_spike):
+    """Accumulates where the first tensor has spikes, where the second has, where both have."""
+    second = ops.cast(tensors[1], "float32")
+    ones = [ops.ones_like(x) for x in (first, second)]
+
+    def reached(a, b):
+        return _total(ops.cast(product.multiply(a, b), "float32"))
+
+    outputs = {"reached": reached(first, ones[1])}
+    if id(tensors[0]) not in may_spike:
+        outputs["fraction"] = _ones(first[..., 0]) * 0.5
+    if id(tensors[1]) in may_spike:
+        outputs["other"] = _fraction(second)
+        outputs["reached by other"] = reached(ones[0], ops.abs(second))
+        outputs["reached by both"] = reached(first, ops.abs(second))
+    return outputs
+
+
+def _step_before(call):
+    """The outputs of a recurrent layer one step later: what its own connections read."""
+    y = probes.sequence_of(call)
+    return ops.concatenate([ops.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
+
+
+def _spent(products):
+    """Operations of a layer, from the totals of its multiplications."""
+    examples = products[0]["examples"]
+    fields = {"macs": 0, "steps": products[0]["steps"] / examples, "synops": 0.0, "macs_spent": 0.0}
+    for x in products:
+        fields["macs"] += round(x["dense"] / max(x["steps"], 1))
+        first = "input" in x and not x.get("fraction", 0)
+        second = "other" in x and not x["other"]
+        if first and "input_rate" not in fields:
+            fields["input_rate"] = float(x["input"] / max(x["entries"], 1))
+            fields["undecided"] = x["input"] == 0 and "fraction" in x
+        if first or second:
+            name = "reached" + (" by both" if first else " by other") * second
+            fields["synops"] += float(x[name] / examples)
+        else:
+            fields["macs_spent"] += float(x["dense"] / examples)
+    return fields
+
+
+def _fires(call):
+    """What a layer's neurons do: sums over examples and steps, symbolic."""
+    spikes, mask = probes.sequence_of(call), probes.mask_of(call)
+    fired = probes.unmasked(ops.cast(spikes, "float32"), mask)
+    # One pass over the spikes: how often each neuron fired in the batch.
+    outputs = {"fired": ops.sum(fired, axis=(0, 1)), "steps": probes.steps_of(spikes, mask)}
+    v = probes.membrane_of(call, first=SAMPLED)
+    if v is None:
+        return outputs
+    first = probes.First(SAMPLED)
+    mask = None if mask is None else first(mask)
+    axes, zeroed = tuple(range(1, len(v.shape))), probes.unmasked(v, mask)
+    return outputs | {
+        "sampled": first(outputs["steps"]),
+        "sum": _total(zeroed),
+        "squares": _total(zeroed * zeroed),
+        "low": ops.min(probes.unmasked(v, mask, float("inf")), axis=axes),
+        "high": ops.max(probes.unmasked(v, mask, float("-inf")), axis=axes),
+    }
+
+
+def _firing(x):
+    neurons = np.size(x["fired"])
+    fields = {
+        "steps": x["steps"] / x["examples"],
+        "neurons": neurons,
+        "rate": float(np.sum(x["fired"]) / max(x["steps"] * neurons, 1)),
+        "silent": float(np.mean(x["fired"] == 0)),
+        "saturated": float(np.mean(x["fired"] >= max(x["steps"], 1))),
+    }
+    if "sum" in x:
+        count = max(x["sampled"] * neurons, 1)
+        mean = x["sum"] / count
+        variance = max(x["squares"] / count - mean**2, 0.0)
+        fields["membrane"] = tuple(map(float, (mean, variance**0.5, x["low"], x["high"])))
+    return fields
+
+
+def sparsity(model, data, tolerance=0.01, timesteps=None, batch_size=32) -> dict[str, Any]:
     """Event-driven sparsity: spikes by depth, and operations when the answer has settled.
 
     The number of steps is the least from which accuracy stays within `tolerance` of the final one.
 
     Args:
-        model: A model on images with one readout, see `Rollout`.
-        data: `(inputs, labels)`, arrays.
+        model: A model with one output, see `Rollout`.
+        data: `(inputs, labels)`, arrays; inputs as `predict` takes them.
         tolerance: How far from the final accuracy, as a share of 1.
         timesteps: Steps to simulate at most; by default the model's own.
         batch_size: Batch size.
@@ -305,7 +324,13 @@ def sparsity(model, data, tolerance=0.01, timesteps=None, batch_size=32):
     final = found.accuracy[-1]
     far = np.flatnonzero(np.abs(found.accuracy - final) > tolerance)
     settled = int(far[-1]) + 2 if len(far) else 1
-    result = profile(model, data[0], batch_size=batch_size, timesteps=settled)
+    timed = graph.trace(model).timed
+    inputs = [
+        x[:, :settled] if has_time else x
+        for x, has_time in zip(graph.in_order(model, data[0]), timed)
+    ]
+    static = None if any(timed) else settled
+    result = profile(model, inputs, batch_size=batch_size, timesteps=static)
     return {
         "timesteps": settled,
         "accuracy": float(found.accuracy[settled - 1]),

@@ -1,19 +1,21 @@
 """Gradient norms, weight by weight: do gradients reach the first layers?"""
 
 import keras
-from keras import ops
+from keras import ops, tree
+
+from keras_snn.analysis import probes
 
 __all__ = ["gradient_norms"]
 
 
-def gradient_norms(model, inputs, targets, loss):
+def gradient_norms(model, inputs, targets, loss) -> dict[str, float]:
     """Norm of the gradient of a loss to each trainable weight, for one batch in training mode.
 
-    The model is as before afterwards, moving statistics included.
+    The model is as before afterwards, moving statistics and states included.
 
     Args:
         model: A built Keras model.
-        inputs: A batch of inputs.
+        inputs: A batch of inputs: an array, or a list or dictionary of arrays.
         targets: Its targets.
         loss: A Keras loss, or a function of targets and outputs.
 
@@ -29,13 +31,10 @@ def gradient_norms(model, inputs, targets, loss):
     >>> {path: round(norm, 3) for path, norm in norms.items()}
     {'a/kernel': 1.414}
     """
-    before = model.get_weights()
     find = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
-    inputs, targets = (_tensor(part) for part in (inputs, targets))
-    try:
+    inputs, targets = (tree.map_structure(_tensor, part) for part in (inputs, targets))
+    with probes.unchanged(model):
         found = find(model, inputs, lambda y: ops.mean(loss(targets, y)))
-    finally:
-        model.set_weights(before)
     norms = [0.0 if g is None else float(ops.norm(ops.reshape(g, (-1,)))) for g in found]
     return {weight.path: norm for weight, norm in zip(model.trainable_weights, norms)}
 

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_snn.layers import RecurrentCell, SpikingCell, SpikingRNN
-from keras_snn.layers.parallel import PSN, SlidingPSN
+from keras_snn import graph
+from keras_snn.analysis import probes
 
 __all__ = ["firing_rates", "is_spiking"]
 
 
-def is_spiking(layer):
+def is_spiking(layer: keras.layers.Layer) -> bool:
     """Whether a layer's output is spikes.
 
     Args:
@@ -25,32 +25,29 @@ def is_spiking(layer):
     >>> is_spiking(LIF()), is_spiking(LeakyIntegrator())
     (True, False)
     """
-    if not isinstance(layer, SpikingRNN):
-        return isinstance(layer, (PSN, SlidingPSN))
-    cell = layer.cell
-    if isinstance(cell, keras.layers.StackedRNNCells):
-        cell = cell.cells[-1]
-    if isinstance(cell, RecurrentCell):
-        cell = cell.neuron
-    return isinstance(cell, SpikingCell)
+    spikes = graph.role_of(layer).spikes
+    return spikes(layer) if callable(spikes) else spikes
 
 
-def firing_rates(model, data, steps=None, batch_size=32):
+def firing_rates(model, data, steps=None, batch_size=32) -> dict[str, float]:
     """Mean spikes per neuron and step of each spiking layer, from one pass over data.
 
-    Only one number per example and layer is kept, so that memory does not grow with the maps.
+    Only two numbers per example and layer are kept, so that memory does not grow with the maps.
+    Masked steps count nowhere. The model remembers nothing of the data.
 
     Args:
-        model: A functional or `Sequential` model.
-        data: What `model.predict` takes: an array of inputs, a `tf.data.Dataset`, ...
+        model: A functional or `Sequential` model, nested ones too.
+        data: What `model.predict` takes: an array of inputs, a dictionary, a `tf.data.Dataset`, ...
         steps: Number of batches to use; all by default.
         batch_size: Batch size for arrays.
 
     Returns:
-        A dictionary from layer names to rates, in the order of the model.
+        A dictionary from layer names to rates, in the order of the model: `"block/lif"` in the
+        nested model `block`, `"lif:1"` for the second call of a layer.
 
     Raises:
-        ValueError: If the model is not functional, or has no spiking layer.
+        TypeError: If the model, or one nested in it, is subclassed.
+        ValueError: If it has no spiking layer, or there are no data.
 
     Example:
 
@@ -59,17 +56,18 @@ def firing_rates(model, data, steps=None, batch_size=32):
     >>> firing_rates(model, np.ones((2, 4, 3), "float32"))
     {'neuron': 0.5}
     """
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            f"`firing_rates` needs a functional or Sequential model, got {model!r}. Wrap your "
-            "layers in `keras.Model(inputs, outputs)`."
-        )
-    layers = [layer for layer in model.layers if is_spiking(layer)]
-    if not layers:
+    found = probes.traced(model)
+    calls = [call for call in found.calls if call.spikes]
+    if not calls:
         raise ValueError(f"The model {model.name!r} has no spiking layer.")
-    outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
-    means = [ops.mean(ops.cast(x, "float32"), tuple(range(1, len(x.shape)))) for x in outputs]
-    probe = keras.Model(model.inputs, means)
-    found = probe.predict(data, batch_size=batch_size, steps=steps, verbose=0)
-    found = [found] if len(layers) == 1 and not isinstance(found, list) else found
-    return {layer.name: float(np.mean(rate)) for layer, rate in zip(layers, found)}
+    tensors = []
+    for call in calls:
+        x, mask = probes.sequence_of(call), probes.mask_of(call)
+        fired = probes.unmasked(ops.cast(x, "float32"), mask)
+        means = ops.mean(fired, axis=tuple(range(2, len(x.shape))))
+        tensors += [ops.sum(means, axis=1), probes.steps_of(x, mask)]
+    totals = 0.0
+    for arrays in probes.looked_at(model, found.inputs, tensors, data, batch_size, steps):
+        totals = totals + np.array([x.astype("float64").sum() for x in arrays])
+    spikes, counts = totals[::2], np.maximum(totals[1::2], 1)
+    return {call.name: float(rate) for call, rate in zip(calls, spikes / counts)}

@@ -1,13 +1,12 @@
 """Recordings: spikes, membrane potentials and currents of any layer, without changing the model."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 import numpy as np
-from keras import tree
 
-from keras_snn.analysis.rates import is_spiking
-from keras_snn.analysis.walk import membrane_of, walk
+from keras_snn.analysis import probes
 
 __all__ = ["WHAT", "Recording", "record"]
 
@@ -23,27 +22,29 @@ class Recording:
         thresholds: Thresholds of spiking layers that have one.
     """
 
-    layers: dict
-    thresholds: dict
+    layers: dict[str, dict[str, np.ndarray]]
+    thresholds: dict[str, np.ndarray]
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         return self.layers[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.layers)
 
 
-def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=None):
+def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=None) -> Recording:
     """Records what layers of a model do.
 
     Args:
-        model: A functional or Sequential model; it is not changed.
-        data: Inputs: an array, a list of arrays, or what `predict` takes.
-        layers: Names of layers (or one name); by default all spiking ones. Any layer has
-            `"spikes"`, which is its output, and `"currents"`, its input.
+        model: A functional or Sequential model, nested ones too. It is not changed: stateful
+            layers start from the states that they have, as in `predict`, and keep them.
+        data: Inputs: an array, a list or dictionary of arrays, or what else `predict` takes.
+        layers: Names of layers (or one name); by default all spiking ones. The layer `lif` of the
+            nested model `block` is `"block/lif"`; the second call of a layer is `"lif:1"`. Any
+            layer has `"spikes"`, which is its output, and `"currents"`, its input.
         what: What to record: `"spikes"`; `"membrane"`, the potential after each step's reset;
             `"charged"`, the potential that is compared with the threshold; `"currents"`.
         batch_size: Batch size.
@@ -68,24 +69,21 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
     unknown = [kind for kind in what if kind not in WHAT]
     if unknown or not what:
         raise ValueError(f"`what` should be some of {WHAT}, got {what}.")
-    inputs, calls, _, _ = walk(model, timesteps)
-    known = {call.name: call for call in calls}
+    trace = probes.traced(model, timesteps)
+    known = {call.name: call for call in trace.calls}
     if layers is None:
-        names = [call.name for call in calls if is_spiking(call.layer)]
+        names = [name for name, call in known.items() if call.spikes]
     else:
         names = [layers] if isinstance(layers, str) else list(layers)
     missing = [name for name in names if name not in known]
     if missing or not names:
         raise ValueError(f"The model has no layers {missing}. It has: {', '.join(known)}.")
-    tensors, places = [], []
-    for name in names:
-        for kind in what:
-            tensors.append(_tensor(known[name], kind))
-            places.append((name, kind))
-    found = keras.Model(inputs, tensors).predict(data, batch_size=batch_size, verbose=0)
+    places = [(name, kind) for name in names for kind in what]
+    tensors = [_tensor(known[name], kind) for name, kind in places]
+    batches = probes.looked_at(model, trace.inputs, tensors, data, batch_size)
     result = {name: {} for name in names}
-    for (name, kind), values in zip(places, tree.flatten(found)):
-        result[name][kind] = np.asarray(values)
+    for (name, kind), values in zip(places, zip(*batches)):
+        result[name][kind] = np.concatenate(values)
     thresholds = {}
     for name in names:
         threshold = getattr(getattr(known[name].layer, "cell", None), "current_threshold", None)
@@ -99,7 +97,7 @@ def _tensor(call, kind):
         return call.output
     if kind == "currents":
         return call.input
-    potential = membrane_of(call, "after" if kind == "membrane" else "charged")
+    potential = probes.membrane_of(call, "after" if kind == "membrane" else "charged")
     if potential is None:
         raise ValueError(f"{call.name} ({type(call.layer).__name__}) has no {kind!r} to record.")
     return potential

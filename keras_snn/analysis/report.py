@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import math
+from typing import Any
 
 from keras_snn.utils import files
 from keras_snn.utils.tables import table_lines
@@ -31,13 +31,16 @@ class LayerProfile:
         kind: Its class.
         output_shape: Shape of one example's output, with time.
         parameters: Number of its weights' entries.
-        macs: Multiply-accumulates of one dense step.
-        steps: How often it runs for one example: its steps that are not masked, 1 if its input
-            does not change over time.
+        macs: Multiply-accumulates of one dense step; of a layer that looks across time, of the
+            whole sequence.
+        steps: How often it runs for one example: its steps that are not masked; 1 if its input
+            does not change over time, or if it takes all steps at once.
         input_rate: Mean input per entry and step, of spikes (integers count with their value);
             `None` for inputs that are no spikes.
         synops: Accumulates that the spikes cause (`input_rate * steps * macs`, or exact).
-        macs_spent: Multiply-accumulates spent, where the input is not spikes.
+        macs_spent: Multiply-accumulates spent, where what is multiplied is not spikes.
+        undecided: Whether the input was 0 throughout, and nothing else tells that it is spikes.
+        neurons: Number of neurons of a spiking layer.
         rate: Mean spikes per neuron and step of a spiking layer, else `None`.
         silent: Share of its neurons that never fired on the data.
         saturated: Share of its neurons that fired at every step.
@@ -47,17 +50,19 @@ class LayerProfile:
 
     name: str
     kind: str
-    output_shape: tuple
+    output_shape: tuple[int | None, ...]
     parameters: int
     macs: int = 0
     steps: float = 0.0
     input_rate: float | None = None
     synops: float = 0.0
     macs_spent: float = 0.0
+    undecided: bool = False
+    neurons: int = 0
     rate: float | None = None
     silent: float | None = None
     saturated: float | None = None
-    membrane: tuple | None = None
+    membrane: tuple[float, float, float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,46 +76,48 @@ class Profile:
         ann_macs: Multiply-accumulates of the same network without spikes: each layer once for an
             image, once a step for a sequence.
         energy_table: Name of the figures in `ENERGY`.
+        uncharged: Layers whose multiplications nobody knows, `"name (Class)"`: they are in no sum.
     """
 
     name: str
-    layers: tuple
+    layers: tuple[LayerProfile, ...]
     examples: int
     ann_macs: float
     energy_table: str
+    uncharged: tuple[str, ...] = ()
 
     @property
-    def synops(self):
+    def synops(self) -> float:
         """Accumulates of all layers."""
         return sum(layer.synops for layer in self.layers)
 
     @property
-    def macs(self):
+    def macs(self) -> float:
         """Multiply-accumulates spent by all layers."""
         return sum(layer.macs_spent for layer in self.layers)
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """Mean spikes per neuron and step over all neurons."""
-        found = [(x.rate, math.prod(x.output_shape)) for x in self.layers if x.rate is not None]
+        found = [(x.rate, x.neurons * x.steps) for x in self.layers if x.rate is not None]
         return sum(r * n for r, n in found) / max(sum(n for _, n in found), 1)
 
     @property
-    def energy(self):
+    def energy(self) -> float:
         """Estimated energy of one example, in nanojoules; memory accesses are not in it."""
         return sum(map(self.layer_energy, self.layers))
 
     @property
-    def ann_energy(self):
+    def ann_energy(self) -> float:
         """That of the same network without spikes, in nanojoules."""
         return self.ann_macs * ENERGY[self.energy_table]["mac"] / 1000
 
-    def layer_energy(self, layer):
+    def layer_energy(self, layer: LayerProfile) -> float:
         """Estimated energy of a layer, in nanojoules."""
         costs = ENERGY[self.energy_table]
         return (layer.synops * costs["ac"] + layer.macs_spent * costs["mac"]) / 1000
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The profile as plain data."""
         return {
             "name": self.name,
@@ -122,12 +129,13 @@ class Profile:
             "energy_nj": self.energy,
             "ann_energy_nj": self.ann_energy,
             "energy_table": self.energy_table,
+            "uncharged": list(self.uncharged),
             "layers": [
                 dataclasses.asdict(x) | {"energy_nj": self.layer_energy(x)} for x in self.layers
             ],
         }
 
-    def to_json(self, path=None):
+    def to_json(self, path=None) -> str:
         """The profile as JSON.
 
         Args:
@@ -153,7 +161,7 @@ class Profile:
             raise ImportError("Frames need pandas: pip install pandas") from error
         return pandas.DataFrame(self.to_dict()["layers"]).set_index("name")
 
-    def __str__(self):
+    def __str__(self) -> str:
         head = (
             *("layer", "output", "params", "MACs/step", "in rate", "SynOps", "MACs", "rate"),
             *("silent", "satur.", "nJ"),
@@ -187,6 +195,11 @@ class Profile:
             f"Energy ({self.energy_table}) {self.energy:,.4g} nJ, as an ANN "
             f"{self.ann_energy:,.4g} nJ: {ratio:.3f} times",
         ]
+        if self.uncharged:
+            lines.append(f"not charged: {', '.join(self.uncharged)}")
+        undecided = [x.name for x in self.layers if x.undecided]
+        if undecided:
+            lines.append(f"undecided whether spikes, as they read nothing: {', '.join(undecided)}")
         return "\n".join(lines)
 
 

@@ -218,13 +218,9 @@ def calibration_batches(data, model, batch_size):
             next(iter(data[1].values() if isinstance(data[1], dict) else data[1]), None)
         )
         data = data[0], None if several else np.asarray(data[1])
-    batches, labels, whole = [], [], isinstance(data, tuple)
-    for inputs, targets in batches_of(data, batch_size):
-        if isinstance(inputs, list) and len(inputs) == count + 1 and not whole:
-            *inputs, targets = inputs  # as PyTorch's loaders give them
-        batches.append(
-            [_checked(x, part) for x, part in zip(model.inputs, in_order(model, inputs))]
-        )
+    batches, labels = [], []
+    for inputs, targets in batches_of(model, data, batch_size):
+        batches.append([_checked(x, part) for x, part in zip(model.inputs, inputs)])
         if _is_array(targets):
             labels.append(targets)
     if not batches or not len(batches[0][0]):

@@ -1,27 +1,68 @@
 """Data in any form that `predict` takes, batch by batch."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_snn import graph
 
-def batches_of(data, batch_size):
-    """Pairs of inputs and labels (or `None`), from arrays or an iterable of batches."""
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
-        data = (data, None)
-    if isinstance(data, tuple) and len(data) == 2:
-        inputs, labels = data
-        size = len(tree.flatten(inputs)[0])
-        for start in range(0, size, batch_size):
-            part = slice(start, start + batch_size)
-            chosen = tree.map_structure(lambda x, part=part: np.asarray(x)[part], inputs)
-            yield chosen, None if labels is None else np.asarray(labels)[part]
-        return
-    if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
-    for batch in data:
-        inputs, labels = batch[:2] if isinstance(batch, tuple) else (batch, None)
-        yield tree.map_structure(_array, inputs), tree.map_structure(_array, labels)
+
+def batches_of(model, data, batch_size, steps=None):
+    """Pairs of a model's inputs and labels (or `None`), from arrays or an iterable of batches.
+
+    Args:
+        model: A functional or Sequential model; if it has a fixed batch size, arrays are cut by it.
+        data: What `predict` takes: an array; a list, tuple or dictionary of one for each input;
+            a tuple of that and labels; or an iterable of such batches (`PyDataset`,
+            `tf.data.Dataset`, PyTorch's `DataLoader`, ...).
+        batch_size: Batch size for arrays.
+        steps: Number of batches; all by default.
+
+    Yields:
+        `(inputs, labels)`: a list of arrays, in the order of `model.inputs`, and an array.
+
+    Raises:
+        TypeError: If the model is a subclassed one.
+        ValueError: If inputs are missing, or there are too many.
+    """
+    count = len(graph.check_functional(model, "This").inputs)
+    if _is_array(data) or isinstance(data, (dict, tuple)) or _is_inputs(data, count):
+        inputs, labels = _arrays(model, data, count)
+        size = model.inputs[0].shape[0] or batch_size
+        parts = [slice(start, start + size) for start in range(0, len(inputs[0]), size)]
+        found = (([x[p] for x in inputs], _part(labels, p)) for p in parts)
+    else:
+        if isinstance(data, keras.utils.PyDataset):
+            data = map(data.__getitem__, range(len(data)))
+        found = (_arrays(model, batch, count) for batch in data)
+    yield from itertools.islice(found, steps)
+
+
+def _arrays(model, data, count):
+    """Inputs in the order of the model's, and labels."""
+    labels = None
+    if isinstance(data, (tuple, list)) and len(data):
+        if len(tree.flatten(data[0])) == count:
+            data, labels = data[0], data[1] if len(data) > 1 else None
+        elif len(data) == count + 1 and all(map(_is_array, data)):
+            *data, labels = data  # as PyTorch's loaders give them
+    inputs = [_array(x) for x in graph.in_order(model, data)]
+    return inputs, tree.map_structure(_array, labels)
+
+
+def _part(labels, part):
+    return tree.map_structure(lambda x: None if x is None else x[part], labels)
+
+
+def _is_inputs(data, count):
+    """Whether a list has one array for each input."""
+    return isinstance(data, list) and len(data) == count and all(map(_is_array, data))
+
+
+def _is_array(x):
+    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def _array(x):
