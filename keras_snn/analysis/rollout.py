@@ -167,11 +167,12 @@ class Rollout:
         layer, time = call.layer, traced.time
         if traced.masks:
             raise self._refused(call, "it takes a mask")
-        if isinstance(layer, keras.layers.RNN) and (layer.stateful or layer.return_state):
-            raise self._refused(call, "it is stateful or returns its state")
+        flags = ("stateful", "go_backwards", "return_state")
+        if isinstance(layer, keras.layers.RNN) and any(getattr(layer, name) for name in flags):
+            raise self._refused(call, "it is stateful, runs backwards or returns its state")
         if time in ("pointwise", "per step"):
             return self._marked(self._on_each_step(call), "sequence")
-        if time == "recurrent" and not layer.go_backwards:
+        if time == "recurrent":
             sequence = self._loop(call, layer, call.argument("initial_state"))
             if traced.spikes:
                 self.spikes[call.name] = sequence
