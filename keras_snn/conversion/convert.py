@@ -15,7 +15,7 @@ from keras_snn.conversion.build import Parts, build_ann, build_snn, predict
 from keras_snn.conversion.fidelity import check_fidelity, difference
 from keras_snn.conversion.reader import read
 from keras_snn.conversion.report import ConversionReport, LayerReport
-from keras_snn.graph import functional, in_order
+from keras_snn.graph import functional
 from keras_snn.layers.registry import get_neuron
 from keras_snn.utils.arguments import check_choice, check_integer, check_number
 from keras_snn.utils.batches import batches_of
