@@ -24,6 +24,7 @@ from keras_snn import analysis, applications, callbacks, conversion
 from keras_snn import layers as snn
 from keras_snn.analysis.accuracy import predicted_classes
 from keras_snn.conversion.balance import METHODS
+from keras_snn.datasets import recordings, speech
 
 MODELS = [model.name for model in applications.list_models()]
 
@@ -92,6 +93,16 @@ def check_flags(needs=NEEDS):
         if method not in METHODS:
             raise app.UsageError(f"--method: {method!r} is none of {METHODS}.")
     common.check_needs(needs)
+    if FLAGS.dataset in recordings.RECORDINGS:
+        raise app.UsageError(
+            f"--dataset: {FLAGS.dataset} has recordings, which have time already; an ANN to "
+            "convert reads images."
+        )
+    if FLAGS.dataset in speech.SETS and not FLAGS.model_file:
+        raise app.UsageError(
+            f"--dataset: {FLAGS.dataset} has speech, which the networks of --model don't read; "
+            "give --model_file."
+        )
     if FLAGS.model_file:
         common.refuse(TRAINING, "--model_file is trained already")
     elif "width" not in inspect.signature(getattr(applications, FLAGS.model)).parameters:

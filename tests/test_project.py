@@ -271,6 +271,7 @@ def test_training_program_refuses(tmp_path):
             ["--model_file={}/junk.keras", "--output_dir={}"],
             "junk.keras is no Keras model",
         ),
+        ("hybrid", ["--dataset=dvs_gesture", "--output_dir={}"], "dvs_gesture has recordings"),
         ("profile_model", ["--model=ResNet", "--output_dir={}"], "'ResNet' is none of"),
     ],
 )

@@ -341,7 +341,7 @@ class _Simulation:
             layer = snn.IF(
                 threshold=threshold,
                 reset=settings["reset"],
-                v_reset=first_potential(settings, threshold),
+                v_reset=first_potential(settings, node, threshold),
                 return_state=True,
             )
         self.trains[index] = []
@@ -410,6 +410,7 @@ def _pool(node, x, counts):
     return spikes, counts
 
 
-def first_potential(settings, threshold):
-    """The membrane potential that neurons start from."""
-    return settings["initial_potential"] * threshold
+def first_potential(settings, node, threshold):
+    """The membrane potential that the neurons of a node start from."""
+    quantised = node.levels is not None and settings["reset"] == "soft"
+    return (0.5 if quantised else settings["initial_potential"]) * threshold

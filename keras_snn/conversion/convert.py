@@ -165,8 +165,8 @@ def convert(
     def make_neuron(index):
         node = graph.nodes[index]
         threshold = final_threshold(index)
-        own = settings | ({"initial_potential": 0.5} if node.levels and reset == "soft" else {})
-        return _neuron(neuron, node.name, threshold, reset, first_potential(own, threshold))
+        potential = first_potential(settings, node, threshold)
+        return _neuron(neuron, node.name, threshold, reset, potential)
 
     spiking = build_snn(parts, model, make_neuron, timesteps, encoder(timesteps), READOUTS[readout])
     over_time = None

@@ -268,6 +268,8 @@ class _Reader:
             why = f"its weights are {layer.quantization_mode}; convert, then quantize"
             return self.refuse(call, sources, why)
         kernel, bias = _weights(layer)
+        if not all(np.isfinite(w).all() for w in (*kernel, 0.0 if bias is None else bias)):
+            return self.refuse(call, sources, "its weights are not finite")
         note = "" if bias is None else "bias as a current of every step"
         index = self.add(
             call.name, "weighted", sources, call, note, "converted",
@@ -396,6 +398,8 @@ class _Reader:
 
     def sum(self, call, sources):
         if len({len(x.shape) for x in call.inputs}) != 1 or len(sources) < 2:
+            if any(self.nodes[i].kind == "refused" for i in sources):
+                return sources[0]  # whose shape is not what it would be
             why = "it adds a constant, or tensors of several ranks"
             return self.refuse(call, sources, why)
         kind = type(call.layer).__name__
@@ -403,6 +407,11 @@ class _Reader:
             sources = [sources[0], self.scaled(call, sources[1], -1.0, "minus")]
         index = self.add(call.name, "sum", sources, call)
         return index if kind != "Average" else self.scaled(call, index, 1 / len(sources), "share")
+
+    def scaled_sum(self, call, sources):
+        """`x + scale y` of InceptionResNetV2."""
+        scaled = self.scaled(call, sources[1], call.layer.scale, "scaled")
+        return self.sum(call, [sources[0], scaled])
 
     def connection(self, call, sources):
         if call.layer.mode != "add":
@@ -470,10 +479,13 @@ class _Reader:
 
 
 def _find(layer, rules):
-    """The rule for a layer by its class, no subclass; for an operation by the class's name."""
-    if not isinstance(layer, LAYERS.Layer):
-        return rules.get(type(layer).__name__)
-    return None if "call" in vars(layer) else rules.get(type(layer))
+    """The rule for a layer by its class, no subclass; by the class's name for an operation, or a
+    layer of `keras.applications` that Keras does not export.
+    """
+    kind = type(layer)
+    if not isinstance(layer, LAYERS.Layer) or kind.__module__.startswith("keras.src.applications"):
+        return rules.get(kind.__name__)
+    return None if "call" in vars(layer) else rules.get(kind)
 
 
 def _name_of(function):
@@ -485,10 +497,11 @@ def _hint(call):
         return "this operation is neither a ReLU nor linear"
     if isinstance(call.layer, keras.Model):
         return "it is a subclassed model; only functional ones show their layers"
+    known = [layer for layer in (*ACTIVE, *PASSIVE) if isinstance(layer, type)]
+    if isinstance(call.layer, tuple(known)):
+        return "it is a subclass of a known layer, whose call may do anything"
     if call.role.time == "unknown":
-        known = any(isinstance(layer, type) and isinstance(call.layer, layer) for layer in ACTIVE)
-        what = "a subclass of a known layer" if known else "a layer of its own"
-        return f"it is {what}, whose call may do anything"
+        return "it is a layer of its own, whose call may do anything"
     return "only ReLUs become neurons, and only layers that are linear stay"
 
 
@@ -621,4 +634,5 @@ PASSIVE = {
     **dict.fromkeys(("Clip", "Maximum"), _Reader.clipped),
     LAYERS.Multiply: _Reader.product,
     snn.SpikeConnection: _Reader.connection,
+    "CustomScaleLayer": _Reader.scaled_sum,
 }
