@@ -1,5 +1,6 @@
 """The fused loop is the plain loop: the same spikes, the same gradients."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -19,7 +20,38 @@ NEURONS = {
     "ParametricLIF": {"tau": 3.0},
     "ParametricLIF, input not divided": {"tau": 3.0, "decay_input": False},
     "DecayLIF": {"decay": 0.75},
+    "GainLIF": {},  # a new linear form
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """A linear charge that the kernels have no code for: `h = rest + decay (v - rest) + gain x`."""
+
+    decay: float
+    gain: float
+    v_rest: float
+    rate = None
+
+    def charge(self, v, x, rate=None):
+        return self.v_rest + self.decay * (v - self.v_rest) + self.gain * x
+
+    def slopes(self, rate=None):
+        return self.decay, self.gain
+
+
+class GainCell(layers.SpikingCell):
+    def charge(self, v, x):
+        return self.linear_charge().charge(v, x)
+
+    def linear_charge(self):
+        return Gain(0.75, 1.5, 0.125)
+
+
+class GainLIF(layers.Neuron, cell=GainCell):
+    pass
+
+
 RESETS = [
     {"reset": reset, "v_reset": v_reset, "detach_reset": detach, "strict": strict}
     for (reset, v_reset), detach, strict in itertools.product(
@@ -30,7 +62,7 @@ RESETS = [
 
 def pair(name, **kwargs):
     """A fused layer and a plain one."""
-    cls = getattr(layers, name.split(",")[0])
+    cls = GainLIF if name == "GainLIF" else getattr(layers, name.split(",")[0])
     fused, plain = (cls(**(NEURONS[name] | kwargs)) for _ in range(2))
     plain.use_fused = False
     return fused, plain

@@ -127,12 +127,13 @@ def test_strides(make, monkeypatch):
 def test_who_takes_the_kernels(monkeypatch):
     """Float32 tensors on CUDA devices, where a first run succeeds; or there is a warning."""
 
-    def taken(dtype, is_cuda=True):
+    def taken(dtype, is_cuda=True, linear_charge=spec.Decay()):  # noqa: B008
         device = torch.device(DEVICE)
         x = types.SimpleNamespace(is_meta=False, is_cuda=is_cuda, dtype=dtype, device=device)
-        return kernel.implementation(x)
+        return kernel.implementation(x, types.SimpleNamespace(linear_charge=linear_charge))
 
     assert taken(torch.float32) is kernels
+    assert taken(torch.float32, linear_charge=object()) is kernel.InPlace  # a form of a user's
     assert taken(torch.float16) is kernel.InPlace
     assert taken(torch.float32, is_cuda=False) is kernel.InPlace
 

@@ -22,7 +22,6 @@ from keras import ops, tree
 
 from keras_snn import dynamics, graph
 from keras_snn import layers as snn
-from keras_snn.kernels import spec
 from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.normalization import _FoldedBatchNormalization
 from keras_snn.layers.readouts import _OverTime
@@ -422,7 +421,7 @@ def _linear_step(cell, floor):
         form, fire, threshold = parts
         threshold = _numpy(threshold)
         decay, gain = form.slopes(None if form.rate is None else _numpy(form.rate))
-    pull = form.v_rest * (1 - decay) if isinstance(form, spec.Leak) else 0.0
+    pull = form.v_rest * (1 - decay)
 
     def prepare(x):
         x = x if np.all(np.equal(gain, 1)) else x * _constant(gain)

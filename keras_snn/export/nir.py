@@ -14,7 +14,6 @@ import numpy as np
 from keras import ops, tree
 
 from keras_snn import layers as snn
-from keras_snn.kernels import spec
 from keras_snn.utils import files
 
 __all__ = ["from_nir", "to_nir"]
@@ -150,7 +149,6 @@ class _Writer:
             if fire.reset != "hard":
                 raise _refusal(layer, f"NIR has hard resets only, not reset={fire.reset!r}")
         shape = _first(x.shape)
-        leak = isinstance(form, spec.Leak)
         rate = ops.convert_to_numpy(form.rate) if form.rate is not None else None
         decay, gain = form.slopes(rate)
 
@@ -159,7 +157,7 @@ class _Writer:
             value = np.broadcast_to(np.asarray(value, "float32"), x.shape)
             return np.ascontiguousarray(np.moveaxis(value, -1, 0)) if len(shape) > 1 else value
 
-        rest = full(form.v_rest if leak else 0.0)
+        rest = full(form.v_rest)
         tau = None
         if not np.all(np.equal(decay, 1)):
             tau, r = full(self.dt / (1 - decay)), full(gain / (1 - decay))

@@ -1,7 +1,8 @@
 """What a fused neuron is: data, and the arithmetic of its passes, without a backend.
 
-A neuron can be fused if its charge `h = charge(v, x)` is linear, with constant slopes to `v` and
-`x` (`Decay`, `Leak`), and it fires and resets as `SpikingCell` does (`Fire`). The gradient of a
+A neuron can be fused if its charge is linear, `h = v_rest + decay * (v - v_rest) + gain * x`, with
+constant slopes to `v` and `x` (`Decay`, `Leak`, or another class with their attributes and
+methods), and it fires and resets as `SpikingCell` does (`Fire`). The gradient of a
 sequence then needs one saved tensor, the charged potentials `h`: spikes, surrogate derivatives and
 the potentials between steps follow from it. Spikes are those of the plain loop, by the same order
 of operations, and gradients too but for rounding. `xla.py` and `torch.py` run whole sequences.
@@ -38,6 +39,7 @@ class Decay:
 
     decay: float = 1.0
     rate = None
+    v_rest = 0.0
 
     def charge(self, v: Number, x: Tensor, rate: None = None) -> Tensor:
         """The charged potential."""

@@ -19,7 +19,15 @@ import keras
 from keras import ops
 
 from keras_snn.kernels import torch_compile, tuning
-from keras_snn.kernels.spec import Decay, backward, forward, like_step, split, unrolled
+from keras_snn.kernels.spec import (
+    Decay,
+    Leak,
+    backward,
+    forward,
+    like_step,
+    split,
+    unrolled,
+)
 from keras_snn.surrogates import ATan
 
 if keras.backend.backend() == "torch":
@@ -47,7 +55,7 @@ def function():
             keep = any(ctx.needs_input_grad)
             ctx.set_materialize_grads(False)
             ctx.neuron = neuron
-            spikes, last, h = implementation(x).forward(neuron, x, tensors, keep)
+            spikes, last, h = implementation(x, neuron).forward(neuron, x, tensors, keep)
             if not keep:
                 return spikes, last, None
             ctx.save_for_backward(h, *tensors)
@@ -71,20 +79,21 @@ def function():
 
 def gradients(neuron, h, grad_spikes, grad_v, tensors, wanted=True):
     """Gradients to the currents and to the tensors, `None` for these unless `wanted`."""
-    dx = implementation(h).backward(neuron, h, grad_spikes, grad_v, tensors)
+    dx = implementation(h, neuron).backward(neuron, h, grad_spikes, grad_v, tensors)
     if not wanted:
         return [dx, *[None] * len(tensors)]
     return [dx, *neuron.gradients(h, dx, grad_spikes, grad_v, tensors)]
 
 
-def implementation(x):
-    """What computes all steps on the device of `x`: `Shapes`, `InPlace` or the module `triton`."""
+def implementation(x, neuron):
+    """What computes all steps of a neuron: `Shapes`, `InPlace` or the module `triton`."""
     if x.is_meta:
         return Shapes
     if x.is_cuda:
         from keras_snn.kernels import triton
 
-        if triton.usable(x.dtype, x.device):
+        known = isinstance(neuron.linear_charge, (Decay, Leak))
+        if known and triton.usable(x.dtype, x.device):
             return triton
     return InPlace
 
@@ -204,6 +213,8 @@ def _charge(linear_charge, rate, like):
         if linear_charge.decay == 1:
             return torch.add
         return lambda v, x, out: torch.mul(v, linear_charge.decay, out=out).add_(x)
+    if not isinstance(linear_charge, Leak):
+        return lambda v, x, out: out.copy_(linear_charge.charge(v, x, rate))
     add_share = _add_share(linear_charge.tau, rate, like)
 
     def charge(v, x, out):
@@ -343,7 +354,7 @@ def sequence(
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Spikes, last potential and charged potentials; those not asked for are empty."""
     neuron, tensors = _neuron(number, wants_last, v, rate, threshold)
-    spikes, last, h = implementation(x).forward(neuron, x, tensors, keep)
+    spikes, last, h = implementation(x, neuron).forward(neuron, x, tensors, keep)
     return spikes, last if wants_last else x.new_empty(0), h if keep else x.new_empty(0)
 
 
