@@ -437,7 +437,7 @@ class _EachStep(keras.layers.Layer):
     """An operation on each step of all tensors that it takes, `(batch, time, ...)`."""
 
     def __init__(self, operation):
-        super().__init__(autocast=False)
+        super().__init__(autocast=False, name="each_step")
         self.operation, self.supports_masking = operation, True
 
     def call(self, *args, **kwargs):

@@ -206,19 +206,18 @@ def describe(blob):
             "zero_point": int(q.zeroPoint[0]) if has else 0,
         }
 
-    signature = {}
+    names = collections.defaultdict(list)  # one tensor may be several outputs
     for s in model.signatureDefs or ():
         if s.subgraphIndex == 0:
             for kind, maps in (("inputs", s.inputs), ("outputs", s.outputs)):
-                signature[kind] = {m.tensorIndex: m.name for m in maps}
+                for m in maps:
+                    names[kind, m.tensorIndex].append(m.name.decode())
 
     def named(kind, indices):
-        names = signature.get(kind, {})
         rows = []
         for index in indices:
-            name = names.get(index)
-            found = row(index)
-            rows.append(found | ({"name": name.decode()} if name else {}))
+            waiting = names[kind, index]
+            rows.append(row(index) | ({"name": waiting.pop(0)} if waiting else {}))
         return rows
 
     rows = [row(i) for i in range(len(graph.tensors))]

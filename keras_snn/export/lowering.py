@@ -226,6 +226,8 @@ def _last_axis(lowering, call, *args, **kwargs):
 def _per_step(lowering, call, *args, **kwargs):
     """A layer without weights gets its axes counted from the end, where time is in no way."""
     layer, axes = call.layer, getattr(call.layer, "axis", None)
+    if type(layer).__name__ == "Reshape":  # the layer, or the operation
+        return _reshape(lowering, call, *args, **kwargs)
     if axes is None or getattr(layer, "weights", None):
         return _in_place(lowering, call, *args, **kwargs)
     rank = len(call.input.shape)
@@ -248,20 +250,25 @@ def _in_place(lowering, call, *args, **kwargs):
         return ops.expand_dims(lowering.repeated(v), 0) if v.timed else v.tensor
 
     args, kwargs = tree.map_structure(unwrap, (args, kwargs))
-    outputs = call.operation(*args, **kwargs)
-    steps = 1 if lowering.step else lowering.timesteps
+    alone = lowering.unsupported(call, "one step of it can't be computed alone")
+    try:
+        outputs = call.operation(*args, **kwargs)
+    except Exception as error:
+        if not lowering.step:
+            raise
+        raise alone from error
 
     def wrap(y):
         if not call.timed:
             return Value(y, False, late=True)
-        if y.shape[1] != steps:
-            raise lowering.unsupported(call, "one step of it can't be computed alone")
+        if lowering.step and y.shape[1] != 1:
+            raise alone
         return Value(ops.reshape(y, y.shape[1:]), True)
 
     return tree.map_structure(wrap, outputs)
 
 
-def _reshape(lowering, call, x, *args, **kwargs):
+def _reshape(lowering, call, x, **kwargs):
     shape = call.output.shape[2:]
 
     def layer(x):
@@ -527,7 +534,6 @@ RULES = (
         _normalization,
     ),
     ((keras.layers.Dense, snn.Voting), _last_axis),
-    (keras.layers.Reshape, _reshape),
     (snn.PSN, _parallel),
 )
 BY_TIME = {
