@@ -759,7 +759,7 @@ def normalization(layer):
     """A batch normalisation in inference, as `scale * x + shift`.
 
     Args:
-        layer: A built Keras `BatchNormalization`.
+        layer: A built Keras `BatchNormalization`, or a tdBN of ours, with its `factor`.
 
     Returns:
         `(scale, shift)`, arrays in float64 of one entry a channel.
@@ -777,6 +777,7 @@ def normalization(layer):
 
     scale = 1 / np.sqrt(array(layer.moving_variance) + layer.epsilon)
     scale = scale * array(layer.gamma) if layer.scale else scale
+    scale = scale * getattr(layer, "factor", 1.0)
     shift = array(layer.beta) if layer.center else 0.0
     return scale, shift - array(layer.moving_mean) * scale
 

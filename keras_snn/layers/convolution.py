@@ -1,4 +1,4 @@
-"""The convolution of the papers' networks, padded as PyTorch pads."""
+"""The convolution of the papers' networks, padded as PyTorch pads, and sums over windows."""
 
 import math
 
@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_snn.utils.arguments import Configured
 
-__all__ = ["PaddedConv2D"]
+__all__ = ["PaddedConv2D", "SumPooling2D"]
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -75,3 +75,40 @@ class PaddedConv2D(Configured, keras.layers.Conv2D):
             self.data_format,
             self.dilation_rate,
         )
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class SumPooling2D(Configured, keras.layers.AveragePooling2D):
+    """Sums over windows, without padding: those of spikes are integers, without rounding.
+
+    Args:
+        pool_size, strides, data_format: Those of `keras.layers.AveragePooling2D`.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: Images, `(batch, height, width, channels)`, or as `data_format` says.
+
+    Returns:
+        Images, as `keras.layers.AveragePooling2D` gives them.
+
+    Source: NIR's `SumPool2d`; Sinabs `SumPool2d`.
+
+    Example:
+
+    >>> float(SumPooling2D(3)(keras.ops.ones((1, 3, 3, 1)))[0, 0, 0, 0])
+    9.0
+    """
+
+    def __init__(self, pool_size, strides=None, data_format=None, **kwargs):
+        super().__init__(pool_size, strides, data_format=data_format, **kwargs)
+
+    def call(self, inputs):
+        first = self.data_format == "channels_first"
+        ones = ops.ones((*self.pool_size, inputs.shape[1 if first else -1], 1), inputs.dtype)
+        sums = ops.depthwise_conv(inputs, ones, 1, "valid", self.data_format)
+        # TensorFlow's depthwise convolutions want the same stride along both axes.
+        down, right = self.strides
+        return sums[:, :, ::down, ::right] if first else sums[:, ::down, ::right]
+
+    def get_config(self):
+        return {k: v for k, v in super().get_config().items() if k != "padding"}

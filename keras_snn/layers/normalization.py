@@ -94,8 +94,13 @@ class ThresholdDependentBatchNormalization(_FoldedBatchNormalization):
         self.alpha = check_number("alpha", alpha, above=0)
         self.threshold = check_number("threshold", threshold, above=0)
 
+    @property
+    def factor(self):
+        """What multiplies the normalised input, besides `gamma`."""
+        return self.alpha * self.threshold
+
     def rescale(self, outputs):
-        factor = self.alpha * self.threshold
+        factor = self.factor
         if not self.center:
             return outputs * factor
         shape = [1] * len(outputs.shape)

@@ -7,6 +7,7 @@ import keras
 from keras_snn import graph
 from keras_snn.layers import (
     connections,
+    convolution,
     encoders,
     normalization,
     parallel,
@@ -73,8 +74,9 @@ for layer, role in {
     readouts.MembraneReadout: graph.Role("removes"),
     readouts.Voting: graph.Role("per step"),
     connections.SpikeConnection: graph.Role("pointwise"),
+    convolution.SumPooling2D: graph.Role("across"),
     quantized.ClipFloorShift: graph.Role("pointwise"),
-    time.TimeConstantDropout: graph.Role("pointwise"),
+    time.TimeConstantDropout: graph.Role("pointwise", idle=True),
     normalization.ThresholdDependentBatchNormalization: graph.Role("per step"),
     normalization.TemporalEffectiveBatchNormalization: graph.Role("across"),
     normalization.BatchNormalizationThroughTime: graph.Role("across"),
