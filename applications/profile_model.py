@@ -28,32 +28,43 @@ flags.DEFINE_bool("exact", False, "Count what spikes at borders really reach.")
 flags.DEFINE_string("output_dir", "results/profile", "Where the table and the pictures go.")
 
 
+def neuron_pictures(model, profile, images):
+    """What the first spiking layer does with the first image."""
+    name = next((x.name for x in profile.layers if x.rate is not None), None)
+    if name is None:
+        return {}
+    for kinds in (["spikes", "charged"], ["spikes", "membrane"], ["spikes"]):
+        try:
+            recording = analysis.record(model, images[:1], name, kinds, timesteps=16)
+            break
+        except ValueError:  # it has no such potential
+            continue
+    spikes, *potential = (recording[name][kind][0] for kind in kinds)
+    pictures = {"raster": analysis.plot_raster(spikes, title=name).figure}
+    if potential:
+        threshold = recording.thresholds.get(name)
+        axes = analysis.plot_membrane(*potential, threshold, spikes, neurons=3)
+        pictures["membrane"] = axes.figure
+    if spikes.ndim == 4:
+        layout = keras.config.image_data_format()
+        pictures["feature_maps"] = analysis.plot_feature_maps(spikes, data_format=layout)
+    return pictures
+
+
 def draw(model, profile, images, labels, output):
     """The pictures."""
     import matplotlib
 
     matplotlib.use("Agg")
-    first = next(x.name for x in profile.layers if x.rate is not None)
-    cell = model.get_layer(first).cell
-    plain = type(cell).step is keras_snn.layers.SpikingCell.step
-    kinds = ("spikes", "charged" if plain else "membrane")
-    recording = analysis.record(model, images[:1], first, kinds, timesteps=16)
-    spikes, potential = (recording[first][kind][0] for kind in kinds)
     pictures = {
         "rates": analysis.plot_rates(profile).figure,
         "energy": analysis.plot_energy(profile).figure,
-        "raster": analysis.plot_raster(spikes, title=first).figure,
-        "membrane": analysis.plot_membrane(
-            potential, recording.thresholds.get(first), spikes, neurons=3
-        ).figure,
     }
-    if spikes.ndim == 4:
-        layout = keras.config.image_data_format()
-        pictures["feature_maps"] = analysis.plot_feature_maps(spikes, data_format=layout)
+    pictures |= neuron_pictures(model, profile, images)
     try:
         accuracy = analysis.accuracy_over_time(model, (images, labels), timesteps=16)
         pictures["accuracy"] = analysis.plot_accuracy(accuracy).figure
-    except TypeError as error:  # some layers know their number of steps
+    except (TypeError, ValueError) as error:  # some layers know their number of steps
         print(f"No picture of accuracy over time: {error}")
     for name, figure in pictures.items():
         with files.replacing(output / f"{name}.png") as (part,):

@@ -52,14 +52,14 @@ class FiringRates(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        recording = analysis.record(self.network or self.model, self.data)
-        for name in recording:
-            if logs is not None:
-                logs[f"rate/{name}"] = float(recording[name]["spikes"].mean())
+        network = self.network or self.model
+        rates = analysis.firing_rates(network, self.data)
+        if logs is not None:
+            logs.update({f"rate/{name}": rate for name, rate in rates.items()})
         if self.log_dir is not None:
-            self._write(epoch, recording)
+            self._write(epoch, rates, analysis.record(network, self.data))
 
-    def _write(self, epoch, recording):
+    def _write(self, epoch, rates, recording):
         try:
             import tensorboard  # noqa: F401
             import tensorflow as tf
@@ -72,7 +72,7 @@ class FiringRates(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch):
             for name in recording:
                 spikes = recording[name]["spikes"]
-                tf.summary.scalar(f"rate/{name}", spikes.mean())
+                tf.summary.scalar(f"rate/{name}", rates[name])
                 tf.summary.histogram(f"rates of neurons/{name}", spikes.mean((0, 1)).ravel())
                 raster = spikes[0].reshape(spikes.shape[1], -1).T[: self.max_neurons]
                 picture = np.clip(raster, 0, 1).repeat(4, 0).repeat(4, 1)

@@ -655,3 +655,209 @@ def test_pieces_equal_the_whole(name):
     for chunk in (6, 4, 1):
         found = in_pieces(model, data, chunk, 6)[0]
         np.testing.assert_allclose(found[:, -1], whole, atol=1e-5)
+
+
+# Every analysis takes what `predict` takes.
+def two_named_inputs():
+    a, b = keras.Input((4, 2), name="a"), keras.Input((4, 3), name="b")
+    x = layers.Concatenate()([snn.IF(name="first")(b), snn.IF(name="second")(a)])
+    return keras.Model([b, a], snn.MeanOverTime()(layers.Dense(2)(x)))
+
+
+@pytest.mark.once
+def test_inputs_in_any_form():
+    model = two_named_inputs()
+    a, b = np.zeros((3, 4, 2), "float32"), np.ones((3, 4, 3), "float32")
+    labels = np.zeros(3, int)
+    expected = {"first": 1.0, "second": 0.0}
+    forms = [{"a": a, "b": b}, [b, a], (b, a), ({"a": a, "b": b}, labels), [((b, a), labels)]]
+    for data in forms:
+        assert analysis.firing_rates(model, data) == expected
+        found = by_name(analysis.profile(model, data, batch_size=2))
+        assert {name: found[name].rate for name in expected} == expected
+        spikes = analysis.record(model, data)
+        assert {name: spikes[name]["spikes"].mean() for name in spikes} == expected
+    found = analysis.accuracy_over_time(model, ({"a": a, "b": b}, labels))
+    assert found.firing_rates == expected
+    norms = analysis.gradient_norms(model, [b, a], np.zeros((3, 2)), lambda t, y: y)
+    assert all(norm > 0 for norm in norms.values())
+    with pytest.raises(ValueError, match="2 inputs"):
+        analysis.record(model, b)
+
+
+def nest():
+    neuron = snn.IF(threshold=2.0, name="lif")
+    block = keras.Sequential([keras.Input((4, 3)), neuron], name="block")
+    inputs = keras.Input((4, 3))
+    return keras.Model(inputs, layers.Dense(2, name="dense")(neuron(8 * block(inputs))))
+
+
+@pytest.mark.once
+def test_nested_layers_and_second_calls():
+    model, data = nest(), np.ones((2, 4, 3), "float32")
+    assert analysis.firing_rates(model, data) == {"block/lif": 0.5, "lif": 0.5}
+    found = analysis.record(model, data, what=("spikes", "membrane"))
+    np.testing.assert_array_equal(found["block/lif"]["membrane"][0, :, 0], [1, 0, 1, 0])
+    rows = by_name(analysis.profile(model, data))
+    assert list(rows) == ["block/lif", "lif", "dense"]
+    shared = layers.Dense(3, name="shared")
+    inputs = keras.Input((4, 3))
+    twice = keras.Model(inputs, shared(snn.IF()(shared(inputs))))
+    first, _, second = analysis.profile(twice, data).layers
+    assert (first.name, second.name) == ("shared", "shared:1")
+    assert (first.parameters, second.parameters) == (12, 0)
+
+
+def test_potentials_from_where_neurons_start():
+    x, v = keras.Input((4, 3)), keras.Input((3,))
+    model = keras.Model([x, v], snn.IF(name="n")(x, initial_state=[v]))
+    data = [np.full((1, 4, 3), 0.3), np.full((1, 3), 0.65)]
+    found = analysis.record(model, data, what=("spikes", "charged", "membrane"))["n"]
+    np.testing.assert_allclose(found["charged"][0, :, 0], [0.95, 1.25, 0.3, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(found["membrane"][0, :, 0], [0.95, 0.0, 0.3, 0.6], rtol=1e-6)
+
+
+def test_stateful_layers_are_recorded_as_they_are():
+    x = keras.Input((2, 3), batch_size=2)
+    model = keras.Model(x, snn.IF(threshold=9.0, stateful=True, name="n")(x))
+    data = np.ones((4, 2, 3), "float32")
+    model.predict(data[:2], verbose=0, batch_size=2)
+    found = analysis.record(model, data, what=("charged", "membrane"))["n"]
+    np.testing.assert_array_equal(found["charged"][:, :, 0], [[3, 4]] * 2 + [[5, 6]] * 2)
+    analysis.profile(model, data)
+    analysis.firing_rates(model, data)
+    np.testing.assert_array_equal(to_numpy(model.get_layer("n").states[0]), 2)
+
+
+@pytest.mark.once
+def test_potentials_of_masked_steps_stay():
+    inputs = keras.Input((4, 1))
+    x = snn.IF(name="n", v_reset=-0.5, reset="soft")(layers.Masking(mask_value=9.0)(inputs))
+    data = np.array([[[9], [1], [9], [1]]], "float32")
+    model = keras.Model(inputs, x)
+    found = analysis.record(model, data, what=("membrane", "charged"))["n"]
+    np.testing.assert_array_equal(found["membrane"][0, :, 0], [-0.5, 0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(found["charged"][0, :, 0], [-0.5, 0.5, 0.5, 1.5])
+    assert analysis.firing_rates(model, data)["n"] == 0.5
+    assert analysis.profile(model, data).layers[0].membrane[2:] == (0.5, 0.5)
+
+
+# Operations of one example with spikes `s` of shape (4, 6), by hand: accumulates and MACs.
+SPIKES = spikes_of((2, 4, 6), 0.4)
+COUNT = SPIKES.sum() / 2
+CHARGED = {
+    "its own spikes": (  # connections read the spikes of the step before
+        lambda s: snn.Recurrent(
+            snn.IFCell(threshold=0.5), layers.Dense(6, kernel_initializer="zeros")
+        )(s),
+        SPIKES[:, :-1].sum() / 2 * 6,
+        0,
+    ),
+    "LSTM": (lambda s: layers.LSTM(5)(s), COUNT * 20, 4 * 5 * 20),
+    "parallel": (lambda s: snn.PSN()(s), COUNT * 4, 0),
+    "einsum": (
+        lambda s: layers.EinsumDense("btd,de->bte", output_shape=(None, 5))(s),
+        COUNT * 5,
+        0,
+    ),
+    "a constant": (lambda s: s @ np.ones((6, 5), "float32"), COUNT * 5, 0),
+    "two tensors of spikes": (
+        lambda s: ops.matmul(s, ops.swapaxes(s, 1, 2)),
+        np.einsum("btd,bsd->", SPIKES, SPIKES) / 2,
+        0,
+    ),
+    "spikes and values": (
+        lambda s: ops.einsum("btd,bsd->bts", s, s + 0.5),
+        COUNT * 4,
+        0,
+    ),
+    "values and spikes": (
+        lambda s: ops.einsum("btd,bsd->bts", s + 0.5, s),
+        COUNT * 4,
+        0,
+    ),
+    "values": (lambda s: ops.einsum("btd,bsd->bts", s + 0.5, s + 0.5), 0, 4 * 4 * 6),
+    "heads": (
+        lambda s: layers.MultiHeadAttention(2, 3)(s, s),
+        3 * COUNT * 6,
+        2 * 4 * 4 * 6 + 4 * 6 * 6,
+    ),
+    "flattened": (lambda s: layers.Dense(3)(layers.Flatten()(s)), COUNT * 3, 0),
+    "embedded": (lambda s: layers.Embedding(2, 3)(s), 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", CHARGED)
+def test_operations_by_hand(name):
+    build, synops, macs = CHARGED[name]
+    inputs = keras.Input((4, 6))
+    model = keras.Model(inputs, build(snn.IF(threshold=0.5)(inputs)))
+    found = analysis.profile(model, SPIKES, exact=True)
+    assert (found.synops, found.macs) == pytest.approx((synops, macs))
+    assert not found.uncharged
+    json.loads(found.to_json())
+
+
+@pytest.mark.once
+def test_convolutions_over_time_by_hand():
+    for layer, reach in (
+        (layers.Conv1D(5, 3, padding="causal"), [3, 3, 2, 1]),
+        (layers.Conv1D(5, 2, strides=2), [1, 1, 1, 1]),
+    ):
+        inputs = keras.Input((4, 6))
+        model = keras.Model(inputs, layer(snn.IF(threshold=0.5)(inputs)))
+        exact = (SPIKES.sum(-1) * reach).sum() / 2 * 5
+        assert analysis.profile(model, SPIKES, exact=True).synops == pytest.approx(exact)
+        macs = layer.kernel_size[0] * 6 * 5 * layer.compute_output_shape((1, 4, 6))[1]
+        found = analysis.profile(model, SPIKES)
+        assert found.synops == pytest.approx(SPIKES.mean() * macs)
+        assert found.ann_macs == macs
+
+
+@pytest.mark.once
+def test_halves_of_separable_convolutions():
+    data = spikes_of((2, 2, 5, 5, 3))
+    inputs = keras.Input((2, 5, 5, 3))
+    spikes = snn.IF(threshold=0.5)(inputs)
+    one = keras.Model(inputs, snn.FoldTime(layers.SeparableConv2D(4, 3))(spikes))
+    y = snn.FoldTime(layers.DepthwiseConv2D(3, use_bias=False))(spikes)
+    two = keras.Model(inputs, snn.FoldTime(layers.Conv2D(4, 1))(y))
+    one, two = (analysis.profile(model, data) for model in (one, two))
+    assert one.macs == 2 * 9 * 3 * 4
+    assert (one.synops, one.macs, one.energy) == (two.synops, two.macs, two.energy)
+
+
+@pytest.mark.once
+def test_what_nobody_knows_is_named():
+    inputs = keras.Input((4, 6))
+    x = layers.Lambda(lambda z: z @ z, name="mystery", output_shape=(4, 6))(snn.IF()(inputs))
+    found = analysis.profile(keras.Model(inputs, x), SPIKES[..., :4, :])
+    assert found.uncharged == ("mystery (Lambda)",)
+    assert "not charged: mystery (Lambda)" in str(found)
+    assert found.to_dict()["uncharged"] == ["mystery (Lambda)"]
+
+
+@pytest.mark.once
+def test_the_order_of_examples_does_not_decide_what_is_spikes():
+    inputs = keras.Input((4, 6))
+    model = keras.Model(inputs, snn.IF()(layers.Dense(3)(inputs)))
+    data = np.concatenate([SPIKES, np.zeros_like(SPIKES), SPIKES, SPIKES + 0.5])
+    for order in (data, data[::-1]):
+        for batch_size in (2, 8):
+            found = analysis.profile(model, order, batch_size=batch_size)
+            assert (found.synops, found.macs) == (0, 4 * 18)
+    silent = analysis.profile(model, 0 * SPIKES)
+    assert silent.layers[0].undecided
+    assert "undecided" in str(silent)
+
+
+@pytest.mark.once
+def test_sequences_of_several_lengths():
+    inputs = keras.Input((None, 6))
+    model = keras.Model(inputs, layers.Dense(3)(snn.IF(threshold=0.5)(inputs)))
+    found = analysis.profile(model, [SPIKES, SPIKES[:, :2]])
+    assert found.synops == (SPIKES.sum() + SPIKES[:, :2].sum()) / 4 * 3
+    assert found.layers[1].steps == 3
+    assert found.rate == pytest.approx(found.layers[0].rate)
+    assert found.ann_macs == 3 * 18

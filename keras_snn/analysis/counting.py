@@ -81,7 +81,7 @@ def profile(
         if not products and fired is None:
             continue
         per = "steps" if plan.static else "examples"  # of an image, once
-        ann += sum(x["dense"] / max(x[per], 1) for x in products)
+        ann += float(sum(x["dense"] / max(x[per], 1) for x in products))
         fields = {} if fired is None else _firing(fired)
         layers.append(
             LayerProfile(
@@ -238,14 +238,15 @@ def _step_before(call):
 def _spent(products):
     """Operations of a layer, from the totals of its multiplications."""
     examples = products[0]["examples"]
-    fields = {"macs": 0, "steps": products[0]["steps"] / examples, "synops": 0.0, "macs_spent": 0.0}
+    steps = float(products[0]["steps"] / examples)
+    fields = {"macs": 0, "steps": steps, "synops": 0.0, "macs_spent": 0.0}
     for x in products:
         fields["macs"] += round(x["dense"] / max(x["steps"], 1))
         first = "input" in x and not x.get("fraction", 0)
         second = "other" in x and not x["other"]
         if first and "input_rate" not in fields:
             fields["input_rate"] = float(x["input"] / max(x["entries"], 1))
-            fields["undecided"] = x["input"] == 0 and "fraction" in x
+            fields["undecided"] = bool(x["input"] == 0 and "fraction" in x)
         if first or second:
             name = "reached" + (" by both" if first else " by other") * second
             fields["synops"] += float(x[name] / examples)
@@ -278,7 +279,7 @@ def _fires(call):
 def _firing(x):
     neurons = np.size(x["fired"])
     fields = {
-        "steps": x["steps"] / x["examples"],
+        "steps": float(x["steps"] / x["examples"]),
         "neurons": neurons,
         "rate": float(np.sum(x["fired"]) / max(x["steps"] * neurons, 1)),
         "silent": float(np.mean(x["fired"] == 0)),
