@@ -1,6 +1,7 @@
 """Fixtures for every test; one process runs one Keras backend, see `KERAS_BACKEND`.
 
-JAX has two: `TESTS=optimized` runs the modules of `OPTIMIZED`, `TESTS=others` the others.
+JAX has two. `TESTS=optimized` runs the modules of `OPTIMIZED` and tests marked `optimized` under
+the settings that users have; `TESTS=others` runs the others, which are compiled in less time.
 """
 
 import gc
@@ -23,27 +24,39 @@ if os.environ.get("TESTS") == "others":
 import keras
 import pytest
 
-# Modules that test what XLA makes of our arithmetic. It takes longer to optimise other tests.
-OPTIMIZED = ["convolution", "fused", "memory"]
+# Modules for which the code that XLA makes with its default settings matters.
+OPTIMIZED = [
+    "applications",
+    "builder",
+    "convolution",
+    "export",
+    "fused",
+    "keras_export",
+    "memory",
+    "small",
+]
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "once: not for each backend; `ALL_BACKENDS=1` does so")
+    config.addinivalue_line("markers", "optimized: on JAX with the settings that users have")
 
 
 def pytest_collection_modifyitems(config, items):
     """What does not depend on the backend is left to the quickest process."""
     keep = items
     if part := os.environ.get("TESTS"):
-        keep = [item for item in keep if is_optimized(item.path) == (part == "optimized")]
+        keep = [item for item in keep if is_optimized(item) == (part == "optimized")]
     if keras.backend.backend() != "torch" and "ALL_BACKENDS" not in os.environ:
         keep = [item for item in keep if not is_run_once(item)]
     config.hook.pytest_deselected(items=list(set(items) - set(keep)))
     items[:] = keep
 
 
-def is_optimized(path):
-    return path.stem.removeprefix("test_") in OPTIMIZED
+def is_optimized(item):
+    """Whether a test runs under the settings that users have, on JAX."""
+    known = item.path.stem.removeprefix("test_") in OPTIMIZED
+    return known or item.get_closest_marker("optimized") is not None
 
 
 def is_run_once(item):
@@ -61,14 +74,13 @@ def _same_seed():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _compilation(request):
-    """JAX's compiler optimises only what it must.
+def _compilation():
+    """In the process of `TESTS=others` JAX's compiler optimises only what it must.
 
     Four processes share the machine's memory: compiled functions of a module go.
     """
-    if keras.backend.backend() == "jax":
-        plain = not is_optimized(request.path)
-        sys.modules["jax"].config.update("jax_disable_most_optimizations", plain)
+    if keras.backend.backend() == "jax" and os.environ.get("TESTS") == "others":
+        sys.modules["jax"].config.update("jax_disable_most_optimizations", True)
     keras.utils.set_random_seed(0)  # imports TensorFlow
     gc.freeze()  # what imports made stays, and need not be searched
     yield

@@ -241,6 +241,7 @@ def test_starts_from_given_states(name):
     assert_same([ops.concatenate([first, second], 1), *states], whole, exact=True)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", ["IF", "AdaptiveLIF", "LeakyIntegrator"])
@@ -485,6 +486,7 @@ class Subclassed(keras.Model):
         return self.neuron(x)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["sequential", "subclassed", "clone"])
 def test_models(kind):
     x = currents(2, 9, 3)
@@ -719,6 +721,7 @@ def test_mixed_precision_as_global_policy(policy):
         assert all(np.all(np.isfinite(to_numpy(ops.cast(o, "float32")))) for o in [output, *states])
 
 
+@pytest.mark.optimized
 # Without it JAX compiles every operation by itself, which takes long.
 @pytest.mark.parametrize("jit_compile", [True] if BACKEND == "jax" else [False, True])
 @pytest.mark.parametrize("policy", MIXED, indirect=True)
@@ -991,6 +994,7 @@ RESETS = [
 ]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("setting", first_everywhere(*RESETS, ("none", False, False)), ids=str)
 @pytest.mark.parametrize("name", equations.NEURONS)
 def test_values_and_gradients_are_those_of_the_equations(name, setting):

@@ -172,6 +172,19 @@ def test_readme_code_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.once
+def test_code_of_the_extending_page_runs():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "extending.md", "exec"), names)
+    x = np.random.default_rng(0).normal(0.5, 1, (2, 20, 3)).astype("float32")
+    fused, plain = (names["GainLIF"](gain=2.0) for _ in range(2))
+    plain.use_fused = False
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(n(x)) for n in (fused, plain)))
+    assert names["model"].output_shape == (None, 10)
+
+
+@pytest.mark.once
 def test_training_program(tmp_path):
     found = program("train", "--epochs=1", "--timesteps=2", f"--output_dir={tmp_path}")
     assert found.returncode == 0, found.stderr
