@@ -12,7 +12,7 @@ TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
 WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
-.PHONY: demo gallery test lint clean
+.PHONY: demo gallery test test-triton test-prerelease lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -35,6 +35,18 @@ test: $(VENV)/.test
 	KERAS_BACKEND=torch TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(VENV)/bin/python -m pytest --dist=each $(WORKERS)
 
+# The kernels for GPUs, in Triton's interpreter. Triton is large: not among what the tests install.
+test-triton: $(VENV)/.test
+	$(PIP) triton
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest tests/test_triton.py
+
+# Every test with the newest Keras, be it a pre-release, in a virtual environment of its own.
+PRERELEASE ?= .venv-prerelease
+test-prerelease:
+	$(MAKE) VENV=$(PRERELEASE) $(PRERELEASE)/.test
+	$(PRERELEASE)/bin/python -m pip install --quiet --upgrade --pre --no-deps keras
+	$(MAKE) VENV=$(PRERELEASE) test
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -55,4 +67,4 @@ $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) $(PRERELEASE) results
