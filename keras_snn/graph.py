@@ -258,6 +258,10 @@ class Role:
         linear: Whether the output of each example is a linear function of its input, so that it may
             stay in conversion, or a function from a `Call` to that.
         idle: Whether it does nothing in inference.
+        updates: A function from a `Call` to `(states, macs, acs)`: what each entry of its input
+            costs in each step besides its products: states that are read and written,
+            multiply-accumulates and accumulates. The default is none.
+        folds: Whether it is a scale and a shift, which fold into the weights of a layer before it.
     """
 
     time: str | Callable = "unknown"
@@ -266,6 +270,8 @@ class Role:
     spikes: bool | Callable = False
     linear: bool | Callable = False
     idle: bool = False
+    updates: Callable = lambda call: (0, 0, 0)
+    folds: bool = False
 
 
 UNKNOWN = Role(products=None)
@@ -429,15 +435,15 @@ class Call:
     def __call__(self):
         """The call itself, on its arguments."""
         if self.each_step and self.operation is self.layer:
-            return _EachStep(self.layer)(*self.args, **self.kwargs)
+            return EachStep(self.layer)(*self.args, **self.kwargs)
         return self.operation(*self.args, **self.kwargs)
 
 
-class _EachStep(keras.layers.Layer):
+class EachStep(keras.layers.Layer):
     """An operation on each step of all tensors that it takes, `(batch, time, ...)`."""
 
     def __init__(self, operation):
-        super().__init__(autocast=False, name="each_step")
+        super().__init__(autocast=False)
         self.operation, self.supports_masking = operation, True
 
     def call(self, *args, **kwargs):
@@ -813,20 +819,28 @@ def _separate(call):
 
 
 def _convolution(call):
-    shape = call.shape(call.input)
-    geometry, layer = Geometry.of(call.layer, (None, *shape)), call.layer
-    positions = geometry.sizes if geometry.transposed else geometry.outputs
-    first, name = geometry.channels_first, type(call.layer).__name__
-    separable = "Separable" in name
+    layer, each_step = call.layer, _separate(call)
+    if "Separable" not in type(layer).__name__:
+        return [_convolved(layer, call.shape(call.input), each_step=each_step)]
+    first = _convolved(layer, call.shape(call.input), each_step=each_step)
+    geometry = Geometry.of(layer, (None, *call.shape(call.input)))
+    channels = geometry.channels * layer.depth_multiplier
+    macs = math.prod(geometry.outputs) * channels * geometry.filters
+    return [first, Product(macs, reads="values", each_step=each_step)]
+
+
+def _convolved(layer, shape, **fields):
+    """The product of a convolution (of a separable one, the first) on an input of this shape."""
+    geometry = Geometry.of(layer, (None, *shape))
+    separable = "Separable" in type(layer).__name__
     filters = geometry.channels * layer.depth_multiplier if separable else geometry.filters
-    macs = math.prod(positions) * geometry.taps * filters * geometry.channels // geometry.groups
-    reach = geometry.reach() * (filters // geometry.groups)
-    reach = reach[None] if first else reach[..., None]
-    products = [Product(macs, reach=reach, each_step=_separate(call))]
-    if separable:
-        macs = math.prod(geometry.outputs) * filters * geometry.filters
-        products.append(Product(macs, reads="values", each_step=_separate(call)))
-    return products
+    each = filters // geometry.groups
+    positions = geometry.sizes if geometry.transposed else geometry.outputs
+    macs = math.prod(positions) * geometry.taps * each * geometry.channels
+    reach = geometry.reach() * each
+    return Product(
+        macs, reach=reach[None] if geometry.channels_first else reach[..., None], **fields
+    )
 
 
 def _sizes(call, x):
@@ -864,7 +878,8 @@ def _keeps_steps(call):
     equation = getattr(call.layer, "equation", None) or call.layer.subscripts
     sources, _, target = equation.replace(" ", "").partition("->")
     if any(source.startswith("...") for source in sources.split(",")):
-        return "per step" if "," in sources and len(call.input.shape) > 2 else "across"
+        free = [len(x.shape) + 3 - len(s) for s, x in zip(sources.split(","), call.inputs)]
+        return "per step" if "," in sources and min(free) > 1 else "across"
     symbolic = zip(sources.split(","), call.inputs)
     steps = {source[1:2] for source, x in symbolic if isinstance(x, keras.KerasTensor)}
     return "per step" if steps == {target[1:2]} else "across"
@@ -977,10 +992,16 @@ def _gates(count):
 
 
 def _gated_convolution(cell, shape):
+    """Those of a cell with four gates, each of a convolution of the input and one of the state."""
     state = cell.get_initial_state(1)[0].shape[1:]
-    positions = math.prod(state) // cell.filters * math.prod(cell.kernel_size) * 4 * cell.filters
-    channels = shape[0] if cell.data_format == "channels_first" else shape[-1]
-    return [Product(positions * channels, 0), Product(positions * cell.filters, "output")]
+    kind = getattr(keras.layers, f"Conv{len(shape) - 1}D")
+    common = {"filters": 4 * cell.filters, "data_format": cell.data_format}
+    common["kernel_size"] = cell.kernel_size
+    own = {"strides": cell.strides, "dilation_rate": cell.dilation_rate, "padding": cell.padding}
+    return [
+        _convolved(kind(**common, **own), shape, reads=0, each_step=True),
+        _convolved(kind(**common, padding="same"), state, reads="output", each_step=True),
+    ]
 
 
 # Functions from a cell and the shape of a step's input to its products, by class. What follows a
@@ -1091,10 +1112,16 @@ _fill(
 _fill(keras.layers, "Identity", "pointwise", linear=True)
 _fill(
     keras.layers,
-    "Softmax Concatenate BatchNormalization LayerNormalization RMSNormalization UnitNormalization "
-    "Normalization",
+    "Softmax Concatenate",
     _along,
 )
+# A scale and a shift cost a multiply-accumulate, squares for a norm another one, means a sum.
+_fill(keras.layers, "BatchNormalization", _along, updates=lambda call: (0, 1, 0), folds=True)
+_fill(keras.layers, "Normalization", _along, updates=lambda call: (0, 1, 0))
+_fill(keras.layers, "LayerNormalization", _along, updates=lambda call: (0, 2, 1))
+_fill(keras.layers, "RMSNormalization UnitNormalization", _along, updates=lambda call: (0, 2, 0))
+_fill(keras.layers, "GroupNormalization", "across", updates=lambda call: (0, 2, 1))
+_fill(keras.layers, "PReLU", "across", updates=lambda call: (0, 1, 0))
 _fill(keras.layers, "Embedding", "per step")
 _fill(keras.layers, "EinsumDense", _keeps_steps, products=_einsum_dense)
 _fill(keras.layers, "Dense", _last_axis, products=_dense)
@@ -1117,7 +1144,7 @@ for names, linear in (
 _fill(keras.layers, "Flatten", "across", linear=True)
 _fill(
     keras.layers,
-    "GroupNormalization PReLU CenterCrop Resizing RandomCrop AutoContrast Equalization Pipeline",
+    "CenterCrop Resizing RandomCrop AutoContrast Equalization Pipeline",
     "across",
 )
 _fill(keras.layers, "RepeatVector", "adds", memory=0, linear=True)
