@@ -1,7 +1,10 @@
 """What a spiking network does: rates, operations, energy, recordings, gradients, pictures."""
 
 from keras_snn.analysis.accuracy import AccuracyOverTime, accuracy_over_time
+from keras_snn.analysis.benchmark import neurobench
 from keras_snn.analysis.counting import profile, sparsity
+from keras_snn.analysis.device import profile_file
+from keras_snn.analysis.energy import ENERGY, MEMORY, Work
 from keras_snn.analysis.gradients import gradient_norms
 from keras_snn.analysis.plots import (
     plot_accuracy,
@@ -14,20 +17,23 @@ from keras_snn.analysis.plots import (
 )
 from keras_snn.analysis.rates import firing_rates, is_spiking
 from keras_snn.analysis.recording import Recording, record
-from keras_snn.analysis.report import ENERGY, LayerProfile, Profile
+from keras_snn.analysis.report import LayerProfile, Profile
 from keras_snn.analysis.rollout import Rollout
 
 __all__ = [
     "ENERGY",
+    "MEMORY",
     "AccuracyOverTime",
     "LayerProfile",
     "Profile",
     "Recording",
     "Rollout",
+    "Work",
     "accuracy_over_time",
     "firing_rates",
     "gradient_norms",
     "is_spiking",
+    "neurobench",
     "plot_accuracy",
     "plot_energy",
     "plot_feature_maps",
@@ -35,6 +41,7 @@ __all__ = [
     "plot_raster",
     "plot_rates",
     "profile",
+    "profile_file",
     "record",
     "save_event_animation",
     "sparsity",

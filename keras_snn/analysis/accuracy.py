@@ -135,7 +135,7 @@ def accuracy_over_time(
 
     Example:
 
-    >>> from keras_snn import graph
+    >>> from keras_snn import layers as snn
     >>> model = keras.Sequential([keras.Input((3,)), snn.RepeatTime(4), snn.IF(),
     ...     snn.MeanOverTime()])
     >>> accuracy_over_time(model, (0.3 * np.eye(3) + 0.2, np.arange(3))).accuracy

@@ -8,9 +8,11 @@ import numpy as np
 from keras import ops, tree
 
 from keras_snn import graph
+from keras_snn.analysis import energy as costs
 from keras_snn.analysis import probes
 from keras_snn.analysis.accuracy import accuracy_over_time
-from keras_snn.analysis.report import ENERGY, LayerProfile, Profile
+from keras_snn.analysis.energy import ENERGY, MEMORY
+from keras_snn.analysis.report import LayerProfile, Profile
 from keras_snn.utils.arguments import check_choice
 from keras_snn.utils.batches import batches_of
 
@@ -21,7 +23,14 @@ SAMPLED = 4
 
 
 def profile(
-    model, data, steps=None, batch_size=32, energy="45nm-float32", exact=False, timesteps=None
+    model,
+    data,
+    steps=None,
+    batch_size=32,
+    energy="45nm-float32",
+    exact=False,
+    timesteps=None,
+    memory="sram-45nm",
 ) -> Profile:
     """Profiles a model: rates, operations, energy, silent neurons, membrane potentials.
 
@@ -29,8 +38,9 @@ def profile(
     spikes if it is integers in all examples of all batches, and costs accumulates (values count as
     often as they say: 2 of a sum is two spikes); anything else costs multiply-accumulates, once for
     all steps where it does not change over time. A product of two tensors of spikes costs an
-    accumulate where both have one. Masked steps count nowhere. Pooling, normalisation (which folds
-    away) and the neurons themselves are not charged.
+    accumulate where both have one. Masked steps count nowhere. Neurons, biases and normalisation
+    that does not fold into weights are charged; pooling, activations and additions of branches are
+    not.
 
     Args:
         model: A functional or Sequential model, of keras_snn layers or mixed. Stateful layers start
@@ -43,6 +53,7 @@ def profile(
         exact: Whether spikes at borders count with the outputs that they really reach; else every
             spike counts with the layer's mean, `macs / inputs`.
         timesteps: Number of steps for models on images; by default their own.
+        memory: Name of the figures of memory accesses, see `MEMORY`.
 
     Returns:
         A `Profile`. It names layers whose multiplications nobody knows, see
@@ -64,6 +75,7 @@ def profile(
     (60.0, 0.0, 1.0)
     """
     check_choice("energy", energy, ENERGY)
+    check_choice("memory", memory, MEMORY)
     totals, plans = {}, {}
     with probes.unchanged(model):
         for arrays, _ in batches_of(model, data, batch_size, steps):
@@ -77,27 +89,31 @@ def profile(
     layers, ann, known = [], 0.0, set()
     for call in plan.calls:
         own = {kind: found for (name, kind), found in totals.items() if name == call.name}
-        fired, products = own.pop(FIRED, None), list(own.values())
-        if not products and fired is None:
+        if not own:
             continue
+        fired, updated = own.pop(FIRED, None), own.pop(UPDATED, None)
+        products = [(call.products[place], found) for place, found in own.items()]
         per = "steps" if plan.static else "examples"  # of an image, once
-        ann += float(sum(x["dense"] / max(x[per], 1) for x in products))
-        fields = {} if fired is None else _firing(fired)
+        ann += float(sum(x["dense"] / max(x[per], 1) for _, x in products))
+        fields = {"steps": float(updated["steps"] / updated["examples"])} if updated else {}
+        fields |= {} if fired is None else _firing(fired)
+        fields |= _spent([found for _, found in products]) if products else {}
+        fields |= _work(call, products, fired, updated, plan.static)
         layers.append(
             LayerProfile(
                 call.name,
                 type(call.layer).__name__,
                 tuple(call.output.shape[1:]),
-                0 if id(call.layer) in known else getattr(call.layer, "count_params", int)(),
-                **fields | (_spent(products) if products else {}),
+                0 if id(call.layer) in known else _parameters(call),
+                **fields,
             )
         )
         known.add(id(call.layer))
     examples = sum(plan.examples for plan in plans.values())
-    return Profile(model.name, tuple(layers), examples, ann, energy, tuple(plan.uncharged))
+    return Profile(model.name, tuple(layers), examples, ann, energy, tuple(plan.uncharged), memory)
 
 
-FIRED = "fired"
+FIRED, UPDATED = "fired", "updated"
 
 
 class _Plan:
@@ -119,6 +135,8 @@ class _Plan:
                 self.probes[call.name, place] = reading, product.macs
             if call.spikes:
                 self.probes[call.name, FIRED] = _fires(call), None
+            if any(call.role.updates(call)) and not _folded(call, trace):
+                self.probes[call.name, UPDATED] = {"steps": _steps(call, call.reads_time)}, None
         if not self.probes and not self.uncharged:
             raise ValueError(f"The model {model.name!r} has no weighted layer and no neurons.")
         tensors = [x for outputs, _ in self.probes.values() for x in outputs.values()]
@@ -153,6 +171,68 @@ REDUCED = {
 }
 
 
+def _folded(call, trace):
+    """Whether a scale and a shift go into the weights of the layer that they follow."""
+    if not call.role.folds:
+        return False
+    readers = [c for c in trace.calls if any(x is call.input for x in c.inputs)]
+    maker = next((c for c in trace.calls if any(x is call.input for x in c.outputs)), None)
+    activation = maker and getattr(maker.layer, "activation", keras.activations.linear)
+    plain = activation is keras.activations.linear and maker.time != "recurrent"
+    return len(readers) == 1 and maker is not None and bool(maker.products) and plain
+
+
+def _window(layer):
+    """Of a convolution, weights of one channel that comes in; else 0."""
+    if not hasattr(layer, "kernel_size"):
+        return 0
+    layer = getattr(layer, "cell", layer)
+    kernel = getattr(layer, "kernel", None)
+    shape = (layer.depthwise_kernel if kernel is None else kernel).shape
+    return math.prod(shape) // shape[-2]
+
+
+def _parameters(call):
+    return getattr(call.layer, "count_params", int)()
+
+
+def _work(call, products, fired, updated, static):
+    """`Work` of a layer: what is always done, what spikes cause, and what it would be as an ANN."""
+    fixed, driven, ann, parameters = costs.Work(), costs.Work(), costs.Work(), _parameters(call)
+    window = _window(call.layer)
+    spatial = window > 0
+    inputs = math.prod(call.shape(call.input))
+    outputs = math.prod(call.output.shape[2 if call.timed else 1 :])
+    for product, x in products:
+        examples, macs = x["examples"], x["dense"] / max(x["steps"], 1)
+        steps = x["steps"] / examples
+        own = inputs if product.each_step else math.prod(call.input.shape[1:])
+        sizes = own, outputs if product.each_step else math.prod(call.output.shape[1:]), parameters
+        spent = _spent([x])
+        if spent["synops"] or not spent["macs_spent"]:
+            spikes = x.get("input", 0.0) / examples
+            driven += costs.product_of_spikes(spikes, spent["synops"], *sizes[1:], spatial)
+        else:
+            fixed += costs.product_of_values(macs, *sizes, steps, spatial, window)
+        steps = 1 if static else steps
+        ann += costs.product_of_values(macs, *sizes, steps, spatial, window)
+    if products and getattr(call.layer, "bias", None) is not None:
+        steps = products[0][1]["steps"] / products[0][1]["examples"]
+        fixed += costs.bias(outputs, parameters, steps)
+        ann += costs.bias(outputs, parameters, 1 if static else steps)
+    if updated:
+        states, macs, acs = (n * inputs for n in call.role.updates(call))
+        steps = updated["steps"] / updated["examples"]
+        if states:
+            fixed += costs.updates(states, steps, macs / states)
+        else:
+            fixed += costs.scaled(inputs, parameters, steps, macs, acs)
+            ann += costs.scaled(inputs, parameters, 1 if static else steps, macs, acs)
+    if fired is not None:
+        driven += costs.fired(float(np.sum(fired["fired"])) / fired["examples"])
+    return {"fixed": fixed, "driven": driven, "ann": ann}
+
+
 def _what_may_spike(trace):
     """Tensors, by `id`, that have time or come of such ones; and those that are spikes."""
     found = {id(x) for x, timed in zip(trace.inputs, trace.timed) if timed}
@@ -177,10 +257,7 @@ def _fraction(x):
 def _reading(call, product, exact, may_spike, spiking):
     """What one multiplication of a layer reads: sums of each example, symbolic."""
     mask = probes.mask_of(call) if product.each_step else None
-    first = call.input
-    while len(first.shape) > 2:
-        first = first[..., 0]
-    steps = probes.steps_of(first, mask) if product.each_step else _ones(first)
+    steps = _steps(call, product.each_step)
     outputs = {"steps": steps}
     if product.reads == "output":
         tensors = [_step_before(call)] if call.spikes else []
@@ -205,6 +282,14 @@ def _reading(call, product, exact, may_spike, spiking):
     if exact and product.reach is not None:
         outputs["reached"] = _total(magnitude * np.asarray(product.reach, "float32"))
     return outputs
+
+
+def _steps(call, each_step):
+    """How often a layer works on each example."""
+    first = call.input
+    while len(first.shape) > 2:
+        first = first[..., 0]
+    return probes.steps_of(first, probes.mask_of(call)) if each_step else _ones(first)
 
 
 def _ones(x):

@@ -4,22 +4,15 @@ import dataclasses
 import json
 from typing import Any
 
+from keras_snn.analysis.energy import Work, cost
 from keras_snn.utils import files
 from keras_snn.utils.tables import table_lines
 
-__all__ = ["ENERGY", "LayerProfile", "Profile"]
+__all__ = ["LayerProfile", "Profile"]
 
-# Picojoules of a multiply-accumulate and of an accumulate.
-ENERGY = {
-    # Horowitz, "Computing's energy problem", ISSCC 2014: 45 nm, 0.9 V; add plus multiply.
-    "45nm-float32": {"mac": 4.6, "ac": 0.9},
-    "45nm-float16": {"mac": 1.5, "ac": 0.4},
-    "45nm-int32": {"mac": 3.2, "ac": 0.1},
-    "45nm-int8": {"mac": 0.23, "ac": 0.03},
-    # Davies et al., "Loihi", IEEE Micro 2018: a synaptic operation; what is no spike is charged as
-    # on a float32 host.
-    "loihi": {"mac": 4.6, "ac": 23.6},
-}
+# What a network is compared in, besides the figures that were asked for.
+_COMPARED = ("45nm-float32", "45nm-int8")
+_NO_WORK = Work()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +39,12 @@ class LayerProfile:
         saturated: Share of its neurons that fired at every step.
         membrane: Mean, standard deviation, least and largest of its membrane potential, after
             reset, of the first examples of each batch; `None` if it has none.
+        fixed: The `Work` that spikes don't change: products of values, biases, updates of neurons,
+            normalisation that does not fold into weights.
+        driven: The `Work` that spikes cause: of a product, those that come in, of neurons, those
+            that go out.
+        ann: The `Work` of the same layer without spikes.
+        figures: Name of the figures of its energy in `ENERGY`, where they are not the profile's.
     """
 
     name: str
@@ -63,6 +62,10 @@ class LayerProfile:
     silent: float | None = None
     saturated: float | None = None
     membrane: tuple[float, float, float, float] | None = None
+    fixed: Work = _NO_WORK
+    driven: Work = _NO_WORK
+    ann: Work = _NO_WORK
+    figures: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Profile:
             image, once a step for a sequence.
         energy_table: Name of the figures in `ENERGY`.
         uncharged: Layers whose multiplications nobody knows, `"name (Class)"`: they are in no sum.
+        memory_table: Name of the figures of memory accesses in `MEMORY`.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Profile:
     ann_macs: float
     energy_table: str
     uncharged: tuple[str, ...] = ()
+    memory_table: str = "sram-45nm"
 
     @property
     def synops(self) -> float:
@@ -104,18 +109,65 @@ class Profile:
 
     @property
     def energy(self) -> float:
-        """Estimated energy of one example, in nanojoules; memory accesses are not in it."""
+        """Estimated energy of the operations of one example, in nanojoules."""
         return sum(map(self.layer_energy, self.layers))
 
     @property
-    def ann_energy(self) -> float:
-        """That of the same network without spikes, in nanojoules."""
-        return self.ann_macs * ENERGY[self.energy_table]["mac"] / 1000
+    def total_energy(self) -> float:
+        """That with its memory accesses and the computation of their addresses."""
+        return sum(self.layer_energy(layer, memory=True) for layer in self.layers)
 
-    def layer_energy(self, layer: LayerProfile) -> float:
-        """Estimated energy of a layer, in nanojoules."""
-        costs = ENERGY[self.energy_table]
-        return (layer.synops * costs["ac"] + layer.macs_spent * costs["mac"]) / 1000
+    @property
+    def ann_energy(self) -> float:
+        """That of the operations of the same network without spikes, in nanojoules."""
+        return sum(self.layer_energy(layer, "ann") for layer in self.layers)
+
+    @property
+    def ann_total_energy(self) -> float:
+        """That of the same network without spikes with its memory accesses."""
+        return sum(self.layer_energy(layer, "ann", memory=True) for layer in self.layers)
+
+    def layer_energy(
+        self, layer: LayerProfile, what="spiking", memory=False, figures=None
+    ) -> float:
+        """Estimated energy of a layer, in nanojoules.
+
+        Args:
+            layer: One of `layers`.
+            what: `"spiking"`: all of it; `"fixed"`: what spikes don't change; `"driven"`: what
+                they cause; `"ann"`: that of the same layer without spikes.
+            memory: Whether memory accesses are in it.
+            figures: Name of the figures of operations; by default the layer's or the profile's.
+
+        Returns:
+            A number.
+        """
+        work = layer.fixed + layer.driven if what == "spiking" else getattr(layer, what)
+        figures = figures or layer.figures or self.energy_table
+        return cost(work, figures, self.memory_table if memory else None) / 1000
+
+    def break_even(self, layer=None, memory=False, figures=None) -> float | None:
+        """The rate below which spikes need less energy than the same network without them.
+
+        Args:
+            layer: One of `layers`, whose `input_rate` it is; by default that of the network, its
+                `rate`, where all layers' rates grow and shrink by the same factor.
+            memory: Whether memory accesses count.
+            figures: Name of the figures of operations for both networks.
+
+        Returns:
+            Spikes per neuron and step; 0 if none is low enough, `None` if nothing depends on
+            spikes, or there were none to tell by.
+        """
+        layers, rate = (self.layers, self.rate) if layer is None else ((layer,), layer.input_rate)
+
+        def total(what):
+            return sum(self.layer_energy(x, what, memory, figures) for x in layers)
+
+        driven = total("driven")
+        if not rate or not driven or not self.ann_macs:
+            return None
+        return max(total("ann") - total("fixed"), 0.0) / driven * rate
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain data."""
@@ -129,9 +181,21 @@ class Profile:
             "energy_nj": self.energy,
             "ann_energy_nj": self.ann_energy,
             "energy_table": self.energy_table,
+            "total_energy_nj": self.total_energy,
+            "ann_total_energy_nj": self.ann_total_energy,
+            "memory_table": self.memory_table,
+            "break_even": self.break_even(),
+            "total_break_even": self.break_even(memory=True),
             "uncharged": list(self.uncharged),
             "layers": [
-                dataclasses.asdict(x) | {"energy_nj": self.layer_energy(x)} for x in self.layers
+                dataclasses.asdict(x)
+                | {
+                    "energy_nj": self.layer_energy(x),
+                    "total_energy_nj": self.layer_energy(x, memory=True),
+                    "break_even": self.break_even(x),
+                    "total_break_even": self.break_even(x, memory=True),
+                }
+                for x in self.layers
             ],
         }
 
@@ -162,45 +226,73 @@ class Profile:
         return pandas.DataFrame(self.to_dict()["layers"]).set_index("name")
 
     def __str__(self) -> str:
-        head = (
-            *("layer", "output", "params", "MACs/step", "in rate", "SynOps", "MACs", "rate"),
-            *("silent", "satur.", "nJ"),
-        )
-        rows = [head]
+        head = ("layer", "output", "params", "MACs/step", "in rate", "SynOps", "MACs", "rate")
+        activity, spent = [(*head, "silent", "satur.")], []
         for x in self.layers:
-            rows.append(
+            activity.append(
                 (
                     f"{x.name} ({x.kind})",
                     "x".join(map(str, x.output_shape)),
                     _short(x.parameters),
                     _short(x.macs),
-                    "" if x.input_rate is None else f"{x.input_rate:.3f}",
+                    _share(x.input_rate),
                     _short(x.synops),
                     _short(x.macs_spent),
-                    "" if x.rate is None else f"{x.rate:.3f}",
+                    _share(x.rate),
                     "" if x.silent is None else f"{x.silent:.1%}",
                     "" if x.saturated is None else f"{x.saturated:.1%}",
-                    f"{self.layer_energy(x):.4g}" if x.synops or x.macs_spent else "",
                 )
             )
-        lines = [f"Profile of {self.name}, means of {self.examples} examples", *table_lines(rows)]
-        rule = "-" * max(map(len, lines))
-        lines[2:2] = [rule]
-        ratio = self.energy / self.ann_energy if self.ann_energy else float("nan")
-        lines += [
-            rule,
+            spent.append((x.name, *self._comparison((x,), x)))
+        figures = dict.fromkeys((self.energy_table, *_COMPARED))
+        if any(x.figures for x in self.layers):  # each layer has its own
+            figures = [None]
+        for name in figures:
+            label = f"all, {name}" if name else "all"
+            spent.append((label, *self._comparison(self.layers, None, name)))
+        head = ("nJ of", "operations", "as an ANN", "wins below")
+        lines = [
+            f"Profile of {self.name}, means of {self.examples} examples",
+            *table_lines(activity),
+            "",
+            *table_lines([(*head, f"with {self.memory_table}", "as an ANN", "wins below"), *spent]),
+            "",
             f"Parameters {sum(x.parameters for x in self.layers):,}, firing rate {self.rate:.3f}",
             f"SynOps {self.synops:,.0f}, MACs {self.macs:,.0f}; the same network as an ANN: "
             f"{self.ann_macs:,.0f} MACs",
-            f"Energy ({self.energy_table}) {self.energy:,.4g} nJ, as an ANN "
-            f"{self.ann_energy:,.4g} nJ: {ratio:.3f} times",
         ]
+        found = [(name, self.break_even(None, True, name)) for name in figures]
+        found = ", ".join(f"{_below(rate)} ({name})" for name, rate in found if rate is not None)
+        if found:
+            lines.append(
+                f"With memory accesses, spikes need less than an ANN below a firing rate of {found}"
+            )
         if self.uncharged:
             lines.append(f"not charged: {', '.join(self.uncharged)}")
         undecided = [x.name for x in self.layers if x.undecided]
         if undecided:
             lines.append(f"undecided whether spikes, as they read nothing: {', '.join(undecided)}")
         return "\n".join(lines)
+
+    def _comparison(self, layers, layer, figures=None):
+        """Cells: energy, that of the ANN, and the rate below which spikes need less."""
+        cells = []
+        for memory in (False, True):
+            for what in ("spiking", "ann"):
+                energy = sum(self.layer_energy(x, what, memory, figures) for x in layers)
+                cells.append(f"{energy:.4g}" if energy else "")
+            cells.append(_below(self.break_even(layer, memory, figures)))
+        return cells
+
+
+def _below(rate):
+    if rate is None:
+        return ""
+    return "never" if rate == 0 else "always" if rate >= 1 else f"{rate:.1%}"
+
+
+def _share(rate):
+    return "" if rate is None else f"{rate:.3f}"
 
 
 def _short(number):

@@ -10,6 +10,7 @@ __all__ = [
     "describe",
     "litert",
     "main_first",
+    "operations",
     "with_float_constants",
     "with_reset",
     "with_sum",
@@ -63,6 +64,32 @@ def _operations(blob):
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     used = [codes[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators]
     return collections.Counter(names[code] for code in used)
+
+
+def operations(blob):
+    """The operations of a file's first graph, in order.
+
+    Returns:
+        A list of `(name, inputs, outputs)`: tensors are `(name, shape, type, constant)`.
+    """
+    model, names = _read(blob)
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    graph = model.subgraphs[0]
+
+    def tensor(index):
+        found = graph.tensors[index]
+        shape = () if found.shape is None else tuple(map(int, found.shape))
+        constant = model.buffers[found.buffer].data is not None
+        return found.name.decode(), shape, TYPES.get(found.type, str(found.type)), constant
+
+    return [
+        (
+            names[codes[op.opcodeIndex]],
+            [tensor(i) for i in op.inputs if i >= 0],
+            [tensor(i) for i in op.outputs],
+        )
+        for op in graph.operators
+    ]
 
 
 def main_first(blob, name):

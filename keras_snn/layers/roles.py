@@ -16,6 +16,7 @@ from keras_snn.layers import (
     time,
 )
 from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.layers.neurons import AccumulatorCell, IFCell
 from keras_snn.layers.rnn import SpikingRNN
 
 __all__ = []
@@ -29,6 +30,21 @@ def _spikes(layer):
     if isinstance(cell, connections.RecurrentCell):
         cell = cell.neuron
     return isinstance(cell, SpikingCell)
+
+
+def _loop_updates(call):
+    """States of a neuron, each of which decays but in integrators without leak."""
+    cell = call.layer.cell
+    cells = cell.cells if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
+    found = [getattr(cell, "neuron", cell) for cell in cells]
+    found = [cell for cell in found if isinstance(cell, NeuronCell)]
+    leaky = [cell for cell in found if not isinstance(cell, (IFCell, AccumulatorCell))]
+    states, decays = (sum(len(c.initial_values) for c in group) for group in (found, leaky))
+    return states, decays, 0
+
+
+def _scale(call):
+    return 0, 1, 0
 
 
 def _cell_products(cell, shape):
@@ -56,7 +72,9 @@ def _window_products(call):
 
 graph.EACH_STEP.append(time.FoldTime)
 for layer, role in {
-    SpikingRNN: graph.Role("recurrent", products=graph.loop_products, spikes=_spikes),
+    SpikingRNN: graph.Role(
+        "recurrent", products=graph.loop_products, spikes=_spikes, updates=_loop_updates
+    ),
     parallel.PSN: graph.Role("across", products=_matrix_products, spikes=True),
     parallel.SlidingPSN: graph.Role(
         "across",
@@ -71,15 +89,19 @@ for layer, role in {
     encoders.DeltaEncoder: graph.Role("across", memory=1),
     readouts._OverTime: graph.Role("removes"),
     readouts.FirstSpikeTime: graph.Role("removes"),
-    readouts.MembraneReadout: graph.Role("removes"),
+    readouts.MembraneReadout: graph.Role(
+        "removes", updates=lambda call: (1, int(call.layer.tau is not None), 0)
+    ),
     readouts.Voting: graph.Role("per step"),
     connections.SpikeConnection: graph.Role("pointwise"),
     convolution.SumPooling2D: graph.Role("across"),
     quantized.ClipFloorShift: graph.Role("pointwise"),
     time.TimeConstantDropout: graph.Role("pointwise", idle=True),
-    normalization.ThresholdDependentBatchNormalization: graph.Role("per step"),
-    normalization.TemporalEffectiveBatchNormalization: graph.Role("across"),
-    normalization.BatchNormalizationThroughTime: graph.Role("across"),
+    normalization.ThresholdDependentBatchNormalization: graph.Role(
+        "per step", updates=_scale, folds=True
+    ),
+    normalization.TemporalEffectiveBatchNormalization: graph.Role("across", updates=_scale),
+    normalization.BatchNormalizationThroughTime: graph.Role("across", updates=_scale),
 }.items():
     graph.ROLES[layer] = role
 graph.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
