@@ -9,6 +9,7 @@ from keras import layers, ops
 from keras_snn import layers as snn
 from keras_snn.applications.builder import Builder, Value
 from keras_snn.applications.factory import application, pooled_top
+from keras_snn.applications.model_list import _summarize
 
 
 def mixer(net, x, *, units=6):
@@ -64,6 +65,7 @@ def test_tokens_are_treated_step_by_step(static, form):
         model = tokens(input_shape=shape, classes=2, timesteps=4, classifier_activation=None)
     finally:
         keras.config.set_image_data_format(before)
+    assert _summarize(model).macs == 5 * (3 * 6 + 6 * 6) + 6 * 2
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if "bn" in weight.path:

@@ -12,7 +12,7 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_snn import layers as snn
+from keras_snn import graph
 from keras_snn.analysis import is_spiking
 from keras_snn.applications.families import FAMILIES
 from keras_snn.utils.tables import table_lines
@@ -96,6 +96,7 @@ def _summarize(model, name=None):
     Example:
 
     >>> from keras import layers
+    >>> from keras_snn import layers as snn
     >>> inputs = keras.Input((5, 8))
     >>> model = keras.Model(inputs, snn.LIF()(layers.Dense(4)(inputs)), name="small")
     >>> summary = _summarize(model)
@@ -107,20 +108,19 @@ def _summarize(model, name=None):
         tuple(model.input_shape[1:]),
         model.output_shape[-1],
         sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
-        sum(map(_macs, model.layers)),
+        _macs(model),
         sum(map(is_spiking, model.layers)),
     )
 
 
-def _macs(layer):
-    """Multiply-accumulates of one step of a convolution or dense layer."""
-    shape = layer.output.shape
-    layer = layer.layer if isinstance(layer, snn.FoldTime) else layer
-    if isinstance(layer, keras.layers.Conv2D):
-        sizes = shape[-2:] if layer.data_format == "channels_first" else shape[-3:-1]
-        return int(np.prod(layer.kernel.shape) * np.prod(sizes))
-    weighs = isinstance(layer, (keras.layers.Dense, keras.layers.Conv1D))
-    return int(np.prod(layer.kernel.shape)) if weighs else 0
+def _macs(model):
+    """Multiply-accumulates of one step of a model."""
+    total = 0
+    for call in graph.trace(model).calls:
+        for product in call.products or ():
+            steps = call.input.shape[1] if call.reads_time and not product.each_step else 1
+            total += product.macs // steps
+    return total
 
 
 def _write():
