@@ -16,7 +16,7 @@ from helpers import to_numpy
 from keras import ops
 
 from keras_snn import applications, export, layers
-from keras_snn.export.report import compare
+from keras_snn.export.report import compare, warnings
 
 pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
 
@@ -244,6 +244,81 @@ def test_quantized(quantize, mode, tmp_path):
         assert any(row["type"] == wanted for row in report.quantization)
 
 
+def every_neuron():
+    """All neurons side by side."""
+    inputs = keras.Input((3, 4))
+    strong = keras.initializers.RandomNormal(0.3, 0.8, seed=1)
+    x = keras.layers.Dense(4, kernel_initializer=strong)(inputs)
+    found = [getattr(layers, name)(name=name)(x) for name in layers.neuron_names()]
+    cell = layers.AdaptiveLIFCell(threshold=0.7, reset="soft")
+    found.append(layers.Recurrent(cell, keras.layers.Dense(4), name="recurrent")(x))
+    readouts = [layers.SumOverTime(), layers.FirstSpikeTime(), layers.MembraneReadout("max", 2.0)]
+    return keras.Model(inputs, [readout(y) for readout in readouts for y in found[1:3]] + found)
+
+
+@with_tensorflow
+@pytest.mark.parametrize("mode", ["sequence", "step"])
+def test_every_neuron_in_int16(mode, tmp_path):
+    model = every_neuron()
+    data = np.random.default_rng(0).normal(size=(16, 3, 4)).astype("float32")
+    report = export.to_tflite(model, tmp_path / "m.tflite", mode, "int16x8", data)
+    names = {layer["name"] for layer in report.layers}
+    assert names == {*layers.neuron_names(), "recurrent"} - {"Accumulator", "LeakyIntegrator"}
+    assert all(layer["agreement"] >= 0.98 for layer in report.layers), str(report)
+    assert not report.warnings
+
+
+def shared_names():
+    """Layers whose names are equal in letters, digits and `_`, or those of other tensors."""
+    strong = keras.initializers.RandomNormal(0.0, 2.0, seed=1)
+    dense = functools.partial(keras.layers.Dense, 4, kernel_initializer=strong)
+    first, second = (keras.Input((STEPS, 4), name=name) for name in ("0", "é 1"))
+    neuron = layers.LIF(name="x-1")
+    x = neuron(dense(name="x_1_membrane")(first + second))
+    x = neuron(layers.IF(name="x_1")(dense()(x)) + first)
+    inner = [keras.Input((STEPS, 4)), layers.LIF(tau=3.0, name="b")]
+    x = keras.Sequential(inner, name="a")(dense()(x))
+    x = layers.IF(name="a_b")(x + first)
+    mean = layers.MeanOverTime(name="0_out")(dense(name="class")(x))
+    total = layers.SumOverTime(name="int")(x)
+    rates = layers.MeanOverTime(name="spikes_0")(x)
+    copy = keras.layers.Identity(name="A_B_membrane")(total)
+    return keras.Model([second, first], [mean, total, rates, copy, mean])
+
+
+@with_tensorflow
+@pytest.mark.parametrize("kind", ["sequence", "step", "internal", "onnx sequence", "onnx step"])
+def test_names_never_merge(kind, tmp_path):
+    model, data = shared_names(), np.random.default_rng(0).normal(size=(2, 2, STEPS, 4))
+    mode = "sequence" if "sequence" in kind else "step"
+    if "onnx" in kind:
+        pytest.importorskip("tf2onnx")
+        path = tmp_path / "m.onnx"
+        report = export.to_onnx(model, path, mode, verify_data=list(data))
+        runner = export.OnnxRunner(path)
+    else:
+        path, state = tmp_path / "m.tflite", "internal" if kind == "internal" else "explicit"
+        report = export.to_tflite(model, path, mode, state=state, verify_data=list(data))
+        runner = export.StreamingInterpreter(path)
+    assert [layer["agreement"] for layer in report.layers] == [1.0] * 5 and not report.warnings
+    assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in report.names)
+    inputs, outputs = list(report.names)[:2], list(report.names)[2:7]
+    assert [report.names[n] for n in inputs] == ["é 1", "0"]
+    wanted = ["0_out", "int", "spikes_0", "A_B_membrane", "0_out"]
+    assert [report.names[n] for n in outputs] == wanted
+    if mode == "step":
+        states = ["x-1/membrane", "x_1/membrane", "x-1:1/membrane", "a/b/membrane", "a_b/membrane"]
+        assert [*report.names.values()][7:12] == states
+    wanted = model.predict([x.astype("float32") for x in data], verbose=0)
+    for i in range(len(data[0])):
+        runner.reset()
+        for t in range(STEPS if mode == "step" else 1):
+            frames = [x[i : i + 1, t] if mode == "step" else x[i : i + 1] for x in data]
+            found = runner.step(dict(zip(inputs, frames)))
+        for name, y in zip(outputs, wanted):
+            np.testing.assert_allclose(found[name][0], y[i], atol=1e-5)
+
+
 @with_tensorflow
 def test_microcontroller(tmp_path):
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
@@ -451,3 +526,28 @@ def test_the_report_counts_spikes_that_differ():
     assert (a["own agreement"], b["own agreement"]) == (7 / 8, 1.0)
     assert (result["flipped"], result["top1"]) == (1, 0.5)
     assert (result["logits"], result["logits_flipped"]) == (0.25, 3.0)
+    assert result["relative"] == 0.25  # of outputs up to 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("quantize, limit", [(None, 1e-4), ("float16", 0.005), ("int8", 0.1)])
+def test_the_report_warns_of_outputs_that_differ_alone(quantize, limit):
+    """Spikes agree; of two outputs, with sizes 2 and 100, the second differs."""
+
+    def report(difference):
+        spikes = [np.ones((2, 3))]
+        outputs = [np.array([1.0, -2.0]), np.array([100.0])]
+        others = [outputs[0], outputs[1] + 100 * difference]
+        row = dict.fromkeys(("Keras", "XNNPACK", "built-in"), (outputs, spikes))
+        found = compare([row | {"file": (others, None)}], ["a"])
+        found["layers"][0] |= {"threshold": 1.0, "states": []}
+        empty = {name: {} for name in ("operations", "initial_states")}
+        empty |= {name: [] for name in ("quantization", "inputs", "outputs")}
+        numbers = dict.fromkeys(("bytes", "partitions", "latency_ms", "state_bytes"), 0)
+        return export.ExportReport(
+            "step", quantize, "litert", timesteps=2, examples=1, **found, **empty, **numbers
+        )
+
+    assert warnings(report(0.9 * limit)) == []
+    (warning,) = warnings(report(1.1 * limit))
+    assert "outputs differ by" in warning and "all spikes agree" in warning

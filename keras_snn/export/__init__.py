@@ -1,4 +1,10 @@
-"""Export to LiteRT (TFLite), ONNX and NIR, with reports that compare results."""
+"""Export to LiteRT (TFLite), ONNX and NIR, with reports that compare results.
+
+`to_NAME` is the function of `targets/NAME.py`: a file there is all that a further format takes.
+"""
+
+import importlib
+import importlib.util
 
 from keras_snn.export.nir import from_nir, to_nir
 from keras_snn.export.report import ExportReport
@@ -15,3 +21,10 @@ __all__ = [
     "to_onnx",
     "to_tflite",
 ]
+
+
+def __getattr__(name):
+    module = f"{__name__}.targets.{name.removeprefix('to_')}"
+    if name.startswith("to_") and importlib.util.find_spec(module):
+        return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

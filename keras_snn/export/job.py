@@ -123,7 +123,8 @@ def _elsewhere(folder):
         if error.exists():
             kind, message = json.loads(error.read_text())
             kinds = (TypeError, ValueError, ImportError, OSError)
-            raise {x.__name__: x for x in kinds}.get(kind, RuntimeError)(message)
+            kind = {x.__name__: x for x in kinds}.get(kind, RuntimeError)
+            raise kind(message) from RuntimeError(run.stderr[-2000:])
         raise RuntimeError(f"The export failed under TensorFlow:\n{run.stderr[-2000:]}")
 
 

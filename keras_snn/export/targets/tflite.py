@@ -38,6 +38,11 @@ def to_tflite(
     Built-in operations only, batch 1, a fixed number of steps. On the JAX and PyTorch backends the
     work is done by TensorFlow in another process; the file is the same.
 
+    Inputs and outputs have the names of the model's, states those of their layers and cells, all as
+    letters, digits and `_`: `block/lif/membrane` is `block_lif_membrane`, of the second call of a
+    layer `block_1_lif_membrane`. Names that would be equal get numbers; the report's `names` tells
+    what each stands for. A stateful model starts each clip from its first states.
+
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
         path: Where to write the file, `.tflite`; an existing one is replaced once the new one is
@@ -148,14 +153,17 @@ def _tried(program, blob, probe):
             command, env=environment, capture_output=True, text=True, errors="replace", check=False
         )
     if run.returncode:
-        lines = [x for x in run.stderr.splitlines() if x and not x.startswith("INFO")]
+        silent = _silent(program)
         raise RuntimeError(
-            f"{RUNTIMES[run.stdout.split()[-1]]} can't run the file. Layers that never fire in the "
-            "data that ranges are taken from, so that there are none: "
-            f"{', '.join(_silent(program)) or 'none'}. Train the network first, or give data "
-            f"on which its neurons fire. The runtime ended with code {run.returncode}"
-            + (f" and said: {lines[-1]}" if lines else ".")
-        )
+            f"{RUNTIMES[run.stdout.split()[-1]]} can't run the file. "
+            + (
+                f"Layers never fire in the data that ranges are taken from: {', '.join(silent)}. "
+                "Train the network first, or give data on which its neurons fire."
+                if silent
+                else f"It has operations that there are not with `quantize={options['quantize']!r}`"
+                ": choose another one."
+            )
+        ) from RuntimeError(f"The runtime ended with code {run.returncode}:\n{run.stderr[-2000:]}")
     found = re.search(r"Arena allocation total (\d+)", run.stderr)
     return int(found[1]) if found else None
 
@@ -188,7 +196,10 @@ def _convert(program, probe):
         try:
             blob = converter.convert()
         except Exception as error:
-            raise RuntimeError(f"TensorFlow's converter failed: {error}") from error
+            raise RuntimeError(
+                f"TensorFlow's converter can't write {program.model.name!r} with `quantize="
+                f"{options['quantize']!r}`: it has no such form of one of the operations."
+            ) from error
     if options["quantize"] == "int16x8":
         blob = flatbuffer.with_float_constants(blob)
     if inside:
