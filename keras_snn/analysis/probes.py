@@ -174,7 +174,8 @@ def _again(call, cell, x, mask=None, first=None):
     )
     if layer.stateful:
         for ours, theirs in zip(tree.flatten(loop.states), tree.flatten(layer.states)):
-            ours.assign(ops.convert_to_tensor(theirs)[: ours.shape[0]])
+            # By NumPy, or on JAX two variables would be one buffer.
+            ours.assign(np.array(ops.convert_to_numpy(theirs))[: ours.shape[0]])
     return outputs
 
 
