@@ -139,8 +139,8 @@ def neuron():
     return keras.saving.serialize_keras_object(layer)
 
 
-def build(data, **changes):
-    """The network of the flags."""
+def network_arguments(data):
+    """The arguments of the network of the flags."""
     build = getattr(applications, FLAGS.model)
     options = {"connect": FLAGS.connect, "small_images": FLAGS.small_images}
     options = {name: value for name, value in options.items() if value is not None}
@@ -156,13 +156,14 @@ def build(data, **changes):
     options |= given
     if "small_images" in known:
         options.setdefault("small_images", max(data.input_shape[-3:-1]) <= 34)
-    options |= {"timesteps": FLAGS.timesteps} | changes
-    return build(
-        input_shape=data.input_shape,
-        classes=data.classes,
-        classifier_activation=None,
-        **options,
-    )
+    shapes = {"input_shape": data.input_shape, "classes": data.classes}
+    return options | shapes | {"timesteps": FLAGS.timesteps}
+
+
+def build(data, **changes):
+    """The network of the flags, with logits."""
+    arguments = network_arguments(data) | {"classifier_activation": None} | changes
+    return getattr(applications, FLAGS.model)(**arguments)
 
 
 def compiled(model, steps, loss=None, metric="accuracy", optimizer=None):

@@ -13,7 +13,7 @@ import pytest
 from keras_snn import callbacks, datasets, events, export
 from keras_snn import layers as snn
 from keras_snn.analysis import plot_raster, save_event_animation
-from keras_snn.applications.weights import _read
+from keras_snn.applications.weights.matching import _read
 from keras_snn.datasets import augmentation
 from keras_snn.datasets.events import readers
 from keras_snn.export.job import run

@@ -8,6 +8,7 @@ import keras
 
 from keras_snn.applications.builder import HE_NORMAL, TORCH_UNIFORM, Builder
 from keras_snn.applications.inputs import obtain_input
+from keras_snn.applications.weights import presets
 from keras_snn.utils.arguments import check_integer
 from keras_snn.utils.docs import entries_of, sections
 
@@ -84,10 +85,14 @@ def application(
 
     def build(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
+        preset = presets.find(title, bound.arguments.get("weights"))
+        if preset:
+            presets.complete(preset, bound.arguments, signature)
         bound.apply_defaults()
         given = bound.arguments
         include_top, pooling, classes = given["include_top"], given["pooling"], given["classes"]
-        check_arguments(given["weights"], include_top, pooling, classes)
+        weights = None if preset else given["weights"]
+        check_arguments(title, weights, include_top, pooling, classes)
         net = Builder(
             given["neuron"],
             given["timesteps"],
@@ -114,7 +119,10 @@ def application(
             x = top(net, x, classes, given["classifier_activation"], **chosen(top))
         elif pooling is not None:
             x = net.readout(net.global_pool(x, pooling))
-        return _model(inputs.tensor, x.tensor, given["weights"], given["name"])
+        model = _model(inputs.tensor, x.tensor, weights, given["name"])
+        if preset:
+            presets.load(preset, model)
+        return model
 
     build.__name__ = build.__qualname__ = title
     build.__module__ = features.__module__
@@ -135,6 +143,7 @@ def _documentation(title, about, example, features, top, options):
     parts = [
         f"{title}: {about}.",
         sections(texts[0])[0],
+        *presets.documentation(title),
         "Args:\n" + textwrap.indent("\n".join(entries), "    "),
         shared[2],
         "Source:" + sources[0],
@@ -161,8 +170,9 @@ def _arguments(
 
     Args:
         include_top: Whether to include the classifier.
-        weights: `None` (random) or the path of a Keras weights file. For PyTorch's files and for
-            weights of ANNs see `load_torch_weights`, `load_keras_weights`.
+        weights: `None` (random), the name of a preset (see `list_presets`), which also sets the
+            arguments that are not given, or the path of a Keras weights file. For PyTorch's files
+            and for weights of ANNs see `load_torch_weights`, `load_keras_weights`.
         input_tensor: Optional Keras tensor to build on.
         input_shape: Shape of one example: `(height, width, channels)` for images, which are
             repeated over `timesteps`, or `(time, height, width, channels)` for sequences.
@@ -186,12 +196,15 @@ def _arguments(
     """
 
 
-def check_arguments(weights, include_top, pooling, classes):
+def check_arguments(title, weights, include_top, pooling, classes):
     """Keras's errors for bad combinations of arguments."""
     if weights is not None and not pathlib.Path(weights).is_file():
+        names = [f"{preset.name!r}" for preset in presets.list_presets(title)]
         raise ValueError(
-            "The `weights` argument should be either `None` (random initialization) or the path "
-            f"to the weights file to be loaded. Received: weights={weights!r}"
+            "The `weights` argument should be `None` (random initialization), the path of a Keras "
+            f"weights file, or a preset of {title}: {', '.join(names) or 'it has none'}; see "
+            "`list_presets()`. For PyTorch's files see `load_torch_weights`. "
+            f"Received: weights={weights!r}"
         )
     if pooling not in (None, "avg", "max"):
         raise ValueError(

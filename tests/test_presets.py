@@ -1,0 +1,121 @@
+"""Presets: they load alike on every backend, classify as their table says, and refuse misuse."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from helpers import to_numpy
+from keras import layers
+
+from keras_snn import applications, datasets
+from keras_snn.applications.weights import presets
+
+PRESETS = applications.list_presets()
+SAMPLES = pathlib.Path(__file__).with_name("presets")
+EACH = pytest.mark.parametrize("preset", PRESETS, ids=lambda x: f"{x.model}-{x.name}")
+
+
+def network(preset, **changes):
+    return getattr(applications, preset.model)(weights=preset.name, **changes)
+
+
+@EACH
+def test_answers_of_the_sample(preset):
+    """Answers of the backend that it was trained on, and the accuracy of all test data."""
+    with np.load(SAMPLES / preset.path.name) as file:
+        examples, labels, logits = (file[name] for name in ("examples", "labels", "logits"))
+    model = network(preset, classifier_activation=None)
+    answers = to_numpy(model(examples.astype("float32")))
+    # A potential within rounding of its threshold changes a spike, and what follows from it.
+    same = np.isclose(answers, logits, atol=1e-3).all(-1)
+    assert same.mean() >= 0.95
+    right, count = (answers.argmax(-1) == labels).mean(), len(labels)
+    error = np.sqrt(preset.accuracy * (1 - preset.accuracy) / count)
+    assert right >= preset.accuracy - 3 * error - 1 / count
+
+
+@pytest.mark.once
+def test_table_and_files():
+    assert sum(preset.path.stat().st_size for preset in PRESETS) < 8e6
+    for preset in PRESETS:
+        assert hashlib.sha256(preset.path.read_bytes()).hexdigest() == preset.checksum
+        assert f'- `"{preset.name}"`: ' in getattr(applications, preset.model).__doc__
+        assert preset.name in str(PRESETS) and preset.recipe in str(PRESETS)
+
+
+def test_for_fine_tuning():
+    headless = applications.SEWResNet8(weights="digits", include_top=False, pooling="avg")
+    whole = applications.SEWResNet8(weights="digits")
+    assert headless.output_shape == (None, 128) and whole.output_shape == (None, 10)
+    for layer in filter(lambda layer: layer.weights, headless.layers):
+        for a, b in zip(layer.weights, whole.get_layer(layer.name).weights):
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+    inputs = layers.Input((16, 16, 1))
+    larger = applications.SEWResNet8(
+        weights="digits", include_top=False, input_tensor=inputs, timesteps=2
+    )
+    assert larger.output_shape == (None, 2, 4, 4, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "imagenet"}, "'digits'.*load_torch_weights.*'imagenet'"),
+        ({"classes": 11}, "classes=10.*classes=11.*include_top=False"),
+        ({"input_shape": (16, 16, 1)}, r"\(8, 8, 1\).*\(16, 16, 1\)"),
+        ({"input_shape": (8, 8, 3), "include_top": False}, r"\(8, 8, 1\).*\(8, 8, 3\)"),
+        ({"input_shape": (4, 8, 8, 1)}, r"\(8, 8, 1\).*\(4, 8, 8, 1\)"),
+        ({"neuron": "lif"}, "neuron='if'.*neuron='lif'.*load_keras_weights"),
+        ({"norm": "tdbn"}, "norm='bn'.*norm='tdbn'"),
+        ({"connect": "and"}, "connect='add'.*connect='and'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        applications.SEWResNet8(**{"weights": "digits"} | arguments)
+
+
+def test_given_arguments_may_be_those_of_the_preset():
+    given = {"input_shape": [8, 8, 1], "classes": 10, "neuron": "IF", "timesteps": 2}
+    model = applications.SEWResNet8(weights="digits", **given, name="mine")
+    assert model.name == "mine" and model.input_shape == (None, 8, 8, 1)
+
+
+@pytest.mark.once
+def test_a_model_without_presets():
+    with pytest.raises(ValueError, match="TDBNResNet19: it has none.*'digits'"):
+        applications.TDBNResNet19(weights="digits")
+
+
+def test_preprocessing_is_that_of_training():
+    pytest.importorskip("sklearn")
+    preset = presets.find("SEWResNet8", "digits")
+    raw, _ = datasets.images.digits(seed=0)[1]
+    data = datasets.load(**preset.data, batch_size=len(raw))
+    np.testing.assert_allclose(preset.preprocess(raw), data.test[0][0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"\(batch, 8, 8, 1\).*\(2, 28, 28, 1\)"):
+        preset.preprocess(np.ones((2, 28, 28, 1)))
+    with pytest.raises(ValueError, match="from 0 to 255.*got 0.0 to 1.0"):
+        preset.preprocess(raw / 255)
+
+
+@pytest.mark.once
+def test_saving_replaces_one_row_and_damage_is_found(tmp_path, monkeypatch):
+    for path in (presets.TABLE, *(preset.path for preset in PRESETS)):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(presets, "HERE", tmp_path)
+    monkeypatch.setattr(presets, "TABLE", tmp_path / "presets.json")
+    model = network(PRESETS[0])
+    found = presets.arrays(model)
+    saved = presets.save(PRESETS[0], {name: 2 * value for name, value in found.items()})
+    assert [x.checksum == y.checksum for x, y in zip(applications.list_presets(), PRESETS)] == [
+        x is not PRESETS[0] for x in PRESETS
+    ]
+    for weight, value in zip(network(saved).weights, model.weights):
+        np.testing.assert_array_equal(to_numpy(weight), 2 * to_numpy(value))
+    saved.path.write_bytes(saved.path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        network(saved)
+    json.loads(presets.TABLE.read_text())
