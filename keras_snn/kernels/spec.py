@@ -10,11 +10,11 @@ of operations, and gradients too but for rounding. `xla.py` and `torch.py` run w
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from keras import ops
 
 from keras_snn import dynamics
+from keras_snn.dynamics import Tensor
 from keras_snn.surrogates import Surrogate, heaviside
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "unrolled",
 ]
 
-Tensor = Any
 Number = float | Tensor  # a number or a tensor
 
 

@@ -117,7 +117,7 @@ class InPlace:
     """PyTorch's own operations, in buffers that are made once.
 
     They take potentials to be finite. One that is not stays so to the last step (infinity less
-    infinity, or times 0, is NaN), where it is found; then all is done again as other backends do.
+    infinity, or times 0, is NaN), where it shows; then all is done again as other backends do.
     """
 
     @staticmethod

@@ -94,11 +94,11 @@ class RecurrentCell(NeuronCell):
         for layer in (self.neuron, self.connection):
             if not layer.built:  # one from a config of a built layer is
                 layer.build(input_shape)
-        found = tuple(self.connection.compute_output_shape(input_shape))
-        if found[1:] != tuple(input_shape)[1:]:
+        shape = tuple(self.connection.compute_output_shape(input_shape))
+        if shape[1:] != tuple(input_shape)[1:]:
             raise ValueError(
                 f"The recurrent connection of {self.name} must keep the shape "
-                f"{tuple(input_shape)}, got {found}."
+                f"{tuple(input_shape)}, got {shape}."
             )
         super().build(input_shape)
 
