@@ -483,7 +483,8 @@ def _find(layer, rules):
     layer of `keras.applications` that Keras does not export.
     """
     kind = type(layer)
-    if not isinstance(layer, LAYERS.Layer) or ".applications." in kind.__module__:
+    inner = kind.__module__.startswith("keras.") and ".applications." in kind.__module__
+    if not isinstance(layer, LAYERS.Layer) or inner:
         return rules.get(kind.__name__)
     return None if "call" in vars(layer) else rules.get(kind)
 
