@@ -12,7 +12,7 @@ TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
 WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
-.PHONY: demo gallery test test-triton test-prerelease lint clean
+.PHONY: demo gallery test test-graphs test-triton test-prerelease lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -40,6 +40,10 @@ test-triton: $(VENV)/.test
 	$(PIP) triton
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest tests/test_triton.py
 
+# Profiles of 200 random models against a count by brute force.
+test-graphs: $(VENV)/.test
+	KERAS_BACKEND=torch PYTHONPATH=. $(VENV)/bin/python tests/random_graphs.py 200
+
 # Every test with the newest Keras, be it a pre-release, in a virtual environment of its own.
 PRERELEASE ?= .venv-prerelease
 test-prerelease:
@@ -63,7 +67,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
 	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx,plot]" "$(TORCH)"
-	$(PIP) --no-deps norse==1.1.0 spikingjelly==2.0.0 tonic==1.7.0
+	$(PIP) --no-deps neurobench==2.3.0 norse==1.1.0 spikingjelly==2.0.0 tonic==1.7.0
 	touch $@
 
 clean:

@@ -3,9 +3,12 @@
 `brute_force` runs a model on PyTorch, one layer after the other, and looks at each multiplication
 of two tensors that reaches PyTorch: matrix products and convolutions. It counts from the numbers
 that are multiplied, with weights of one in the place of the weights.
+
+    KERAS_BACKEND=torch python tests/random_graphs.py 200
 """
 
 import math
+import sys
 
 import keras
 import numpy as np
@@ -327,3 +330,16 @@ def differences(seed):
     more = {x.name for x in found.layers if x.macs} - counted.keys()
     wrong += [f"{seed}, {name}: nothing is multiplied, got {rows[name]}" for name in more]
     return wrong, compared
+
+
+def main(count):
+    """Compares the profiles of so many models with the count by brute force."""
+    found = [differences(seed) for seed in range(count)]
+    wrong = [text for texts, _ in found for text in texts]
+    print(*wrong, sep="\n", end="\n" * bool(wrong))
+    print(f"{count} models, {sum(n for _, n in found)} layers: {len(wrong)} differ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

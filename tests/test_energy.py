@@ -26,7 +26,10 @@ def test_counts_of_random_graphs_equal_brute_force(seed):
 
 def dense_lif(x, units=300, tau=2.0):
     inputs = keras.Input(x.shape[1:])
-    return keras.Model(inputs, snn.LIF(tau=tau, threshold=0.1)(layers.Dense(units)(inputs)))
+    model = keras.Model(inputs, snn.LIF(tau=tau, threshold=0.1)(layers.Dense(units)(inputs)))
+    kernel = np.random.default_rng(1).normal(size=(x.shape[-1], units))
+    model.set_weights([kernel, np.zeros(units)])
+    return model
 
 
 def by_points(size, points=((0, 0), (2**13, 10), (2**15, 20), (2**20, 100))):
@@ -289,10 +292,16 @@ def test_profile_of_a_file(quantize, tmp_path):
 
 
 @pytest.mark.once
-def test_plot_of_energy(plt=None):
+def test_plot_of_energy():
     pytest.importorskip("matplotlib").use("agg")
     x = spikes(2, 3, 4)
     found = analysis.profile(dense_lif(x, 2), x)
     ax = analysis.plot_energy(found)
-    widths = [patch.get_width() for patch in ax.patches]
-    assert sum(widths) > 0
+    rows = [text.get_text() for text in ax.get_yticklabels()]
+    names = [layer.name for layer in found.layers]
+    assert rows == [*names, "all, spiking", "all, as an ANN"]
+    totals, operations = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    wanted = [found.layer_energy(layer, memory=True) for layer in found.layers]
+    np.testing.assert_allclose(totals, [*wanted, found.total_energy, found.ann_total_energy])
+    wanted = [found.layer_energy(layer) for layer in found.layers]
+    np.testing.assert_allclose(operations, [*wanted, found.energy, found.ann_energy])

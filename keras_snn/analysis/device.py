@@ -116,6 +116,7 @@ def profile_file(path, timesteps=1, memory="sram-45nm") -> Profile:
         path.name,
         tuple(layers),
         examples=1,
+        ann_macs=0.0,
         energy_table="45nm-float32",
         memory_table=memory,
         uncharged=tuple(f"{count} {name}" for name, count in uncharged.items()),

@@ -193,7 +193,7 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
 
 
 def plot_energy(profile, ax=None):
-    """Energy by layer, and the totals of the spiking network and of the same as an ANN.
+    """Energy by layer, with and without memory accesses, and the totals as an SNN and as an ANN.
 
     Args:
         profile: A `Profile`.
@@ -202,17 +202,25 @@ def plot_energy(profile, ax=None):
     Returns:
         The axes.
     """
-    found = [(x.name, profile.layer_energy(x)) for x in profile.layers]
-    found = [(name, energy) for name, energy in found if energy]
-    found += [("all, spiking", profile.energy), ("all, as an ANN", profile.ann_energy)]
-    ax = _axes(ax, (7, 1 + 0.22 * len(found)))
-    places = np.arange(len(found))
-    colors = ["C0"] * (len(found) - 2) + ["C2", "C3"]
-    ax.barh(places, [energy for _, energy in found], color=colors)
-    ax.set_yticks(places, [name for name, _ in found], fontsize="small")
+    rows = [
+        (x.name, profile.layer_energy(x), profile.layer_energy(x, memory=True))
+        for x in profile.layers
+    ]
+    rows = [row for row in rows if row[2]]
+    rows += [
+        ("all, spiking", profile.energy, profile.total_energy),
+        ("all, as an ANN", profile.ann_energy, profile.ann_total_energy),
+    ]
+    names, operations, totals = zip(*rows)
+    ax, places = _axes(ax, (7, 1 + 0.22 * len(rows))), np.arange(len(rows))
+    # Both from 0: lengths on a logarithmic axis can't be added.
+    ax.barh(places, totals, label=f"with memory ({profile.memory_table})", color="C0", alpha=0.4)
+    ax.barh(places, operations, label=f"operations ({profile.energy_table})", color="C0")
+    ax.set_yticks(places, names, fontsize="small")
     ax.invert_yaxis()
     ax.set_xscale("log")
-    ax.set_xlabel(f"energy of one example (nJ, {profile.energy_table})")
+    ax.set_xlabel("energy of one example (nJ)")
+    ax.legend(fontsize="small")
     ax.figure.tight_layout()
     return ax
 
