@@ -89,7 +89,7 @@ def configuration(module):
 
 # Flags that do not change trained weights: a run can be resumed with other values.
 FREE = {"recipe", "epochs", "ann_epochs", "patience", "progress", "watch", "tensorboard"}
-FREE |= {"output_dir", "data_dir", "workers"}
+FREE |= {"output_dir", "data_dir", "workers", "estimate"}
 
 
 def run_flags():

@@ -89,7 +89,7 @@ def main(argv):
         parameters=sum(int(np.prod(w.shape)) for w in network.trainable_weights),
         rate=profile.rate,
         energy=profile.energy,
-        recipe=FLAGS.recipe,
+        recipe=FLAGS.recipe or "",
         seed=FLAGS.seed,
         date=datetime.date.today().isoformat(),
         checksum="",
@@ -99,6 +99,7 @@ def main(argv):
     print(json.dumps(dataclasses.asdict(preset), indent=1))
     if FLAGS.sample:
         place = pathlib.Path(FLAGS.sample) / preset.path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(place) as (part,):
             # The order of a data set may be that of its classes.
             count = min(FLAGS.sample_examples, len(labels))

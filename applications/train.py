@@ -4,6 +4,7 @@
     python applications/train.py --recipe=tdbn_resnet19_cifar10 --data_dir=DATA
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100 --ema=0.999
     python applications/train.py --recipe=nmnist --data_dir=NMNIST --loss=tet
+    python applications/train.py --recipe=sew_resnet_cifar10 --estimate
     python applications/train.py --schedules='{"timesteps": [1, 2, 4], "alpha": [1, 2, 4]}'
     torchrun --nproc_per_node=4 applications/train.py --distribution=data
 
@@ -17,6 +18,7 @@ import inspect
 import math
 
 import common
+import estimate
 import keras
 import optimizers
 from absl import app, flags
@@ -97,6 +99,9 @@ flags.DEFINE_float(
     0.0,
     "Share of the training images that is held out to choose by; else the test images are shown.",
     *(0.0, 0.9),
+)
+flags.DEFINE_bool(
+    "estimate", False, "Train for a minute, print what all would need, and stop; nothing is kept."
 )
 flags.DEFINE_enum("progress", "1", ["0", "1", "2"], "Nothing, a bar, or a line an epoch.")
 flags.DEFINE_string("output_dir", "results", "Where the model and the results go.")
@@ -199,8 +204,8 @@ def shown(data):
     return data.test if data.validation is None else data.validation
 
 
-def train_ann(model, data, output, steps):
-    """Trains an ANN of the network's layout, and gives its weights to the network.
+def build_ann(data, steps):
+    """The ANN of the network's layout, to train before the network.
 
     Its activations have as many levels as the network has steps, up to a fixed maximum of 1, the
     threshold: the normalisation in front learns the scale.
@@ -213,7 +218,12 @@ def train_ann(model, data, output, steps):
         timesteps=None,
         neuron=lambda: snn.ClipFloorShift(FLAGS.timesteps, 1.0, trainable=False),
     )
-    compiled(ann, steps, optimizer=optimizers.optimizer(FLAGS.ann_epochs, steps, rate))
+    return compiled(ann, steps, optimizer=optimizers.optimizer(FLAGS.ann_epochs, steps, rate))
+
+
+def train_ann(model, data, output, steps):
+    """Trains this ANN, and gives its weights to the network."""
+    ann = build_ann(data, steps)
     resume = callbacks.Resume(output / "resume_ann.npz", data, common.run_flags(), keep=True)
     ann.fit(
         data.train,
@@ -327,6 +337,20 @@ def train(data, output, devices):
     return extract(), watch[-1], ann
 
 
+def estimated(data, devices):
+    """A minute of each training of the flags."""
+    steps = FLAGS.steps_per_epoch or len(data.train)
+    parts, train, held_out = [], devices.shard(data.train), devices.shard(shown(data))
+    if FLAGS.ann_epochs:
+        parts.append(("ANN", build_ann(data, steps), FLAGS.ann_epochs))
+    parts.append((FLAGS.model, devices.prepare(build_trainer(data, steps)[1]), FLAGS.epochs))
+    held_out = None if FLAGS.steps_per_epoch else held_out
+    return [
+        estimate.measure(name, model, train, held_out, epochs, steps)
+        for name, model, epochs in parts
+    ]
+
+
 def main(argv):
     """Trains, evaluates, saves, reloads and compares."""
     check_flags()
@@ -339,6 +363,9 @@ def main(argv):
             one_hot(),
             validation_split=FLAGS.validation_split,
         )
+        if FLAGS.estimate:
+            print(estimate.report(estimated(data, group), output))
+            return
         model, resume, ann = train(data, output, group)
     if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}

@@ -432,6 +432,42 @@ def test_a_recipe_and_what_overrides_it(tmp_path):
     assert program("train", *quick, teacher, "--loss=tet", out).returncode == 1
 
 
+def publish(folder):
+    """Publishes a run, into this folder in place of the package's."""
+    from keras_snn.applications.weights import presets
+
+    presets.HERE, presets.TABLE = pathlib.Path(folder), pathlib.Path(folder, "presets.json")
+    presets.TABLE.write_text("[]")
+    sample = f"--sample={folder}/sample"
+    run_program("applications/publish.py", f"--run={folder}", "--preset=mine", sample)
+
+
+@pytest.mark.once
+def test_a_network_that_starts_from_an_ann(tmp_path):
+    flags = ["--model=SpikingConvNet", '--options={"filters": [[8], [16]]}', "--neuron=IF"]
+    flags += ['--neuron_options={"reset": "soft"}', "--validation_split=0.1", "--ann_epochs=4"]
+    flags += ["--ann_learning_rate=0.01", "--epochs=1", "--learning_rate=1e-9"]
+    flags += [f"--output_dir={tmp_path}", "--progress=0"]
+    found = program("train", *flags, "--estimate")
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert re.search(r"ANN: .*4 epochs of 21 batches.*\nSpikingConvNet: .*\nTime: ", found.stdout)
+    assert not list(tmp_path.iterdir())
+    found = program("train", *flags)
+    assert found.returncode == 0, found.stderr[-2000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    ann, network = (results[name]["val_accuracy"] for name in ("ann_history", "history"))
+    assert len(ann) == 4 and ann[-1] > 0.8
+    assert network[0] > ann[-1] - 0.15  # as good as untrained: its learning rate is nothing
+    found = in_a_process(publish, str(tmp_path))
+    assert found.returncode == 0, found.stderr[-2000:]
+    (row,) = json.loads((tmp_path / "presets.json").read_text())
+    assert (row["name"], row["recipe"], row["seed"]) == ("mine", "", 0)
+    assert abs(row["accuracy"] - results["test_accuracy"]) < 2 / 360
+    assert row["arguments"]["filters"] == [[8], [16]]
+    with np.load(tmp_path / "sample" / "SpikingConvNet_mine.npz") as sample:
+        assert sample["examples"].shape == (60, 8, 8, 1) and sample["logits"].shape == (60, 10)
+
+
 @pytest.mark.once
 def test_recipes_of_conversion_run_their_program(tmp_path):
     found = program(
