@@ -198,7 +198,9 @@ def _parameters(call):
 
 def _work(call, products, fired, updated, static):
     """`Work` of a layer: what is always done, what spikes cause, and what it would be as an ANN."""
-    fixed, driven, ann, parameters = costs.Work(), costs.Work(), costs.Work(), _parameters(call)
+    fixed = driven = ann = costs.Work()
+    # A product of two tensors reads the second one as others read weights.
+    parameters = _parameters(call) or math.prod(call.shape(call.inputs[-1]))
     window = _window(call.layer)
     spatial = window > 0
     inputs = math.prod(call.shape(call.input))
