@@ -63,6 +63,7 @@ def test_for_fine_tuning():
     ("arguments", "message"),
     [
         ({"weights": "imagenet"}, "'digits'.*load_torch_weights.*'imagenet'"),
+        ({"weights": 3}, "'digits'.*Received: weights=3"),
         ({"classes": 11}, "classes=10.*classes=11.*include_top=False"),
         ({"input_shape": (16, 16, 1)}, r"\(8, 8, 1\).*\(16, 16, 1\)"),
         ({"input_shape": (8, 8, 3), "include_top": False}, r"\(8, 8, 1\).*\(8, 8, 3\)"),

@@ -1,6 +1,7 @@
 """Functions like those of `keras.applications`, from the functions that add a network's layers."""
 
 import inspect
+import os
 import pathlib
 import textwrap
 
@@ -198,7 +199,8 @@ def _arguments(
 
 def check_arguments(title, weights, include_top, pooling, classes):
     """Keras's errors for bad combinations of arguments."""
-    if weights is not None and not pathlib.Path(weights).is_file():
+    is_path = isinstance(weights, (str, os.PathLike))
+    if weights is not None and not (is_path and pathlib.Path(weights).is_file()):
         names = [f"{preset.name!r}" for preset in presets.list_presets(title)]
         raise ValueError(
             "The `weights` argument should be `None` (random initialization), the path of a Keras "
