@@ -263,6 +263,24 @@ def test_neurobench_by_hand():
     assert found["MembraneUpdates"] == 0
 
 
+def test_neurobench_of_shared_layers_and_open_lengths():
+    inputs = keras.Input((None, 3))
+    shared = layers.Dense(3, use_bias=False, kernel_initializer="identity")
+    model = keras.Model(inputs, shared(snn.IF()(shared(inputs))))
+    batches = [spikes(2, steps, 3, seed=steps) for steps in (4, 7)]
+    found = analysis.neurobench(model, batches)
+    events = sum(x.sum() for x in batches)
+    assert found["SynapticOperations"] == {
+        "Dense": 2 * 9 * (4 + 7) / 2,
+        "Effective_ACs": 2 * events / 4,  # a spike goes through each time
+        "Effective_MACs": 0,
+    }
+    assert found["ParameterCount"] == 9
+    assert found["ConnectionSparsity"] == 0.6667
+    with pytest.raises(ValueError, match="no data"):
+        analysis.neurobench(model, [])
+
+
 # Files.
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow writes files")
 @pytest.mark.parametrize("quantize", [None, "int8"])

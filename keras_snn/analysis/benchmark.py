@@ -7,10 +7,11 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_snn import graph
 from keras_snn.analysis import probes
+from keras_snn.utils.batches import batches_of
 
 __all__ = ["neurobench"]
 
@@ -53,33 +54,25 @@ def neurobench(model, data, batch_size=32):
     >>> found["ParameterCount"], found["SynapticOperations"]
     (20, {'Effective_MACs': 0.0, 'Effective_ACs': 15.0, 'Dense': 60.0})
     """
-    trace = probes.traced(model)
-    connections = [call for call in trace.calls if _kernel(call.layer) is not None]
-    activations = [call for call in trace.calls if _is_activation(call)]
-    ignored = [c.name for c in trace.calls if c not in connections and c.products != ()]
-    if ignored:
+    totals, plans = collections.Counter(), {}
+    with probes.unchanged(model):
+        for arrays, _ in batches_of(model, data, batch_size):
+            shapes = tuple(x.shape[1:] for x in arrays)
+            if shapes not in plans:  # sequences of another length have a graph of their own
+                plans[shapes] = _Plan(model, shapes)
+            plans[shapes].add(arrays, totals)
+    if not plans:
+        raise ValueError("There are no data.")
+    plan, examples = next(iter(plans.values())), totals["examples"]
+    if plan.ignored:
         warnings.warn(
-            f"NeuroBench does not define the synaptic operations of {ignored}: left out.",
+            f"NeuroBench does not define the synaptic operations of {plan.ignored}: left out.",
             stacklevel=2,
         )
-    membranes = [v for call in trace.calls if (v := probes.membrane_of(call)) is not None]
-    pairs = [_pairs(call) for call in connections]
-    tensors = [x for pair in pairs for x in pair]
-    tensors += [_per_example(_is_not(c.output, 0)) for c in activations]
-    tensors += [_changes(v) for v in membranes]
-    totals, examples = collections.Counter(), 0
-    for batch in probes.looked_at(model, trace.inputs, tensors, data, batch_size):
-        found = [x.astype("float64") for x in batch]
-        for effective, graded in zip(found[: 2 * len(pairs) : 2], found[1 : 2 * len(pairs) : 2]):
-            values = graded.max(axis=0) > 0
-            totals["macs"] += effective[:, values].sum()
-            totals["acs"] += effective[:, ~values].sum()
-        rest = found[2 * len(pairs) :]
-        totals["active"] += sum(x.sum() for x in rest[: len(activations)])
-        totals["changes"] += sum(x.sum() for x in rest[len(activations) :])
-        examples += len(found[0])
-    kernels = {id(c.layer): ops.convert_to_numpy(_kernel(c.layer)) for c in connections}.values()
-    outputs = sum(math.prod(c.output.shape[1:]) for c in activations) * examples
+    kernels = {id(c.layer): ops.convert_to_numpy(_kernel(c.layer)) for c in plan.connections}
+    kernels, sparsity = kernels.values(), 0.0
+    if totals["outputs"]:
+        sparsity = 1 - totals["active"] / totals["outputs"]
     return {
         "Footprint": sum(
             math.prod(w.shape) * np.dtype(keras.backend.standardize_dtype(w.dtype)).itemsize
@@ -87,16 +80,54 @@ def neurobench(model, data, batch_size=32):
         ),
         "ParameterCount": sum(math.prod(w.shape) for w in model.weights if not _is_statistic(w)),
         "ConnectionSparsity": round(
-            sum(np.sum(w == 0) for w in kernels) / max(sum(w.size for w in kernels), 1), 4
+            float(sum(np.sum(w == 0) for w in kernels) / max(sum(w.size for w in kernels), 1)), 4
         ),
-        "ActivationSparsity": float(1 - totals["active"] / outputs) if outputs else 0.0,
+        "ActivationSparsity": float(sparsity),
         "SynapticOperations": {
             "Effective_MACs": float(totals["macs"] / examples),
             "Effective_ACs": float(totals["acs"] / examples),
-            "Dense": float(sum(map(_dense, connections))),
+            "Dense": float(totals["dense"] / examples),
         },
         "MembraneUpdates": float(totals["changes"] / examples),
     }
+
+
+class _Plan:
+    """What is looked at in a model, on inputs of given shapes."""
+
+    def __init__(self, model, shapes):
+        trace = probes.traced(model, None, shapes)
+        self.connections = [call for call in trace.calls if _kernel(call.layer) is not None]
+        self.ignored = [
+            c.name for c in trace.calls if c not in self.connections and c.products != ()
+        ]
+        activations = [call for call in trace.calls if _is_activation(call)]
+        membranes = [v for call in trace.calls if (v := probes.membrane_of(call)) is not None]
+        self.tensors = {
+            "pairs": [x for call in self.connections for x in _pairs(call)],
+            "active": [_per_example(_is_not(call.output, 0)) for call in activations],
+            "changes": [_changes(v) for v in membranes],
+        }
+        self.outputs = sum(math.prod(call.output.shape[1:]) for call in activations)
+        self.dense = sum(map(_dense, self.connections))
+        tensors = tree.flatten(self.tensors)
+        self.model = keras.Model(trace.inputs, tensors) if tensors else None
+
+    def add(self, arrays, totals):
+        """Adds what a batch has to the totals so far."""
+        examples = len(arrays[0])
+        found = tree.flatten(self.model.predict_on_batch(arrays)) if self.model else []
+        found = [ops.convert_to_numpy(x).astype("float64") for x in found]
+        found = tree.pack_sequence_as(self.tensors, found)
+        for effective, graded in zip(found["pairs"][::2], found["pairs"][1::2]):
+            values = graded.max(axis=0) > 0
+            totals["macs"] += effective[:, values].sum()
+            totals["acs"] += effective[:, ~values].sum()
+        for name in ("active", "changes"):
+            totals[name] += sum(x.sum() for x in found[name])
+        totals["dense"] += examples * self.dense
+        totals["outputs"] += examples * self.outputs
+        totals["examples"] += examples
 
 
 def _kernel(layer):
@@ -127,7 +158,7 @@ def _is_statistic(weight):
 
 def _counting(layer, shape, kernel):
     """A copy of a layer that adds up what it connects: no bias, no activation."""
-    copy = type(layer).from_config(layer.get_config() | {"name": f"{layer.name}_pairs"})
+    copy = type(layer).from_config({k: v for k, v in layer.get_config().items() if k != "name"})
     copy.build(shape)
     copy.activation = keras.activations.linear
     copy.set_weights(
