@@ -24,6 +24,7 @@ flags.DEFINE_string("model", None, "Or a network of keras_snn.applications, with
 flags.DEFINE_integer("examples", 256, "Test examples to use.", lower_bound=1)
 flags.DEFINE_integer("timesteps", None, "Number of steps (default: the model's).", lower_bound=1)
 flags.DEFINE_enum("energy", "45nm-float32", list(analysis.ENERGY), "Energy of operations.")
+flags.DEFINE_enum("memory", "sram-45nm", list(analysis.MEMORY), "Energy of memory accesses.")
 flags.DEFINE_bool("exact", False, "Count what spikes at borders really reach.")
 flags.DEFINE_string("output_dir", "results/profile", "Where the table and the pictures go.")
 
@@ -95,6 +96,7 @@ def main(argv):
         images,
         batch_size=FLAGS.batch_size,
         energy=FLAGS.energy,
+        memory=FLAGS.memory,
         exact=FLAGS.exact,
         timesteps=FLAGS.timesteps,
     )

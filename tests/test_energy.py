@@ -61,6 +61,17 @@ def test_memory_accesses_by_hand(energy, word):
 
 
 @pytest.mark.once
+def test_figures_that_have_their_memory_in_them():
+    x = spikes(2, 5, 7)
+    found = analysis.profile(dense_lif(x, 4), x, energy="loihi")
+    assert found.total_energy == found.energy > 0
+    dram = analysis.profile(dense_lif(x, 4), x, memory="dram-45nm")
+    accesses = sum(n for row in dram.layers for _, n, _ in (row.fixed + row.driven).accesses)
+    addresses = sum(row.driven.address_acs for row in dram.layers) * 0.9
+    assert dram.total_energy == pytest.approx(dram.energy + (accesses * 640 + addresses) / 1000)
+
+
+@pytest.mark.once
 def test_energy_equals_spikingjellys():
     torch = pytest.importorskip("torch", exc_type=ImportError)
     base = "spikingjelly.activation_based"

@@ -146,6 +146,7 @@ EFFECTS = {
         "model": ["SpikingResNet18", "--model=SEWResNet8"],
         "examples": ["3", FILE],
         "energy": ["45nm-int8", FILE],
+        "memory": ["dram-45nm", FILE],
         "exact": ["true", FILE],
         "output_dir": ["OTHER", FILE],
     },
