@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from keras_snn import graph
+from keras_snn import graph, roles
 from keras_snn.layers import (
     connections,
     convolution,
@@ -73,7 +73,7 @@ def _window_products(call):
 graph.EACH_STEP.append(time.FoldTime)
 for layer, role in {
     SpikingRNN: graph.Role(
-        "recurrent", products=graph.loop_products, spikes=_spikes, updates=_loop_updates
+        "recurrent", products=roles.loop_products, spikes=_spikes, updates=_loop_updates
     ),
     parallel.PSN: graph.Role("across", products=_matrix_products, spikes=True),
     parallel.SlidingPSN: graph.Role(
@@ -104,4 +104,4 @@ for layer, role in {
     normalization.BatchNormalizationThroughTime: graph.Role("across", updates=_scale),
 }.items():
     graph.ROLES[layer] = role
-graph.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
+roles.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
