@@ -68,6 +68,8 @@ def main(argv):
     examples, labels = common.collect(data.test)
     trained = common.load_keras(folder / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras")
     arguments = train.network_arguments(data)
+    for name in presets.CALLERS:
+        arguments.get("neuron", {"config": {}})["config"].pop(name, None)
     network = getattr(applications, FLAGS.model)(**arguments, classifier_activation=None)
     tried = []
     for dtype in ("float16", "float32"):

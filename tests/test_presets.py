@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
@@ -82,6 +83,16 @@ def test_given_arguments_may_be_those_of_the_preset():
     given = {"input_shape": [8, 8, 1], "classes": 10, "neuron": "IF", "timesteps": 2}
     model = applications.SEWResNet8(weights="digits", **given, name="mine")
     assert model.name == "mine" and model.input_shape == (None, 8, 8, 1)
+
+
+def test_dtype_is_the_callers():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = applications.SEWResNet8(weights="nmnist", neuron="ParametricLIF")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    neurons = [layer for layer in model.layers if layer.name.endswith("neuron1")]
+    assert neurons and all(layer.compute_dtype == "bfloat16" for layer in neurons)
 
 
 @pytest.mark.once

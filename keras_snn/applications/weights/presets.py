@@ -29,6 +29,8 @@ TABLE = HERE / "presets.json"
 FREE = ("include_top", "weights", "pooling", "classifier_activation", "name", "timesteps")
 FREE += ("dropout", "convolution_dropout", "zero_init_residual", "input_tensor")
 
+CALLERS = ("name", "dtype")  # of a neuron's configuration, what is the caller's
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -199,7 +201,7 @@ def _same_neuron(value, wanted):
 
     def config(neuron):
         layer = get_neuron(neuron)
-        return type(layer), {k: v for k, v in layer.get_config().items() if k != "name"}
+        return type(layer), {k: v for k, v in layer.get_config().items() if k not in CALLERS}
 
     return config(value) == config(wanted)
 
