@@ -54,8 +54,8 @@ OPTIMIZER = {
     "accumulate": ["2"],
     "ema": ["0.5"],
 }
-CONVERSION = {
-    **DATA,
+CONVERSION = {  # of images, which no worker reads: `workers` is refused
+    **{name: value for name, value in DATA.items() if name != "workers"},
     **OPTIMIZER,
     "model": ["ConversionVGG9"],
     "model_file": ["README.md"],
