@@ -119,3 +119,19 @@ def test_old_names_of_the_linear_charge():
     x = np.array([0.75, 0.75, 0.75, 0.75], "float32")[None, :, None]
     for each in (cell, Halving()):  # charged to 0.75, 1.125, 0.75, 1.125
         assert to_numpy(layers.SpikingRNN(each)(x)).ravel().tolist() == [0, 1, 0, 1]
+
+
+STARTED = {
+    "tensorflow": (
+        "from tensorflow.python.eager import context; print(context.context()._initialized)"
+    ),
+    "jax": "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())",
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() not in STARTED, reason="PyTorch starts nothing")
+def test_an_import_starts_no_backend():
+    """Threads of a backend that has started do not survive a fork: children would wait forever."""
+    program = f"import keras_snn\n{STARTED[keras.backend.backend()]}"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout == "False\n", found.stderr[-2000:]
