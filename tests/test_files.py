@@ -198,7 +198,7 @@ MISSING = {
         "keras-snn[data]",
     ),
     "tensorboard": (
-        lambda path: callbacks.FiringRates(FRAMES, log_dir=path)._write(0, {}),
+        lambda path: callbacks.FiringRates(FRAMES, log_dir=path)._write(0, {}, {}),
         "keras-snn[tensorboard]",
     ),
     "tensorflow_datasets": (lambda path: datasets.load("svhn_cropped"), "tensorflow-datasets"),

@@ -204,7 +204,8 @@ def test_what_is_left_at_the_end_is_applied_before_comparing(activation):
 @pytest.mark.once
 def test_idle_layers_do_nothing_in_inference():
     images = RAW[:2] / 255
-    names = [cls.__name__ for cls, role in graph.ROLES.items() if role.idle]
+    kinds = [cls for cls, role in graph.ROLES.items() if role.idle]
+    names = [cls.__name__ for cls in kinds if hasattr(layers, cls.__name__)]
     arguments = {
         "RandomBrightness": {"factor": 0.5},
         "RandomPosterization": {"factor": 4},

@@ -192,7 +192,7 @@ class Rollout:
         return sequence
 
     def _on_each_step(self, call):
-        if type(call.layer).__name__ != "Reshape":
+        if type(call.layer).__name__ != "Reshape" or call.each_step:
             return call()
         # The number of steps is part of what a layer or operation reshapes to.
         target = getattr(call.layer, "target_shape", None) or call.layer.newshape[1:]

@@ -102,6 +102,7 @@ def convert(
 
     Example:
 
+    >>> import keras
     >>> ann = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu"),
     ...     keras.layers.Dense(2, activation="softmax")])
     >>> spiking, report = convert(ann, np.random.default_rng(0).random((16, 2)), timesteps=32)

@@ -332,9 +332,6 @@ def _normalization(lowering, call, x, **kwargs):
         scale, shift = map(np.stack, zip(*map(_statistics, layer.steps)))
         return _affine(lowering, call, x, scale, shift)
     scale, shift = _statistics(layer)
-    if isinstance(layer, snn.ThresholdDependentBatchNormalization):
-        factor, beta = layer.alpha * layer.threshold, _numpy(layer.beta) if layer.center else 0.0
-        scale, shift = factor * scale, factor * (shift - beta) + beta
     if isinstance(layer, snn.TemporalEffectiveBatchNormalization):
         rows = _numpy(layer.step_scale)[:, None]
     return _affine(lowering, call, x, rows * scale, rows * shift)

@@ -44,7 +44,8 @@ def _arrays(model, data, count):
     """Inputs in the order of the model's, and labels."""
     labels = None
     if isinstance(data, (tuple, list)) and len(data):
-        if len(tree.flatten(data[0])) == count:
+        named = isinstance(data[0], dict) or (len(data) == 2 and data[1] is None)
+        if named or len(tree.flatten(data[0])) == count:
             data, labels = data[0], data[1] if len(data) > 1 else None
         elif len(data) == count + 1 and all(map(_is_array, data)):
             *data, labels = data  # as PyTorch's loaders give them
