@@ -214,12 +214,12 @@ def in_order(model, values):
     graph = check_functional(model, "This")
     structure, names = graph._inputs_struct, [x.name for x in graph.inputs]
     if isinstance(values, dict):
-        keys = list(structure) if isinstance(structure, dict) else names
+        keyed = isinstance(structure, dict)
+        keys = list(structure) if keyed else names
         missing = [key for key in keys if key not in values]
         if missing:
             raise ValueError(f"The model {model.name!r} has the inputs {keys}, got {list(values)}.")
-        values = tree.flatten({key: values[key] for key in keys}) if keys is not names else values
-        values = [values[name] for name in names] if isinstance(values, dict) else values
+        values = {key: values[key] for key in keys} if keyed else [values[key] for key in keys]
     values = tree.flatten(values)
     if len(values) != len(names):
         raise ValueError(
@@ -604,19 +604,8 @@ def trace(model, timesteps=None, replace=lambda call: call, shapes=None):
     times = _times(calls)
     timed = [times.get(id(x), False) for x in tensors]
     if timesteps is not None and any(t and x.shape[1] is None for t, x in zip(timed, tensors)):
-        calls.clear()
-        tensors = [
-            keras.Input(
-                batch_shape=(x.shape[0], timesteps if t else x.shape[1], *x.shape[2:]),
-                dtype=x.dtype,
-                name=x.name,
-            )
-            if t
-            else x
-            for t, x in zip(timed, tensors)
-        ]
-        outputs = tree.flatten(run(model, tensors, rule))
-        times = _times(calls)
+        closed = [(timesteps, *s[1:]) if t else s for t, s in zip(timed, shapes)]
+        return trace(model, replace=replace, shapes=closed)
     calls = [
         dataclasses.replace(
             call,

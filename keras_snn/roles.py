@@ -405,11 +405,15 @@ def _transposed(call):
     return "per step" if axes is not None and tuple(axes[:2]) == (0, 1) else "across"
 
 
+def _key(call):
+    """What stands in the brackets of `x[...]`, an entry an axis."""
+    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    return key if isinstance(key, tuple) else (key,)
+
+
 def _sliced(call):
     """Whether `x[...]` takes axes 0 and 1 whole."""
-    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
-    key = key if isinstance(key, tuple) else (key,)
-    return "per step" if all(k == slice(None) for k in key[:2]) else "across"
+    return "per step" if all(k == slice(None) for k in _key(call)[:2]) else "across"
 
 
 def _padded(call):
@@ -435,8 +439,7 @@ def _same_size(call):
 
 def _takes_batch(call):
     """Whether `x[...]` takes axis 0 whole."""
-    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
-    first = key[0] if isinstance(key, tuple) else key
+    first = _key(call)[0]
     return first is Ellipsis or first == slice(None)
 
 

@@ -18,7 +18,7 @@ from keras_snn.conversion.report import ConversionReport, LayerReport
 from keras_snn.graph import functional
 from keras_snn.layers.registry import get_neuron
 from keras_snn.utils.arguments import check_choice, check_integer, check_number
-from keras_snn.utils.batches import batches_of
+from keras_snn.utils.batches import batches_of, is_array
 
 __all__ = ["convert"]
 
@@ -202,18 +202,18 @@ def calibration_batches(data, model, batch_size):
     count = len(model.inputs)
     if isinstance(data, tuple) and 2 <= len(data) <= 3:
         # Of a model with as many inputs they could be a tuple of these.
-        if len(data) != count or not all(map(_is_array, data)):
+        if len(data) != count or not all(map(is_array, data)):
             data = data[0], data[1]
         else:
             data = data, None
-    elif isinstance(data, dict) or (isinstance(data, list) and data and all(map(_is_array, data))):
+    elif isinstance(data, dict) or (isinstance(data, list) and data and all(map(is_array, data))):
         data = data, None
-    elif not _is_array(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+    elif not is_array(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise TypeError(
             "Received an invalid value for argument `calibration_data`, expected an array, a tuple "
             f"of inputs and labels, or an iterable of batches, got {type(data).__name__}."
         )
-    if isinstance(data, tuple) and not (data[1] is None or _is_array(data[1])):
+    if isinstance(data, tuple) and not (data[1] is None or is_array(data[1])):
         # Labels of several outputs have no one accuracy.
         several = isinstance(data[1], (dict, list, tuple)) and not np.isscalar(
             next(iter(data[1].values() if isinstance(data[1], dict) else data[1]), None)
@@ -222,15 +222,11 @@ def calibration_batches(data, model, batch_size):
     batches, labels = [], []
     for inputs, targets in batches_of(model, data, batch_size):
         batches.append([_checked(x, part) for x, part in zip(model.inputs, inputs)])
-        if _is_array(targets):
+        if is_array(targets):
             labels.append(targets)
     if not batches or not len(batches[0][0]):
         raise ValueError("The calibration data are empty.")
     return batches, np.concatenate(labels) if labels else None
-
-
-def _is_array(x):
-    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def _checked(tensor, part):

@@ -28,7 +28,7 @@ def batches_of(model, data, batch_size, steps=None):
         ValueError: If inputs are missing, or there are too many.
     """
     count = len(graph.check_functional(model, "This").inputs)
-    if _is_array(data) or isinstance(data, (dict, tuple)) or _is_inputs(data, count):
+    if is_array(data) or isinstance(data, (dict, tuple)) or _is_inputs(data, count):
         inputs, labels = _arrays(model, data, count)
         size = model.inputs[0].shape[0] or batch_size
         parts = [slice(start, start + size) for start in range(0, len(inputs[0]), size)]
@@ -47,7 +47,7 @@ def _arrays(model, data, count):
         named = isinstance(data[0], dict) or (len(data) == 2 and data[1] is None)
         if named or len(tree.flatten(data[0])) == count:
             data, labels = data[0], data[1] if len(data) > 1 else None
-        elif len(data) == count + 1 and all(map(_is_array, data)):
+        elif len(data) == count + 1 and all(map(is_array, data)):
             *data, labels = data  # as PyTorch's loaders give them
     inputs = [_array(x) for x in graph.in_order(model, data)]
     return inputs, tree.map_structure(_array, labels)
@@ -59,10 +59,11 @@ def _part(labels, part):
 
 def _is_inputs(data, count):
     """Whether a list has one array for each input."""
-    return isinstance(data, list) and len(data) == count and all(map(_is_array, data))
+    return isinstance(data, list) and len(data) == count and all(map(is_array, data))
 
 
-def _is_array(x):
+def is_array(x):
+    """Whether `x` is an array or tensor, of any library."""
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
