@@ -103,5 +103,5 @@ for layer, role in {
     normalization.TemporalEffectiveBatchNormalization: graph.Role("across", updates=_scale),
     normalization.BatchNormalizationThroughTime: graph.Role("across", updates=_scale),
 }.items():
-    graph.ROLES[layer] = role
+    graph.register(layer, **vars(role))
 roles.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
