@@ -341,6 +341,15 @@ def role_of(layer):
 # Wrappers that apply their layer to each step.
 EACH_STEP = [keras.layers.TimeDistributed]
 
+# Layers that are made of others: `compose(apply, *inputs)` calls `apply(layer, *inputs)` for each.
+COMPOSED = []
+
+
+def is_composed(layer):
+    """Whether a layer is made of others, which readers of a graph see in its place."""
+    known = next((cls for cls in type(layer).__mro__ if cls in COMPOSED), None)
+    return known is not None and type(layer).call is known.call and "call" not in vars(layer)
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -488,8 +497,8 @@ class EachStep(keras.layers.Layer):
 def run(model, values, rule):
     """Replays a model, with a rule in the place of every layer and operation.
 
-    Models nested in it are entered, those inside `FoldTime` too; of a subclassed model the rule
-    gets the call as that of any layer.
+    Models nested in it are entered, those inside `FoldTime` too, and layers made of others; of a
+    subclassed model the rule gets the call as that of any layer.
 
     Args:
         model: A functional or Sequential model.
@@ -526,6 +535,9 @@ class _Replay:
             ),
         )
 
+    def part(self, prefix, each_step, layer, *args, **kwargs):
+        return self.call(layer, prefix, each_step, *args, **kwargs)
+
     def call(self, operation, prefix, each_step, *args, **kwargs):
         layer, name = operation, f"{prefix}{operation.name}"
         index = self.counts.get(name, 0)
@@ -538,6 +550,9 @@ class _Replay:
             layer, each_step = layer.layer, True
         if isinstance(layer, keras.Model) and functional(layer) is not None:
             return self.model(layer, args[0] if args else kwargs["inputs"], f"{name}/", each_step)
+        if is_composed(layer):
+            apply = functools.partial(self.part, f"{name}/", each_step)
+            return layer.compose(apply, args[0] if args else kwargs["inputs"])
         return self.rule(Call(name, layer, operation, index, each_step, args, kwargs))
 
 

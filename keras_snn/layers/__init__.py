@@ -1,6 +1,7 @@
 """Layers of spiking networks: neurons, encoders, readouts, normalisation, connections, time."""
 
 from keras_snn.layers import (
+    attention,
     base,
     connections,
     convolution,
@@ -15,6 +16,7 @@ from keras_snn.layers import (
     rnn,
     time,
 )
+from keras_snn.layers.attention import *
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.convolution import *
@@ -32,6 +34,7 @@ from keras_snn.layers.time import *
 from keras_snn.utils.deprecation import renamed
 
 __all__ = [
+    *attention.__all__,
     *base.__all__,
     *connections.__all__,
     *convolution.__all__,

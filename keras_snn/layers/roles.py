@@ -6,6 +6,7 @@ import keras
 
 from keras_snn import graph, roles
 from keras_snn.layers import (
+    attention,
     connections,
     convolution,
     encoders,
@@ -70,6 +71,25 @@ def _window_products(call):
     return (graph.Product(call.layer.order * math.prod(call.input.shape[2:])),)
 
 
+def _attention_products(call):
+    """Two products of one head each, of which the second reads counts, no spikes, on one side."""
+    layer, shape = call.layer, call.shape(call.input)
+    tokens, channels = math.prod(shape[:-1]), shape[-1]
+    linear = layer.is_linear(call.input.shape)
+    # Both products of a head have as many columns as the head has channels, or as there are tokens.
+    macs = tokens * channels * (channels // layer.heads if linear else tokens)
+    sums = attention.HeadSums(layer.heads) if linear else attention.TokenSums()
+    return [
+        graph.Product(
+            macs,
+            (1, 2) if linear else (0, 1),
+            each_step=bool(call.reads_time),
+            multiply=lambda a, b: sums(a) * sums(b),  # the sum of all products of spikes
+        ),
+        graph.Product(macs, 0 if linear else 2, each_step=bool(call.reads_time)),
+    ]
+
+
 graph.EACH_STEP.append(time.FoldTime)
 for layer, role in {
     SpikingRNN: graph.Role(
@@ -94,6 +114,10 @@ for layer, role in {
     ),
     readouts.Voting: graph.Role("per step"),
     connections.SpikeConnection: graph.Role("pointwise"),
+    attention.SpikeProducts: graph.Role("per step", products=_attention_products),
+    attention.HeadSums: graph.Role("per step"),
+    attention.TokenSums: graph.Role("per step"),
+    attention.SpikeGate: graph.Role("per step"),
     convolution.SumPooling2D: graph.Role("across"),
     quantized.ClipFloorShift: graph.Role("pointwise"),
     time.TimeConstantDropout: graph.Role("pointwise", idle=True),
