@@ -25,6 +25,7 @@ SMALL = {
     "TDBNResNet19": {"spiking_readout": True, "input_shape": (16, 16, 3)},
     "SResNet": {"depth": 8, "width": 8, "boosting": True},
     "MSResNet18": {"dropout": 0.1},
+    "MaxResNet18": {"input_shape": (8, 8, 3)},
     "SpikingConvNet": {},
     "DANet18": {"span": "all", "variant": "A-B"},
 }
@@ -202,6 +203,7 @@ NAMES = {
     "SEW7BNet": "block1_up_conv block7_conv2 block7_pool flatten",
     "SResNet": "stack3_block1_conv2 boosting voting predictions",
     "MSResNet18": "stack1_block1_shortcut_conv head_neuron",
+    "MaxResNet18": "stack1_block1_shortcut_conv stack2_block1_pool stack3_block2_add head_neuron",
     "DANet18": "stack4_block1_from_stack1_block2_conv stack3_block1_from_stem_conv",
     "DANet50": "stack2_from_stem_conv stack4_from_stack3_neuron stack4_sources stack2_add",
 }

@@ -77,6 +77,11 @@ def ms_deep_repository(s, b, shortcut, part, k):
     return name.replace("shortcut.1", "shortcut.2").replace("shortcut.0", "shortcut.1")
 
 
+def max_repository(s, b, shortcut, part, k):
+    name = torchvision(s, b, shortcut, part, k)  # the shortcut starts with a flattening
+    return name.replace("downsample.1", "downsample.2").replace("downsample.0", "downsample.1")
+
+
 def ms_zoo(s, b, shortcut, part, k):
     return torchvision(s, b, shortcut, part, k).replace("sn", "spike")
 
@@ -109,6 +114,12 @@ FORMATS = {
         {f"stem_conv{k}": f"conv1.{k - 1}" for k in (1, 2, 3)}
         | {"stem_bn": "conv1.3.bn", "predictions": "fc"},
         ms_deep_repository,
+    ),
+    "Max-ResNet repository": (
+        "MaxResNet18",
+        {},
+        {"stem_conv": "conv1", "stem_bn": "bn1", "predictions": "fc1"},
+        max_repository,
     ),
     "SpikingJelly's MS, PLIF": (
         "MSResNet34",

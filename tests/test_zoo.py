@@ -93,6 +93,7 @@ COUNTS = [
     # A ResNet, and the projection of the first stage, which halves the maps here.
     ("MSResNet18", {"classes": 1000}, 11_689_512 + 64 * 64 + 2 * 64, 4_800 + 64),
     ("MSResNet34", {"classes": 1000}, 21_797_672 + 64 * 64 + 2 * 64, 8_512 + 64),
+    ("MaxResNet18", {"classes": 10}, 12_502_090, None),
     *(
         (f"DANet{depth}", {"classes": 1000, "variant": variant}, parameters, channels)
         for depth, parameters, channels in (
@@ -226,6 +227,7 @@ INITIALIZERS = {
     "DANet18": (he, pytorch),  # ours: no code is known
     "MSResNet18": (pytorch, pytorch),
     "MSResNet104": (pytorch, pytorch),
+    "MaxResNet18": (pytorch, pytorch),
     "SEW7BNet": (pytorch, pytorch),
     "SResNet20": (xavier, xavier),
     "ConversionResNet12": (he, small),

@@ -41,8 +41,17 @@ CASES = {  # the peer's module, name and arguments; our name and arguments
     "plain50": (PLAIN[0], "spiking_resnet50", {}, "SpikingResNet50", {}),
     "vgg11": ("spiking_vgg", "spiking_vgg11_bn", {}, "SpikingVGG11BN", {}),
     "vgg16": ("spiking_vgg", "spiking_vgg16_bn", {}, "SpikingVGG16BN", {}),
-    "ms18": ("ms_resnet", "ms_resnet18", {"T": T}, "MSResNet18", {}),
+    "ms18": (
+        "ms_resnet",
+        "ms_resnet18",
+        {"T": T},
+        "MSResNet18",
+        {"neuron": layers.LIF(tau=4 / 3, threshold=0.5, decay_input=False)},
+    ),
+    "max18": ("ms_resnet", "max_resnet18", {"num_classes": 1000}, "MaxResNet18", {}),
 }
+# Of networks for other images than those of ImageNet, and those with neurons of their own.
+SIZES, OWN_NEURONS = {"max18": 32}, ("ms_resnet",)
 
 
 def peer_network(zoo, module, name, arguments):
@@ -50,11 +59,9 @@ def peer_network(zoo, module, name, arguments):
     import torch
 
     torch.manual_seed(0)
-    if module == "ms_resnet":  # its own neuron: LIF
-        net = getattr(zoo.ms_resnet, name)(**arguments)
-    else:
+    if module not in OWN_NEURONS:
         arguments = arguments | {"spiking_neuron": zoo.neuron.IFNode, "detach_reset": True}
-        net = getattr(getattr(zoo, module), name)(**arguments)
+    net = getattr(getattr(zoo, module), name)(**arguments)
     with torch.no_grad():
         for norm in net.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
@@ -67,7 +74,7 @@ def peer_network(zoo, module, name, arguments):
 
 
 def peer_answer(zoo, net, x):
-    """Mean logits, and input and spikes of each neuron layer, by our names of the layers."""
+    """Mean logits; of each neuron layer its node, input and spikes, by the peer's names."""
     import torch
 
     seen, hooks = {}, []
@@ -75,7 +82,7 @@ def peer_answer(zoo, net, x):
     for path in neurons:
 
         def keep(module, inputs, output, path=path):
-            seen[path] = inputs[0].numpy().copy(), output.numpy()
+            seen[path] = net.get_submodule(path), inputs[0].numpy().copy(), output.numpy()
 
         hooks.append(net.get_submodule(path).register_forward_hook(keep))
     with torch.no_grad():
@@ -94,32 +101,34 @@ def our_name(path):
     return {"sn1": "stem_neuron", "head_lif": "head_neuron"}[path]
 
 
-def count_ties(currents, theirs, ours, leak, threshold):
+def count_ties(node, currents, theirs, ours):
     """The neurons of a layer that differ, all of which first do so at the threshold."""
+    leak = 1 - 1 / node.tau if hasattr(node, "tau") else 1.0
+    gain = 1 / node.tau if getattr(node, "decay_input", False) else 1.0
     v, differed = 0.0, np.zeros(currents.shape[1:], bool)
     for t in range(T):
-        h = leak * v + currents[t].astype("float64")
+        h = leak * v + gain * currents[t].astype("float64")
         differs = (theirs[t] != ours[t]) & ~differed
-        assert np.abs(h[differs] - threshold).max(initial=0) < 1e-5
+        assert np.abs(h[differs] - node.v_threshold).max(initial=0) < 1e-5
         differed |= differs
         v = np.where(theirs[t] > 0, 0.0, h)
     return int(differed.sum())
 
 
-def compare(ours, x, seen, leak, threshold):
+def compare(ours, x, seen):
     """Our logits, and how many layers have other numbers of spikes than the peer's."""
     outputs = [ours.get_layer(name).output for name in seen]
     counts = [ops.sum(spikes, tuple(range(1, len(spikes.shape)))) for spikes in outputs]
     found, *counts = keras.Model(ours.inputs, [ours.output, *counts]).predict_on_batch([x])
     different = sum(
-        count[0] != spikes.sum() for count, (_, spikes) in zip(counts, seen.values(), strict=True)
+        count[0] != spikes.sum() for count, (*_, spikes) in zip(counts, seen.values(), strict=True)
     )
     ours_ = to_numpy(keras.Model(ours.inputs, outputs)([x])) if different else []
-    for spikes, (currents, theirs) in zip(ours_, seen.values()):
+    for spikes, (node, currents, theirs) in zip(ours_, seen.values()):
         spikes = np.swapaxes(spikes, 0, 1)
         spikes = np.moveaxis(spikes, -1, 2) if spikes.ndim == 5 else spikes
         if not np.array_equal(spikes, theirs):  # the first such layer; others follow from it
-            assert count_ties(currents, theirs, spikes, leak, threshold) <= 3
+            assert count_ties(node, currents, theirs, spikes) <= 3
             break
     return found, different
 
@@ -130,20 +139,16 @@ SMALL, LARGE = tuple(CASES), ("sew18_add", "plain18", "ms18")
 if keras.backend.backend() != "torch":
     SMALL, LARGE = ("sew18_add",), ()
 if os.environ.get("ALL_PARITY"):
-    SMALL = LARGE = tuple(CASES)
+    SMALL, LARGE = tuple(CASES), tuple(case for case in CASES if case not in SIZES)
 
 
 @pytest.mark.parametrize(
-    ("case", "size"), [(case, 64) for case in SMALL] + [(case, 224) for case in LARGE]
+    ("case", "size"),
+    [(case, SIZES.get(case, 64)) for case in SMALL] + [(case, 224) for case in LARGE],
 )
 def test_parity_with_the_zoo(zoo, case, size):
     module, name, arguments, our_model, our_arguments = CASES[case]
     net = peer_network(zoo, module, name, arguments)
-    leak, threshold = 1.0, 1.0
-    if module == "ms_resnet":
-        leak, threshold = 0.25, 0.5
-        neuron = layers.LIF(tau=4 / 3, threshold=threshold, decay_input=False)
-        our_arguments = our_arguments | {"neuron": neuron}
     ours = getattr(applications, our_model)(
         input_shape=(size, size, 3), timesteps=T, classifier_activation=None, **our_arguments
     )
@@ -155,11 +160,11 @@ def test_parity_with_the_zoo(zoo, case, size):
     for seed in range(4):
         x = np.random.default_rng(seed).normal(size=(1, size, size, 3)).astype("float32")
         logits, seen = peer_answer(zoo, net, x)
-        assert all(0.002 < spikes.mean() < 0.9 for _, spikes in seen.values())
+        assert all(0.002 < spikes.mean() < 0.9 for *_, spikes in seen.values())
         names = neurons if module == "spiking_vgg" else map(our_name, seen)
         seen = dict(zip(names, seen.values(), strict=True))
         assert set(seen) == set(neurons)
-        found, different = compare(ours, x, seen, leak, threshold)
+        found, different = compare(ours, x, seen)
         print(
             f"{case} at {size}x{size}, {keras.backend.backend()}, image {seed}: {different} of "
             f"{len(seen)} layers differ, logits by {np.abs(found - logits).max():.1e}"

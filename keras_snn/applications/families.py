@@ -4,6 +4,7 @@
 
 from keras_snn.applications import (
     danet,
+    max_resnet,
     ms_resnet,
     s_resnet,
     sew_resnet,
@@ -13,6 +14,7 @@ from keras_snn.applications import (
     tdbn_resnet,
 )
 from keras_snn.applications.danet import *
+from keras_snn.applications.max_resnet import *
 from keras_snn.applications.ms_resnet import *
 from keras_snn.applications.s_resnet import *
 from keras_snn.applications.sew_resnet import *
@@ -28,6 +30,7 @@ FAMILIES = (
     tdbn_resnet,
     s_resnet,
     ms_resnet,
+    max_resnet,
     danet,
     small,
 )
