@@ -29,6 +29,7 @@ __all__ = [
     "decay_charge",
     "exponential_charge",
     "fire",
+    "fire_integers",
     "if_charge",
     "keep_nan",
     "lif_charge",
@@ -234,6 +235,30 @@ def fire(
         Zeros and ones; NaN where `h` is NaN.
     """
     return surrogate(h - threshold, strict)
+
+
+def fire_integers(
+    h: Tensor,
+    threshold: Tensor | float,
+    surrogate: Callable[..., Tensor],
+    most: int,
+    strict: bool = False,
+) -> Tensor:
+    """Integer spikes of a charged membrane: `round(clip(h / threshold, 0, most))`.
+
+    Args:
+        h: Charged membrane potential.
+        threshold: What one spike stands for, a number or a tensor.
+        surrogate: A `keras_snn.surrogates.Surrogate`, see its `count`.
+        most: Largest number of spikes.
+        strict: Whether a potential half way between two integers always gives the lower one.
+
+    Returns:
+        Integers from 0 to `most`; NaN where `h` is NaN.
+
+    Source: Luo et al. (2024), SpikeYOLO's I-LIF; SpikingJelly `ILIFNode`.
+    """
+    return surrogate.count(h / threshold, most, strict)
 
 
 def reset_membrane(

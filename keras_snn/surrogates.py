@@ -92,6 +92,38 @@ def jax_gradient(function, backward):
     return run
 
 
+def with_slope(function, slope, x):
+    """`function(x)`, whose derivative is taken to be `slope(x)`.
+
+    Args:
+        function: From a float tensor to one of the same shape and dtype.
+        slope: From a float tensor to one of the same shape.
+        x: A float tensor of any shape.
+
+    Returns:
+        A tensor like `x`.
+    """
+    x = ops.convert_to_tensor(x)
+    if keras.backend.backend() == "jax":
+        return jax_gradient(
+            function,
+            lambda inputs, _, upstream: (upstream * ops.cast(slope(*inputs), upstream.dtype),),
+        )(x)
+
+    # The two calling styles: TensorFlow passes the upstream gradient as the only positional
+    # argument, torch passes the saved inputs and `upstream` by name.
+    @ops.custom_gradient
+    def run(x):
+        def grad(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return upstream * ops.cast(slope(x), x.dtype)
+
+        return function(x), grad
+
+    return run(x)
+
+
 class Surrogate:
     """Base class of all surrogates.
 
@@ -123,28 +155,41 @@ class Surrogate:
         Returns:
             Zeros and ones, with the shape and dtype of `x`.
         """
+        return with_slope(lambda x: heaviside(x, strict), self.derivative, x)
 
-        x = ops.convert_to_tensor(x)
-        if keras.backend.backend() == "jax":
-            return jax_gradient(
-                lambda x: heaviside(x, strict),
-                lambda inputs, _, upstream: (
-                    upstream * ops.cast(self.derivative(*inputs), upstream.dtype),
-                ),
-            )(x)
+    def count(self, x, most, strict=False):
+        """Integer spikes, `round(clip(x, 0, most))`: those of `most` thresholds, 1/2, 3/2, ...
 
-        # The two calling styles: TensorFlow passes the upstream gradient as the only positional
-        # argument, torch passes the saved inputs and `upstream` by name.
-        @ops.custom_gradient
-        def fire(x):
-            def grad(*args, upstream=None):
-                if upstream is None:
-                    (upstream,) = args
-                return upstream * ops.cast(self.derivative(x), x.dtype)
+        Backward, the slope is 0 outside of 0 to `most`, and within it the derivative at the
+        distance to the nearest of these thresholds: 1 of `StraightThrough`.
 
-            return heaviside(x, strict), grad
+        Args:
+            x: Membrane potential as a multiple of the threshold, a float tensor of any shape.
+            most: Largest number of spikes, an integer.
+            strict: Whether a number half way between two integers always gives the lower one, not
+                the even one.
 
-        return fire(x)
+        Returns:
+            Integers from 0 to `most`, with the shape and dtype of `x`.
+
+        Source: Luo et al. (2024), I-LIF.
+
+        Example:
+
+        >>> x = keras.ops.array([-1.0, 0.4, 1.6, 9.0])
+        >>> print(keras.ops.convert_to_numpy(StraightThrough().count(x, 4)))
+        [0. 0. 2. 4.]
+        """
+
+        def spikes(x):
+            z = ops.clip(x, 0, most)
+            return dynamics.keep_nan(ops.ceil(z - 0.5) if strict else ops.round(z), x)
+
+        def slope(x):
+            nearest = ops.clip(ops.floor(x), 0, most - 1) + 0.5
+            return ops.where((x >= 0) & (x <= most), self.derivative(x - nearest), 0.0)
+
+        return with_slope(spikes, slope, x)
 
     def derivative(self, x):
         """The slope used backward.

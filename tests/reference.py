@@ -158,6 +158,17 @@ def klif(p, x, v):
     return s, reset(p, h, s)
 
 
+def integer(p, x, v):
+    h, most = lif(p, v, x), p["max_spikes"]
+    y = h / p["threshold"]
+    z = np.clip(y.value, 0, most)
+    inside = (y.value >= 0) & (y.value <= most)
+    from_nearest = y.value - np.clip(np.floor(y.value), 0, most - 1) - 0.5
+    slope = inside / (1 + (math.pi * from_nearest) ** 2)
+    s = y.apply(np.ceil(z - 0.5) if p["strict"] else np.round(z), slope)
+    return s / most if p["normalize"] else s, reset(p, h, s)
+
+
 def silent(charge):
     def step(p, x, v):
         v = charge(p, v, x)
@@ -209,9 +220,16 @@ NEURONS = {
         (),
     ),
     "KLIF": (klif, LEAK | {"scale_reset": True}, ("k",)),
+    "ILIF": (
+        integer,
+        {"tau": 1.75, "decay_input": False, "max_spikes": 3, "normalize": True},
+        (),
+    ),
     "LeakyIntegrator": (silent(lif), LEAK, ()),
     "Accumulator": (silent(lambda p, v, x: v + x), {}, ()),
 }
+# Ways to reset of those neurons that have not all.
+RESETS = {"ILIF": ("soft", "none")}
 # States behind the membrane potential, which starts at `v_reset`.
 STARTS = {"STDBLIF": [998.0], "AdaptiveLIF": [0.0], "SynapticLIF": [0.0], "Izhikevich": [0.0]}
 
@@ -220,7 +238,9 @@ def arguments(name, **changes):
     """Constructor arguments of the neuron `name`: those of the table, and `changes`."""
     spikes = name not in ("LeakyIntegrator", "Accumulator")
     common = COMMON if spikes else {"v_reset": COMMON["v_reset"]}
-    return common | NEURONS[name][1] | changes
+    given = common | NEURONS[name][1] | changes
+    allowed = RESETS.get(name)
+    return given | {"reset": allowed[0]} if allowed and given["reset"] not in allowed else given
 
 
 def initial(name, given):

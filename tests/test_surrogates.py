@@ -185,3 +185,14 @@ def test_own_function(tmp_path):
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_integer_spikes(strict):
+    """`numpy.round`, half to even; slope 1 from 0 to the most, both included."""
+    x = np.array([-1, -1e-7, 0, 0.5, 0.75, 1.5, 2.5, 4, 4.25, 9], "float32")
+    surrogate = surrogates.get("straight_through")
+    found = to_numpy(surrogate.count(ops.array(x), 4, strict))
+    np.testing.assert_array_equal(found, [0, 0, 0, 0, 1, 1 if strict else 2, 2, 4, 4, 4])
+    _, (slope,), _ = gradients(lambda u: ops.sum(surrogate.count(u, 4, strict)), [], x)
+    np.testing.assert_array_equal(slope, [0, 0, 1, 1, 1, 1, 1, 1, 0, 0])

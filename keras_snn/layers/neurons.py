@@ -14,11 +14,12 @@ from keras_snn.kernels import spec
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
 from keras_snn.surrogates import heaviside
-from keras_snn.utils.arguments import check_choice, check_number
+from keras_snn.utils.arguments import check_choice, check_integer, check_number
 
 __all__ = [
     "EIF",
     "IF",
+    "ILIF",
     "KLIF",
     "LIF",
     "QIF",
@@ -33,6 +34,7 @@ __all__ = [
     "DelayedLIFCell",
     "EIFCell",
     "IFCell",
+    "ILIFCell",
     "Izhikevich",
     "IzhikevichCell",
     "KLIFCell",
@@ -105,6 +107,63 @@ class LIF(Neuron, cell=LIFCell):
     >>> spikes = LIF(tau=2.0)(1.5 * keras.ops.ones((1, 6, 1)))
     >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
     [0. 1. 0. 1. 0. 1.]
+    """
+
+
+class ILIFCell(LIFCell):
+    """LIF with integer spikes, one step: `s = round(clip(h / threshold, 0, max_spikes))`.
+
+    The charge is that of `LIFCell`, by default `h = v / 4 + x`; then `v = h - s threshold`. The
+    gradient of `s` to `h / threshold` is 1 from 0 to `max_spikes` and 0 elsewhere, see
+    `keras_snn.surrogates.Surrogate.count`.
+
+    Args:
+        max_spikes: Largest number of spikes in a step, D.
+        tau: Membrane time constant in steps, at least 1 (1 remembers nothing).
+        normalize: Whether the output is `s / max_spikes`. With `tau=1` this is the neuron of
+            E-SpikeFormer.
+        reset: `"soft"` or `"none"`.
+        strict: Whether a potential half way between two integers always gives the lower one; by
+            default it gives the even one.
+
+    Source: Luo et al. (2024), SpikeYOLO's I-LIF; Yao et al. (2025), E-SpikeFormer's
+    spike firing approximation; SpikingJelly `ILIFNode`, whose reset is not detached.
+    """
+
+    def __init__(
+        self,
+        max_spikes=4,
+        tau=4 / 3,
+        decay_input=False,
+        normalize=False,
+        reset="soft",
+        surrogate="straight_through",
+        **kwargs,
+    ):
+        super().__init__(
+            tau=tau, decay_input=decay_input, reset=reset, surrogate=surrogate, **kwargs
+        )
+        check_choice("reset", reset, ("soft", "none"))
+        self.max_spikes = check_integer("max_spikes", max_spikes)
+        self.normalize = bool(normalize)
+
+    def fire(self, h, threshold=None):
+        threshold = self.current_threshold if threshold is None else threshold
+        return dynamics.fire_integers(h, threshold, self.surrogate, self.max_spikes, self.strict)
+
+    def step(self, x, states):
+        spikes, states = super().step(x, states)
+        return spikes / self.max_spikes if self.normalize else spikes, states
+
+
+class ILIF(Neuron, cell=ILIFCell):
+    """LIF with integer spikes: trained with few steps, run as `max_spikes` binary ones each.
+
+    Example:
+
+    >>> spikes = ILIF(max_spikes=4)(keras.ops.array([[[0.4], [1.2], [9.0]]]))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 1. 4.]
     """
 
 
