@@ -161,19 +161,36 @@ class Builder:
     def neuron(self, x, name):
         """A spiking neuron layer."""
         x = self.repeat(x, name)
-        return Value(snn.get_neuron(self._neuron, name)(x.tensor), x.has_time)
+        return Value(self.new_neuron(name)(x.tensor), x.has_time)
+
+    def new_neuron(self, name, threshold=None):
+        """The network's neuron, by itself; with another threshold, if it has one."""
+        layer = snn.get_neuron(self._neuron, name)
+        cell = getattr(layer, "cell", None)
+        if threshold is not None and hasattr(cell, "threshold"):
+            cell.threshold = threshold
+        return layer
+
+    def combine(self, layer, values):
+        """A layer of several values, which all have time or none has."""
+        if len({_checked(x).has_time for x in values}) > 1:
+            raise ValueError(
+                f"{layer.name} joins tensors with and without time, of shapes "
+                f"{[tuple(x.tensor.shape) for x in values]}; `timesteps` says how often to repeat."
+            )
+        return Value(layer([x.tensor for x in values]), values[0].has_time)
 
     def join(self, branch, shortcut, name, connect="add"):
         """Branch and shortcut as one tensor."""
         inputs = [self.repeat(branch, name + "_branch"), self.repeat(shortcut, name + "_shortcut")]
-        return _merged(snn.SpikeConnection(connect, name=name), inputs)
+        return self.combine(snn.SpikeConnection(connect, name=name), inputs)
 
     def sum(self, values, name, average=False):
         """The sum, or the mean, of values of one shape."""
         values = [self.repeat(x, f"{name}_{i}") for i, x in enumerate(values, start=1)]
         if len(values) == 1:
             return values[0]
-        return _merged((layers.Average if average else layers.Add)(name=name), values)
+        return self.combine((layers.Average if average else layers.Add)(name=name), values)
 
     def conv(self, x, filters, size, strides, name, use_bias=False, kernel_initializer=None):
         """A convolution of maps, padded symmetrically by `size // 2`."""
@@ -298,16 +315,6 @@ def _checked(x):
             f"`Value(tensor, has_time=True)`, got {x!r}."
         )
     return x
-
-
-def _merged(layer, values):
-    """A layer of several inputs, which all have time or none has."""
-    if len({x.has_time for x in values}) > 1:
-        raise ValueError(
-            f"{layer.name} joins tensors with and without time, of shapes "
-            f"{[tuple(x.tensor.shape) for x in values]}; `timesteps` says how often to repeat."
-        )
-    return Value(layer([x.tensor for x in values]), values[0].has_time)
 
 
 def _bias(initializer, fan_in):

@@ -6,9 +6,12 @@ from keras_snn.applications import (
     danet,
     max_resnet,
     ms_resnet,
+    qkformer,
     s_resnet,
     sew_resnet,
     small,
+    spike_driven_transformer,
+    spikformer,
     spiking_resnet,
     spiking_vgg,
     tdbn_resnet,
@@ -16,9 +19,12 @@ from keras_snn.applications import (
 from keras_snn.applications.danet import *
 from keras_snn.applications.max_resnet import *
 from keras_snn.applications.ms_resnet import *
+from keras_snn.applications.qkformer import *
 from keras_snn.applications.s_resnet import *
 from keras_snn.applications.sew_resnet import *
 from keras_snn.applications.small import *
+from keras_snn.applications.spike_driven_transformer import *
+from keras_snn.applications.spikformer import *
 from keras_snn.applications.spiking_resnet import *
 from keras_snn.applications.spiking_vgg import *
 from keras_snn.applications.tdbn_resnet import *
@@ -32,6 +38,9 @@ FAMILIES = (
     ms_resnet,
     max_resnet,
     danet,
+    spikformer,
+    qkformer,
+    spike_driven_transformer,
     small,
 )
 __all__ = [name for family in FAMILIES for name in family.__all__]

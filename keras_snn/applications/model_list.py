@@ -109,7 +109,7 @@ def _summarize(model, name=None):
         model.output_shape[-1],
         sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
         _macs(model),
-        sum(map(is_spiking, model.layers)),
+        sum(map(is_spiking, graph.flatten_layers(model))),
     )
 
 
