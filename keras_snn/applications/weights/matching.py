@@ -16,7 +16,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_snn import graph
 from keras_snn import layers as snn
+from keras_snn.applications.weights import transformers
 
 __all__ = ["WeightsReport", "load_keras_weights", "load_torch_weights"]
 
@@ -55,10 +57,14 @@ def load_torch_weights(
 ) -> WeightsReport:
     """Loads a PyTorch state dict into a network of `keras_snn.applications`.
 
-    It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet),
-    of the papers' repositories (SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, S-ResNet,
-    the VGGs and ResNets of hybrid training) and of torchvision's ResNets and VGGs. It reads tensors
-    and skips plain records. A file with anything else is refused, and no code in it is run.
+    It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet,
+    Spikformer, QKFormer, Spike-driven Transformer), of the papers' repositories (these
+    transformers, SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, S-ResNet, the VGGs and
+    ResNets of hybrid training) and of torchvision's ResNets and VGGs. It reads tensors and skips
+    plain records. A file with anything else is refused, and no code in it is run.
+
+    A bias in front of a normalisation that the network lacks goes into that; one that the source
+    lacks is 0.
 
     Files of S-ResNet's authors have shifts in their normalisation through time: they fit a network
     with `norm=lambda name: BatchNormalizationThroughTime(timesteps, center=True, name=name)`.
@@ -92,7 +98,11 @@ def load_torch_weights(
     source = _state_dict(source)
     modules, unused = _torch_modules(source)
     targets = _targets(model)
-    _name_modules(modules, targets)
+    if transformers.is_transformer(module.path for module in modules):
+        modules, others = _name_projections(modules)
+        unused += others
+    else:
+        _name_modules(modules, targets)
     order = {module: i for i, module in enumerate(dict.fromkeys(map(_path, source)))}
     modules.sort(key=lambda module: order[module.path])  # the source's, for its first mismatch
     flat = next((layer for layer in model.layers if _is_a(layer, layers.Flatten)), None)
@@ -102,6 +112,10 @@ def load_torch_weights(
     for module in modules:
         shape = flat.input.shape[-3:] if flat and module.target == first_dense else None
         module.values = _from_torch(module, shape)
+        kernel = module.values.get("kernel")
+        if kernel and kernel[1].ndim > 2 and _is_a(targets.get(module.target), layers.Dense):
+            tensor, kernel = kernel  # a convolution with a window of 1
+            module.values["kernel"] = tensor, kernel.reshape(kernel.shape[-2:])
     return _load(model, modules, targets, skip_mismatch, WeightsReport(unused=unused))
 
 
@@ -207,7 +221,7 @@ def _load(model, modules, targets, skip_mismatch, report):
                 variable = layer.weights[weight] if weight < len(layer.weights) else None
             else:
                 variable = getattr(layer, weight, None)
-            norm = (module.target or "").replace("conv", "bn")
+            norm = _norm_behind(module.target or "")
             if variable is None and weight == "bias" and norm in targets and norm != module.target:
                 values[norm] = name, value  # the normalisation that follows takes it
             elif variable is None:
@@ -235,10 +249,17 @@ def _load(model, modules, targets, skip_mismatch, report):
             report.used.append((name, f"{norm}/moving_mean"))
         else:
             problems.append(f"{name} fits nothing: {norm} has no moving mean to take it.")
+    silent = []
     for name, layer in targets.items():
         for weight in _WEIGHTS[_kind(layer)]:
             variable = getattr(layer, weight, None)
-            if variable is not None and id(variable) not in assignments:
+            if variable is None or id(variable) in assignments:
+                continue
+            loaded = id(getattr(layer, "kernel", None)) in assignments
+            if weight == "bias" and loaded and _norm_behind(name) in set(targets) - {name}:
+                assignments[id(variable)] = [variable, np.zeros(variable.shape)]
+                silent.append(f"{name}/{weight}")
+            else:
                 report.missing.append(f"{name}/{weight}")
                 if _kind(layer) != "neuron":
                     problems.append(f"Nothing fits {name}/{weight} of the model {model.name!r}.")
@@ -246,6 +267,10 @@ def _load(model, modules, targets, skip_mismatch, report):
         raise ValueError(
             f"The weights do not fit. {problems[0]} ({len(problems)} mismatches; "
             "`skip_mismatch=True` leaves them out.)"
+        )
+    if silent:
+        report.notes.append(
+            f"The source has no biases in front of these normalisations, they are 0: {silent}"
         )
     wild = [n for n, (_, v) in zip(report.used, assignments.values()) if not np.isfinite(v).all()]
     if wild:
@@ -255,6 +280,11 @@ def _load(model, modules, targets, skip_mismatch, report):
     for variable, value in assignments.values():
         variable.assign(np.reshape(value, variable.shape))
     return report
+
+
+def _norm_behind(name):
+    """The name of the normalisation that follows a layer of this name, if one does."""
+    return re.sub("conv|dense", "bn", name)
 
 
 def _scale(norm):
@@ -301,11 +331,16 @@ def _targets(model):
 def _named(layers):
     """Names and layers (or cells) with weights; normalisation through time has one for each step.
 
-    A step's name is the layer's and its own, as in `"stem_bn/step_1"`.
+    A step's name is the layer's and its own, as in `"stem_bn/step_1"`, that of a neuron within
+    attention too, as in `"block1_attention/neuron"`.
     """
     for layer in layers:
         if isinstance(layer, snn.BatchNormalizationThroughTime):
             yield from ((f"{layer.name}/{step.name}", step) for step in layer.steps)
+        elif graph.is_composed(layer):
+            parts = graph.flatten_layers(layer, include_self=False)
+            parts = [part for part in parts if isinstance(part, snn.SpikingRNN)]
+            yield from ((f"{layer.name}/{part.name}", part.cell) for part in parts if part.weights)
         elif layer.weights:
             yield layer.name, _unwrap(layer)
 
@@ -484,7 +519,7 @@ def _torch_kind(module):
     if "w" in tensors:
         return "neuron"
     dimensions = tensors["weight"].ndim if "weight" in tensors else 0
-    return {4: "conv", 2: "dense", 1: "norm"}.get(dimensions)
+    return {4: "conv", 3: "conv", 2: "dense", 1: "norm"}.get(dimensions)
 
 
 def _from_torch(module, flattened):
@@ -500,7 +535,8 @@ def _from_torch(module, flattened):
         }
     values = {names.get(leaf, leaf): (leaf, tensors[leaf]) for leaf in sorted(tensors)[::-1]}
     if kind == "conv":
-        values["kernel"] = "weight", tensors["weight"].transpose(2, 3, 1, 0)
+        kernel = tensors["weight"]
+        values["kernel"] = "weight", kernel.transpose(*range(2, kernel.ndim), 1, 0)
     elif kind == "dense":
         kernel = tensors["weight"]
         if flattened and None not in flattened and kernel.shape[1] == np.prod(flattened):
@@ -510,6 +546,23 @@ def _from_torch(module, flattened):
             kernel = kernel.reshape(-1, *flattened).transpose(0, 2, 3, 1).reshape(kernel.shape)
         values["kernel"] = "weight", kernel.T
     return values
+
+
+def _name_projections(modules):
+    """The modules of a spiking transformer with their layers, and the tensors that have none.
+
+    Projections that are stored as one become a module each.
+    """
+    named, unused = [], []
+    for module in modules:
+        names = transformers.our_names(module.path, _torch_kind(module))
+        if not names:
+            unused += [f"{module.path}.{leaf}" for leaf in module.tensors]
+        for index, name in enumerate(names):
+            parts = {leaf: np.split(x, len(names))[index] for leaf, x in module.tensors.items()}
+            named.append(_Module(module.path, parts))
+            named[-1].target = name
+    return named, unused
 
 
 def _name_modules(modules, targets):
