@@ -2,12 +2,14 @@
 
 import base64
 import importlib
+import io
 import struct
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
+import test_prophesee
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -364,6 +366,17 @@ def test_small_files_stay_small(tmp_path, compression):
             tracemalloc.stop()
 
 
+def written(write, *args, **kwargs):
+    """The bytes that a function writes to a file."""
+    file = io.BytesIO()
+    write(file, *args, **kwargs)
+    return file.getvalue()
+
+
+def io_of_mat(file, columns):
+    importlib.import_module("scipy.io").savemat(file, columns, do_compression=True)
+
+
 def whole_files():
     """Small files of every format, and what reads them."""
     events = recording(6)
@@ -373,6 +386,21 @@ def whole_files():
         "2.aedat": (jaer(np.arange(6) << 12, events.t, b"DAVIS346"), ev.read_aedat),
         "3.aedat": (b"".join(aedat3(events)), ev.read_aedat),
     }
+    # Arrays: DVS-Lip's, ES-ImageNet's, and, with SciPy, ASL-DVS's.
+    table = np.zeros(6, [("t", "i4"), ("x", "i1"), ("y", "i1"), ("p", "i1")])
+    table["t"], table["x"] = events.t, events.x
+    files["a.npy"] = written(np.save, table), ev.read_dvs_lip
+    rows = np.array([[3, 4, 1], [5, 6, 8]], "u1")
+    whole = written(np.savez_compressed, pos=rows, neg=rows[:1])
+    files["a.npz"] = whole, lambda path: ev.read_es_imagenet(path, (254, 200))
+    if importlib.util.find_spec("scipy"):
+        columns = zip(("ts", "x", "y", "pol"), events)
+        whole = written(io_of_mat, {name: part[:, None] for name, part in columns})
+        files["a.mat"] = whole, ev.read_asl_dvs
+    # Those of Prophesee's cameras, as in test_prophesee.py.
+    for name, write in test_prophesee.WRITERS.items():
+        whole = test_prophesee.HEADERS[name] + write(events)
+        files[f"{name}{test_prophesee.SUFFIXES[name]}"] = whole, ev.read_prophesee
     for compression, name in COMPRESSIONS.items():
         if name is None or importlib.util.find_spec(name):
             packet = aedat4_packet(events, compress=compressor(compression))
@@ -434,8 +462,8 @@ def test_part_of_a_recording(tmp_path, monkeypatch):
     same(ev.read_aedat(path, end=end), events[events.t < end])
     assert len(ev.read_aedat(path, 10**9, 2 * 10**9).t) == 0
     # Only the packets that it lies in are decoded.
-    joined, decoded = readers._joined, []
-    monkeypatch.setattr(readers, "_joined", lambda parts: decoded.extend(parts) or joined(parts))
+    joined, decoded = readers.joined, []
+    monkeypatch.setattr(readers, "joined", lambda parts: decoded.extend(parts) or joined(parts))
     ev.read_aedat(path, start, end)
     assert len(decoded) in (3, 4)
 

@@ -121,6 +121,98 @@ def spoken(name, classes):
     return write
 
 
+def binary(events):
+    """N-Caltech101's, and N-MNIST's, five bytes an event."""
+    return b"".join(
+        bytes([x, y, int(p) << 7 | int(t) >> 16, int(t) >> 8 & 255, int(t) & 255])
+        for t, x, y, p in zip(*events)
+    )
+
+
+def ncaltech101(folder):
+    held = {"train": [], "test": []}
+    for label, kind in enumerate(("BACKGROUND_Google", *(f"class_{i:03}" for i in range(100)))):
+        (folder / kind).mkdir(parents=True)
+        for i in (1, 2):
+            events = recording(100 * i + label, (180, 240), 12)
+            (folder / kind / f"image_{i:04}.bin").write_bytes(binary(events))
+            held["test" if i == 2 else "train"].append((label, events))
+    return held
+
+
+def asl_dvs(folder):
+    scipy = pytest.importorskip("scipy.io")
+    held = {"train": [], "test": []}
+    for label, letter in enumerate("abcdefghiklmnopqrstuvwxy"):
+        (folder / letter).mkdir(parents=True)
+        for i in range(1, 6):
+            events = recording(10 * label + i, (180, 240), 12)
+            columns = {"ts": events.t, "x": events.x, "y": 179 - events.y, "pol": events.p}
+            columns = {name: part[:, None].astype("i4") for name, part in columns.items()}
+            scipy.savemat(folder / letter / f"{letter}_{i:04}.mat", columns)
+            held["test" if i == 5 else "train"].append((label, events))
+    return held
+
+
+def dvs_lip(folder):
+    held = {"train": [], "test": []}
+    for label in range(100):
+        for split in held:
+            path = folder / split / f"word{label:02}" / "0.npy"
+            path.parent.mkdir(parents=True)
+            events = recording(label + 100 * (split == "test"), (128, 128), 12)
+            array = np.zeros(12, [("t", "<i4"), ("x", "i1"), ("y", "i1"), ("p", "i1")])
+            for name, part in events._asdict().items():
+                array[name] = part
+            np.save(path, array)
+            held[split].append((label, events))
+    return held
+
+
+def ncars(folder):
+    header = b"% Data file containing Event2D events\n% Version 2\n% Width 304\n% Height 240\n"
+    held = {"train": [], "test": []}
+    for split, members in held.items():
+        for label, kind in enumerate(("background", "cars")):
+            # As n-cars_train.zip has it; others unpack without the inner folder.
+            inner = folder / f"n-cars_{split}" / split if label else folder / f"n-cars_{split}"
+            (inner / kind).mkdir(parents=True)
+            for i in range(2):
+                events = recording(10 * label + i, (100, 120), 12)
+                words = b"".join(
+                    struct.pack("<II", int(t), int(p) << 28 | int(y) << 14 | int(x))
+                    for t, x, y, p in zip(*events)
+                )
+                (inner / kind / f"obj_{i:06}_td.dat").write_bytes(header + b"\x00\x08" + words)
+                members.append((label, events))
+    return held
+
+
+def es_imagenet(folder):
+    """Events as the authors' code puts them into frames of 256x256 pixels, of which it keeps 224."""
+    held, rng = {"train": [], "test": []}, np.random.default_rng(0)
+    for split, part in (("train", "train"), ("test", "val")):
+        lines = []
+        for label, (height, width) in ((7, (254, 190)), (999, (169, 254)), (0, (254, 254))):
+            name = f"class{label}/class{label}_1" if part == "train" else f"ILSVRC2012_{label}"
+            (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
+            rows = np.stack(
+                [rng.integers(17, side, 40) for side in (min(height, 240), min(width, 240))]
+                + [rng.integers(1, 9, 40)],
+                1,
+            ).astype("u1")
+            np.savez_compressed(folder / part / name, pos=rows[:25], neg=rows[25:])
+            lines.append(f"{name}.npz {label} {height} {width}")
+            clip = np.zeros((2, 8, 256, 256))
+            dx, dy = (254 - height) // 2, (254 - width) // 2
+            for p, events in ((1, rows[:25]), (0, rows[25:])):
+                for x, y, step in events.astype(int):
+                    clip[p, step - 1, x + dx, y + dy] += 1
+            held[split].append((label, clip[:, :, 16:240, 16:240].transpose(1, 2, 3, 0)))
+        (folder / f"{part}label.txt").write_text("\n".join(lines) + "\n")
+    return held
+
+
 LAYOUTS = {
     "nmnist": nmnist,
     "dvs_gesture": dvs_gesture,
@@ -134,6 +226,14 @@ SHAPES = {
     "cifar10_dvs": (128, 128, 2),
     "shd": (700,),
     "ssc": (700,),
+}
+# Larger sensors and more classes: read once, and not as a whole.
+LARGE = {
+    "ncaltech101": (ncaltech101, (180, 240, 2), 101),
+    "asl_dvs": (asl_dvs, (180, 240, 2), 24),
+    "dvs_lip": (dvs_lip, (128, 128, 2), 100),
+    "ncars": (ncars, (100, 120, 2), 2),
+    "es_imagenet": (es_imagenet, (224, 224, 2), 1000),
 }
 CLASSES = {"nmnist": 10, "dvs_gesture": 11, "cifar10_dvs": 10, "shd": 20, "ssc": 35}
 
@@ -169,6 +269,58 @@ def test_layouts(tmp_path, name):
     wanted = sorted((label, frames(name, events).tobytes()) for label, events in held["train"])
     assert sorted((int(label), one.tobytes()) for one, label in zip(found, labels)) == wanted
     assert list(labels) != [label for label, _ in held["train"]]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", LARGE)
+def test_layouts_of_large_sensors(tmp_path, name):
+    write, shape, classes = LARGE[name]
+    held = write(tmp_path)
+    data = load(name, tmp_path, batch_size=2, timesteps=8, train_timesteps=4, variation=["drop"])
+    assert (data.input_shape, data.classes) == ((None, *shape), classes)
+    assert data.train[0][0].shape == (2, 4, *shape)
+    for split, members in held.items():
+        batches = getattr(data, split)
+        assert batches.labels.tolist() == [label for label, _ in members]
+    found, labels = data.test[len(data.test) - 1]
+    for one, (label, events) in zip(found[::-1], held["test"][::-1]):
+        wanted = events
+        if isinstance(events, Events):
+            wanted = np.zeros((8, *shape))
+            for i, (_, x, y, p) in enumerate(zip(*events)):
+                wanted[min(i, 7), y, x, p] += 1  # twelve events: one each, the last has the rest
+        np.testing.assert_array_equal(one, wanted)
+    assert labels[-1] == held["test"][-1][0]
+
+
+@pytest.mark.once
+def test_large_sensors_beside_tonics_and_spikingjellys(tmp_path, tonic, torchvision):
+    """Their readers on the same bytes; tonic moves N-Caltech101's events to the corner."""
+    ncaltech101(tmp_path / "a")
+    asl_dvs(tmp_path / "b")
+    dvs_lip(tmp_path / "c")
+    es_imagenet(tmp_path / "d")
+    for peer, read, path in (
+        (tonic.datasets.NCALTECH101, ev.read_nmnist, "a/class_003/image_0002.bin"),
+        (tonic.datasets.ASLDVS, ev.read_asl_dvs, "b/c/c_0002.mat"),
+        (tonic.datasets.DVSLip, ev.read_dvs_lip, "c/test/word07/0.npy"),
+    ):
+        theirs = peer.__new__(peer)  # without the downloads
+        theirs.data, theirs.targets = [tmp_path / path], [3]
+        theirs.transform = theirs.target_transform = theirs.transforms = None
+        theirs, _ = theirs[0]
+        ours = read(tmp_path / path)
+        if peer.__name__ == "NCALTECH101":
+            ours = ours._replace(x=ours.x - ours.x.min(), y=ours.y - ours.y.min())
+        for name, part in ours._asdict().items():
+            np.testing.assert_array_equal(part, theirs[name].ravel())
+    peer = pytest.importorskip("spikingjelly.datasets.es_imagenet", exc_type=ImportError)
+    path = tmp_path / "d" / "val" / "ILSVRC2012_0.npz"
+    theirs, ours = peer._load_events(path), ev.read_es_imagenet(path, (254, 254))
+    for name, offset in (("t", 1), ("x", 16), ("y", 16), ("p", 0)):
+        order = np.lexsort((ours.x, ours.y, ours.p, ours.t))
+        there = np.lexsort((theirs["x"], theirs["y"], theirs["p"], theirs["t"]))
+        np.testing.assert_array_equal(getattr(ours, name)[order] + offset, theirs[name][there])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -314,7 +466,7 @@ def test_cifar10_dvs_is_split_as_spikingjelly_splits_it(tmp_path, torchvision):
         assert found == list(theirs)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [*LAYOUTS, *LARGE])
 def test_missing_data_says_what_to_get(tmp_path, name):
     if name in ("shd", "ssc"):
         pytest.importorskip("h5py")
@@ -324,6 +476,11 @@ def test_missing_data_says_what_to_get(tmp_path, name):
         "cifar10_dvs": r"airplane.*airplane\.zip.*figshare\.com",
         "shd": r"shd_train\.h5.*zenkelab\.org",
         "ssc": r"ssc_train\.h5.*zenkelab\.org",
+        "ncaltech101": r"nothing.*garrickorchard\.com.*Caltech101",
+        "asl_dvs": r"a.\*\.mat.*ICCV2019_DVS_dataset.*letter",
+        "dvs_lip": r"train.*DVS-Lip\.zip.*google\.com",
+        "ncars": r"n-cars_train.*prophesee\.ai",
+        "es_imagenet": r"trainlabel\.txt.*ES-imagenet-0\.18",
     }
     with pytest.raises(FileNotFoundError, match=sources[name]):
         load(name, tmp_path / "nothing")
@@ -360,6 +517,62 @@ def test_bad_tables_of_gestures(tmp_path, line):
         file.write(line + "\n")
     with pytest.raises(ValueError, match=f"user01_led_labels.csv.*got '{line}'"):
         load("dvs_gesture", tmp_path)
+
+
+@pytest.mark.once
+def test_incomplete_folders_of_large_sensors(tmp_path):
+    ncaltech101(tmp_path / "a")
+    (tmp_path / "a" / "class_099").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"each of 101 classes, got 100\. Get Caltech101"):
+        load("ncaltech101", tmp_path / "a")
+    dvs_lip(tmp_path / "b")
+    (tmp_path / "b" / "test" / "word07").rename(tmp_path / "b" / "test" / "word77a")
+    with pytest.raises(FileNotFoundError, match="the same words.*DVS-Lip"):
+        load("dvs_lip", tmp_path / "b")
+    es_imagenet(tmp_path / "c")
+    lines = tmp_path / "c" / "vallabel.txt"
+    (tmp_path / "c" / "val" / "ILSVRC2012_0.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"ILSVRC2012_0\.npz.*ES-ImageNet"):
+        examples(load("es_imagenet", tmp_path / "c").test)
+    for line in ("a.npz 3 254", "a.npz 3 254 b", "a.npz -1 254 254"):
+        lines.write_text(line)
+        with pytest.raises(ValueError, match=f"vallabel.txt: a line should.*got '{line}'"):
+            load("es_imagenet", tmp_path / "c")
+    lines.write_text("a.npz 1000 254 254")
+    with pytest.raises(ValueError, match="below 1000, got 1000"):
+        load("es_imagenet", tmp_path / "c")
+    with pytest.raises(ValueError, match="`timesteps` should be at most 8 for 'es_imagenet'"):
+        load("es_imagenet", tmp_path / "c", timesteps=9)
+
+
+@pytest.mark.once
+def test_damaged_arrays_name_the_byte(tmp_path):
+    asl_dvs(tmp_path / "a")
+    dvs_lip(tmp_path / "b")
+    es_imagenet(tmp_path / "c")
+    for read, path in (
+        (ev.read_asl_dvs, tmp_path / "a" / "b" / "b_0001.mat"),
+        (ev.read_dvs_lip, tmp_path / "b" / "train" / "word00" / "0.npy"),
+        (lambda path: ev.read_es_imagenet(path, (254, 254)), tmp_path / "c/val/ILSVRC2012_7.npz"),
+    ):
+        whole = path.read_bytes()
+        for broken in (whole[:-9], whole[:40], b"", b"GIF89a" * 30):
+            path.write_bytes(broken)
+            with pytest.raises(ValueError, match=rf"{path.name}.*damaged.*at byte \d+\."):
+                read(path)
+        with pytest.raises(FileNotFoundError, match=r"none.*Get "):
+            read(path.with_name("none"))
+    path = tmp_path / "b" / "train" / "word00" / "0.npy"
+    np.save(path, np.zeros((5, 4)))
+    with pytest.raises(ValueError, match=r"0\.npy.*expected `Events`"):
+        ev.read_dvs_lip(path)
+    path = tmp_path / "c" / "val" / "ILSVRC2012_7.npz"
+    np.savez(path, pos=np.ones((1, 3), "u1"))
+    with pytest.raises(ValueError, match=r"ILSVRC2012_7\.npz.*neg"):
+        ev.read_es_imagenet(path, (254, 254))
+    np.savez(path, pos=np.full((1, 3), 9, "u1"), neg=np.ones((0, 3), "u1"))
+    with pytest.raises(ValueError, match="steps should be from 1 to 8, got 9 to 9"):
+        ev.read_es_imagenet(path, (254, 254))
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -411,6 +624,19 @@ def test_bad_arguments(tmp_path):
             load("nmnist", tmp_path, **kwargs)
     with pytest.raises(ValueError, match="'shd', 'ssc'.*'mnist'"):
         load("mnist", tmp_path)
+
+
+@pytest.mark.once
+def test_frames_that_are_shrunk(tmp_path):
+    ncars(tmp_path)
+    whole = load("ncars", tmp_path).test[0][0]
+    data = load("ncars", tmp_path, image_size=25)
+    assert data.input_shape == (4, 25, 30, 2)
+    wanted = np.mean([whole[:, :, i::4, j::4] for i in range(4) for j in range(4)], 0)
+    np.testing.assert_allclose(data.test[0][0], wanted, atol=1e-7)
+    for size in (24, 4, 200):  # the last divides the height, not the width
+        with pytest.raises(ValueError, match=rf"image_size.*\(100, 120\).*'ncars', got {size}"):
+            load("ncars", tmp_path, image_size=size)
 
 
 def test_a_model_trains_on_recordings(tmp_path):

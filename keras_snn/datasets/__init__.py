@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from keras_snn.datasets import images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
+from keras_snn.datasets.tonic import from_tonic
 from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "FileBatches",
     "Preparation",
+    "from_tonic",
     "load",
 ]
 
@@ -46,23 +48,24 @@ def load(
             `y_train`, `x_test` and `y_test`, or the name of a TensorFlow Datasets image
             classification set with the splits `train` and `test` (or `validation`), such as
             `"cifar10"`; without TensorFlow `"mnist"`, `"fashion_mnist"`, `"cifar10"` and
-            `"cifar100"`, which Keras reads. Recordings of events: `"nmnist"`, `"dvs_gesture"`,
-            `"cifar10_dvs"`, `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
+            `"cifar100"`, which Keras reads. Recordings of events: `"nmnist"`, `"ncaltech101"`,
+            `"dvs_gesture"`, `"cifar10_dvs"`, `"asl_dvs"`, `"dvs_lip"`, `"ncars"`, `"es_imagenet"`,
+            `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
         batch_size: Examples in a batch.
         seed: Seed of shuffling and variation, and of the split of `"digits"` (a fifth is held out,
             stratified by class).
         data_dir: Folder of the data. The default for TensorFlow Datasets is `TFDS_DATA_DIR` or its
             own folder; for recordings and speech give the folder that the data set unpacks to.
         image_size: Height and width to resize images to; required if they differ in size. For
-            frames of events it must divide the sensor's size.
+            frames of events it is the height, the sensor's divided by a divisor of both sides.
         timesteps: Frames of a recording, or of a clip of speech.
         train_timesteps: Number of frames that training draws at random; their order is kept.
         augmentation: Names of variations of the training data, in the order to apply them. Images:
             `"shift"`, `"flip"`, `"rand_augment"`, `"auto_augment"`, `"auto_augment_imagenet"`,
             `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"` (see `Preparation`), and `"resized_crop"`
-            where images differ in size. Recordings: `"jitter"`, `"drop"`, for CIFAR10-DVS `"flip"`;
-            then, the same for all frames of a clip (not SHD, SSC), `"shift"`, `"erase"`,
-            `"cutout"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
+            where images differ in size. Recordings: `"jitter"`, `"drop"`, of objects and
+            lips `"flip"`; then, the same for all frames of a clip (not SHD, SSC), `"shift"`,
+            `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
         normalization: Mean and deviation to normalise images by, a name in `NORMALIZATIONS`;
             `"unit"` maps them to [-1, 1].
         one_hot: Whether labels are one-hot vectors; mixed labels must be.

@@ -5,10 +5,19 @@ in the order of time. Every function that takes events also takes structured arr
 any order; see `as_events`. All of this is NumPy.
 """
 
-from keras_snn.datasets.events import frames, readers, recording, transforms
+from keras_snn.datasets.events import arrays, frames, prophesee, readers, recording, transforms
+from keras_snn.datasets.events.arrays import *
 from keras_snn.datasets.events.frames import *
+from keras_snn.datasets.events.prophesee import *
 from keras_snn.datasets.events.readers import *
 from keras_snn.datasets.events.recording import *
 from keras_snn.datasets.events.transforms import *
 
-__all__ = [*recording.__all__, *readers.__all__, *frames.__all__, *transforms.__all__]
+__all__ = [
+    *recording.__all__,
+    *readers.__all__,
+    *arrays.__all__,
+    *prophesee.__all__,
+    *frames.__all__,
+    *transforms.__all__,
+]

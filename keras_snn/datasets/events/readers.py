@@ -4,59 +4,26 @@ A damaged file is a `ValueError` that names the byte.
 """
 
 import collections.abc
-import importlib
 import io
 import math
-import mmap
 import os
 import pathlib
 import re
 import struct
-import warnings
 
 import numpy as np
 
+from keras_snn.datasets.events.files import (
+    damaged,
+    file_bytes,
+    in_order,
+    joined,
+    library,
+    unwrapped,
+)
 from keras_snn.datasets.events.recording import Events, as_events, check_inside
 
 __all__ = ["read_aedat", "read_nmnist", "read_shd"]
-
-
-def _damaged(path, offset, what):
-    return ValueError(f"{path}: {what}, at byte {offset}.")
-
-
-def _content(path, what):
-    """The bytes of a file, mapped into memory: only those in use are read."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. {what}")
-    if not path.stat().st_size:
-        return path, b""
-    with path.open("rb") as file:
-        return path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _in_order(path, events):
-    """The events of a file, sorted by time; warns if they were not."""
-    back = events.t[:-1] - events.t[1:]
-    if not (back > 0).any():
-        return events
-    warnings.warn(
-        f"{path}: time goes back {(back > 0).sum()} times, by up to {back.max()} microseconds; "
-        "events were sorted. If the camera's clock was reset, this mixes two recordings.",
-        stacklevel=4,
-    )
-    return events[np.argsort(events.t, kind="stable")]
-
-
-def _library(name, what):
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise ImportError(
-            f"{what} is read by {package}, extra `events`: pip install keras-snn[events]"
-        ) from error
 
 
 def read_nmnist(path: str | os.PathLike) -> Events:
@@ -75,17 +42,17 @@ def read_nmnist(path: str | os.PathLike) -> Events:
     Source: Orchard et al. (2015); the format is that of the data set's own reader. Times agree
         with those of tonic and SpikingJelly.
     """
-    path, data = _content(
+    path, data = file_bytes(
         path, "Get N-MNIST from garrickorchard.com/datasets/n-mnist and unpack Train.zip, Test.zip."
     )
     if len(data) % 5:
-        raise _damaged(path, len(data) - len(data) % 5, f"the last event has {len(data) % 5} bytes")
+        raise damaged(path, len(data) - len(data) % 5, f"the last event has {len(data) % 5} bytes")
     raw = np.frombuffer(data, np.uint8).reshape(-1, 5).astype(np.int64)
     t = (raw[:, 2] & 127) << 16 | raw[:, 3] << 8 | raw[:, 4]
     overflow = raw[:, 1] == 240  # the time has overflowed
     t = t + (np.cumsum(overflow) << 13)
     events = Events(t, raw[:, 0], raw[:, 1], raw[:, 2] >> 7)
-    return _in_order(path, events[~overflow])
+    return in_order(path, events[~overflow])
 
 
 def read_aedat(
@@ -120,12 +87,12 @@ def read_aedat(
 
     Source: iniVation's descriptions of AEDAT 1.0, 2.0, 3.1 and 4.0; jAER's of chips.
     """
-    path, data = _content(path, "DVS128 Gesture and CIFAR10-DVS are on research.ibm.com, figshare.")
+    path, data = file_bytes(
+        path, "DVS128 Gesture and CIFAR10-DVS are on research.ibm.com, figshare."
+    )
     first = data[: data.find(b"\n") + 1].strip()
     if not first.startswith(b"#!AER-DAT"):
-        raise _damaged(
-            path, 0, f"an AEDAT file begins with #!AER-DAT, this one with {first[:20]!r}"
-        )
+        raise damaged(path, 0, f"an AEDAT file begins with #!AER-DAT, this one with {first[:20]!r}")
     version = first[len(b"#!AER-DAT") :]
     start, end = -math.inf if start is None else start, math.inf if end is None else end
     if version.startswith(b"4"):
@@ -139,7 +106,7 @@ def read_aedat(
             f"{path} is AEDAT {version.decode(errors='replace')}; versions 1, 2, 3.1 and 4 are "
             "read."
         )
-    events = _in_order(path, events)
+    events = in_order(path, events)
     if start == -math.inf and end == math.inf:
         return events
     return events[(events.t >= start) & (events.t < end)]
@@ -147,13 +114,7 @@ def read_aedat(
 
 def _check_packet(path, place, length, end):
     if length < 0 or place + length > end:
-        raise _damaged(path, place, f"a packet says {length} bytes, {end - place} are left")
-
-
-def _joined(parts):
-    """Several `(t, x, y, p)` one after the other, as `Events`."""
-    empty = (np.zeros(0, np.int64),) * 4
-    return Events(*(np.concatenate(arrays).astype(np.int64) for arrays in zip(empty, *parts)))
+        raise damaged(path, place, f"a packet says {length} bytes, {end - place} are left")
 
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("padding", "V3")])
@@ -167,7 +128,7 @@ def _aedat4(path, data):
     parts, left = [], EXPANSION * len(data) + ALLOWANCE
     while place < end:
         if place + 8 > end:
-            raise _damaged(path, place, f"a packet's header has {end - place} of 8 bytes")
+            raise damaged(path, place, f"a packet's header has {end - place} of 8 bytes")
         _, size = struct.unpack_from("<ii", data, place)
         place += 8
         _check_packet(path, place, size, end)
@@ -178,9 +139,9 @@ def _aedat4(path, data):
                 raw = _elements(_flatbuffer(content)[1], EVENT)
                 parts.append((raw["t"], raw["x"], raw["y"], raw["p"] != 0))
         except (ValueError, TypeError, struct.error) as error:
-            raise _damaged(path, place, f"a packet is damaged ({error})") from error
+            raise damaged(path, place, f"a packet is damaged ({error})") from error
         place += size
-    events = _joined(parts)
+    events = joined(parts)
     return events[np.argsort(events.t, kind="stable")]  # streams are interleaved packet by packet
 
 
@@ -210,15 +171,13 @@ def _aedat4_header(path, data):
         kind, table = _flatbuffer(data[place:first])
         compression, end = _field(table, 4, "<i", 0), _field(table, 6, "<q", -1)
     except (ValueError, TypeError, struct.error) as error:
-        raise _damaged(path, place, f"the header is cut or damaged ({error})") from error
+        raise damaged(path, place, f"the header is cut or damaged ({error})") from error
     if kind != b"IOHE" or not 0 <= compression <= 4:
-        raise _damaged(path, place, f"no header of AEDAT 4: {kind!r}, compression {compression}")
+        raise damaged(path, place, f"no header of AEDAT 4: {kind!r}, compression {compression}")
     if end == -1:  # there is no table of packets behind them
         end = len(data)
     if not first <= end <= len(data):
-        raise _damaged(
-            path, place, f"the header says that packets end at byte {end} of {len(data)}"
-        )
+        raise damaged(path, place, f"the header says that packets end at byte {end} of {len(data)}")
     return compression, first, end
 
 
@@ -227,9 +186,9 @@ def _unpacking(data, compression):
     if compression == 0:
         return io.BytesIO(data).read
     if compression <= 2:
-        source = _library("lz4.frame", "This AEDAT 4 file").LZ4FrameFile(io.BytesIO(data))
+        source = library("lz4.frame", "This AEDAT 4 file").LZ4FrameFile(io.BytesIO(data))
     else:
-        source = _library("zstandard", "This AEDAT 4 file").ZstdDecompressor().stream_reader(data)
+        source = library("zstandard", "This AEDAT 4 file").ZstdDecompressor().stream_reader(data)
 
     def read(count):
         try:
@@ -247,7 +206,7 @@ def _flatbuffer(content):
     size, root = struct.unpack_from("<II", content)
     if size + 4 != len(content):
         raise ValueError(f"it says {size} bytes, {len(content) - 4} are there")
-    table = _library("flatbuffers.table", "AEDAT 4").Table(content, 4 + root)
+    table = library("flatbuffers.table", "AEDAT 4").Table(content, 4 + root)
     return content[8:12], table
 
 
@@ -270,20 +229,20 @@ def _aedat3(path, data, start, end):
         word, t = np.frombuffer(data, "<u4", 2 * count, place).reshape(-1, 2).T
         since = overflow << 31
         if int(t.max()) >= 2**31:
-            raise _damaged(path, place, "a packet has times of more than 31 bits")
+            raise damaged(path, place, "a packet has times of more than 31 bits")
         if int(t.max()) + since < start or int(t.min()) + since >= end:
             continue
         valid = word & 1 == 1
         word, t = word[valid].astype(np.int64), t[valid].astype(np.int64)
         parts.append((t + since, word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1))
-    return _joined(parts)
+    return joined(parts)
 
 
 def _aedat3_packets(path, data):
     """`(first byte, number of events, overflows of time)` of each packet of polarity events."""
     end = data.find(b"#!END-HEADER")
     if end < 0:
-        raise _damaged(path, len(data), "the header has no end")
+        raise damaged(path, len(data), "the header has no end")
     packing = re.search(rb"^#Format: *([^\r\n]*)", data[:end], re.MULTILINE)
     if packing and packing[1].strip() != b"RAW":
         raise ValueError(
@@ -292,16 +251,16 @@ def _aedat3_packets(path, data):
         )
     place = data.find(b"\n", end) + 1
     if not place:
-        raise _damaged(path, len(data), "the header has no end")
+        raise damaged(path, len(data), "the header has no end")
     while place < len(data):
         if place + 28 > len(data):
-            raise _damaged(path, place, f"a packet's header has {len(data) - place} of 28 bytes")
+            raise damaged(path, place, f"a packet's header has {len(data) - place} of 28 bytes")
         kind, _, size, _, overflow, _, count, _ = struct.unpack_from("<hhiiiiii", data, place)
         length = -1 if min(size, count) < 0 else size * count
         _check_packet(path, place + 28, length, len(data))
         if kind == 1 and count:  # polarity events; others are skipped
             if size != 8 or overflow < 0:
-                raise _damaged(
+                raise damaged(
                     path,
                     place,
                     f"polarity events have {size} bytes, not 8, or {overflow} overflows of time",
@@ -319,16 +278,16 @@ def _aedat2(path, data, first_version):
     event = np.dtype([("address", ">u2" if first_version else ">u4"), ("t", ">u4")])
     rest = (len(data) - place) % event.itemsize
     if rest:
-        raise _damaged(
+        raise damaged(
             path, len(data) - rest, f"the last event has {rest} of {event.itemsize} bytes"
         )
     raw = np.frombuffer(data, event, offset=place)
-    address, t = raw["address"].astype(np.int64), _unwrapped(raw["t"])
+    address, t = raw["address"].astype(np.int64), unwrapped(raw["t"])
     if chip is None or re.search(r"\b(DVS|Tmpdiff)128$", chip):
         size, special = (128, 128), address >> 15 & 1
         if (address >> 16).any():
             number = (address >> 16).argmax()
-            raise _damaged(
+            raise damaged(
                 path,
                 place + int(number) * event.itemsize,
                 f"address {address[number]} is none of a DVS128, and the header names no other chip"
@@ -348,7 +307,7 @@ def _aedat2(path, data, first_version):
     try:
         check_inside(events, size)
     except ValueError as error:
-        raise _damaged(path, place, str(error)) from error
+        raise damaged(path, place, str(error)) from error
     return events
 
 
@@ -361,7 +320,7 @@ def _aedat2_header(path, data):
     while data[place : place + 1] == b"#":
         stop = data.find(b"\n", place)
         if stop < 0 and not place:
-            raise _damaged(path, place, "the header has no end")
+            raise damaged(path, place, "the header has no end")
         line = data[place:stop].rstrip(b"\r")
         if stop < 0 or any(byte < 32 and byte != 9 for byte in line):
             break
@@ -372,14 +331,6 @@ def _aedat2_header(path, data):
         if text.startswith("#End Of ASCII Header"):
             break
     return place, chip
-
-
-def _unwrapped(t):
-    """32-bit times without overflows, assuming no step of more than half of the range."""
-    if not len(t):
-        return t.astype(np.int64)
-    steps = np.diff(t.astype(np.uint32)).view(np.int32)
-    return int(t[0]) + np.concatenate([[0], np.cumsum(steps, dtype=np.int64)])
 
 
 def read_shd(path: str | os.PathLike) -> tuple[collections.abc.Sequence[Events], np.ndarray]:
@@ -421,7 +372,7 @@ def read_shd(path: str | os.PathLike) -> tuple[collections.abc.Sequence[Events],
 
 
 def _read_hdf5(path, read):
-    h5py = _library("h5py", "SHD")
+    h5py = library("h5py", "SHD")
     try:
         with h5py.File(path) as file:
             return read(file)
