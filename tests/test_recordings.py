@@ -189,7 +189,7 @@ def ncars(folder):
 
 
 def es_imagenet(folder):
-    """Events as the authors' code puts them into frames of 256x256 pixels, of which it keeps 224."""
+    """Events as the authors' code puts them into frames of 256x256 pixels; it keeps 224x224."""
     held, rng = {"train": [], "test": []}, np.random.default_rng(0)
     for split, part in (("train", "train"), ("test", "val")):
         lines = []
@@ -283,14 +283,14 @@ def test_layouts_of_large_sensors(tmp_path, name):
         batches = getattr(data, split)
         assert batches.labels.tolist() == [label for label, _ in members]
     found, labels = data.test[len(data.test) - 1]
-    for one, (label, events) in zip(found[::-1], held["test"][::-1]):
+    for one, label, (wanted_label, events) in zip(found, labels, held["test"][-len(found) :]):
+        assert label == wanted_label
         wanted = events
         if isinstance(events, Events):
             wanted = np.zeros((8, *shape))
             for i, (_, x, y, p) in enumerate(zip(*events)):
                 wanted[min(i, 7), y, x, p] += 1  # twelve events: one each, the last has the rest
         np.testing.assert_array_equal(one, wanted)
-    assert labels[-1] == held["test"][-1][0]
 
 
 @pytest.mark.once

@@ -25,7 +25,7 @@ class Recordings:
         return 20
 
     def __getitem__(self, index):
-        events = recording(index, self.sensor_size[1::-1], 30)
+        events = recording(index, (12, 16), 30)
         array = np.zeros(30, list(zip(self.names, self.kinds)))
         for name in self.names:
             array[name] = getattr(events, {"timestamp": "t", "polarity": "p"}.get(name, name))
