@@ -34,21 +34,21 @@ def neuron_pictures(model, profile, images):
     name = next((x.name for x in profile.layers if x.rate is not None), None)
     if name is None:
         return {}
-    for kinds in (["spikes", "charged"], ["spikes", "membrane"], ["spikes"]):
+    for kinds in (("spikes", "membrane", "charged", "currents"), ("spikes",)):
         try:
             recording = analysis.record(model, images[:1], name, kinds, timesteps=16)
             break
-        except ValueError:  # it has no such potential
+        except ValueError:  # it has no potential
             continue
-    spikes, *potential = (recording[name][kind][0] for kind in kinds)
-    pictures = {"raster": analysis.plot_raster(spikes, title=name).figure}
-    if potential:
-        threshold = recording.thresholds.get(name)
-        axes = analysis.plot_membrane(*potential, threshold, spikes, neurons=3)
-        pictures["membrane"] = axes.figure
-    if spikes.ndim == 4:
+    values = {kind: found[0] for kind, found in recording[name].items()}
+    pictures = {"raster": analysis.plot_raster(values["spikes"], title=name).figure}
+    if "membrane" in values:
+        axes = analysis.plot_membrane(threshold=recording.thresholds.get(name), **values)
+        pictures["membrane"] = axes[0].figure
+    if values["spikes"].ndim == 4:
         layout = keras.config.image_data_format()
-        pictures["feature_maps"] = analysis.plot_feature_maps(spikes, data_format=layout)
+        axes = analysis.plot_feature_maps(values["spikes"], data_format=layout)
+        pictures["feature_maps"] = axes[0, 0].figure
     return pictures
 
 
@@ -59,7 +59,7 @@ def draw(model, profile, images, labels, output):
     matplotlib.use("Agg")
     pictures = {
         "rates": analysis.plot_rates(profile).figure,
-        "energy": analysis.plot_energy(profile).figure,
+        "energy": analysis.plot_energy(profile)[0].figure,
     }
     pictures |= neuron_pictures(model, profile, images)
     try:

@@ -262,26 +262,37 @@ def pyplot():
 def test_pictures(pyplot, tmp_path):
     spikes = spikes_of((7, 4, 5, 3))
     ax = analysis.plot_raster(spikes, title="raster")
-    dots = ax.collections[0].get_offsets()
-    assert len(dots) == spikes.sum() and dots[:, 0].max() == 6
+    marks = np.array([mark.mean(0) for mark in ax.collections[0].get_segments()])
+    rates = np.sort(spikes.reshape(7, -1).mean(0))  # those that fire most on top
+    assert len(marks) == spikes.sum() and marks[:, 0].max() == 6
+    np.testing.assert_allclose(np.bincount(marks[:, 1].astype(int), minlength=60) / 7, rates)
     _, mine = pyplot.subplots()
     ax = analysis.plot_rates({"a": 0.25, "b": 0.5}, ax=mine)
     assert ax is mine and [bar.get_width() for bar in ax.patches] == [0.25, 0.5]
     potentials = np.random.default_rng(0).normal(size=(7, 6))
-    ax = analysis.plot_membrane(potentials, 1.0, potentials > 0.5, neurons=[2, 4])
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), potentials[:, 2])
+    fired = potentials > 0.5
+    ax, other = analysis.plot_membrane(potentials, 1.0, fired, neurons=[2, 4])
+    np.testing.assert_array_equal(other.lines[0].get_ydata(), potentials[:, 4])
     assert any(list(line.get_ydata()) == [1.0, 1.0] for line in ax.lines)
     ax.figure.canvas.draw()
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1  # hides nothing
-    figure = analysis.plot_feature_maps(spikes, channels=2, steps=3)
-    assert len(figure.axes) == 6
-    columns = analysis.plot_feature_maps(spikes_of((16, 4, 5, 1)), steps=8).axes
+    charged = potentials + fired
+    (ax,) = analysis.plot_membrane(
+        potentials, spikes=fired, neurons=[3], ax=mine, charged=charged, currents=potentials
+    )  # rises to the charged potential, falls to that after the reset
+    np.testing.assert_array_equal(ax.lines[0].get_ydata()[::2], charged[:, 3])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata()[1::2], potentials[:, 3])
+    assert ax.figure is mine.figure
+    with pytest.raises(ValueError, match=r"`charged` should have the shape \(7, 6\)"):
+        analysis.plot_membrane(potentials, charged=charged[:, 1:])
+    assert analysis.plot_feature_maps(spikes, channels=2, steps=3).shape == (2, 3)
+    columns = analysis.plot_feature_maps(spikes_of((16, 4, 5, 1)), steps=8)[0]
     titles = [f"t = {t}" for t in (0, 2, 4, 6, 9, 11, 13, 15)]
     assert [column.get_title() for column in columns] == titles
     model = keras.Sequential([layers.Input((2, 3)), snn.IF(), layers.Dense(5)])
     profile = analysis.profile(model, np.ones((1, 2, 3)))
-    ax = analysis.plot_energy(profile)
-    assert ax.patches[-1].get_width() == pytest.approx(profile.ann_energy)
+    totals, _ = analysis.plot_energy(profile)
+    assert totals.patches[-1].get_width() == pytest.approx(1e-9 * profile.ann_energy)
     path = analysis.save_event_animation(spikes_of((6, 8, 8, 2)), tmp_path / "events.gif")
     image = pytest.importorskip("PIL.Image").open(path)
     assert image.n_frames == 6 and image.size[0] >= 200

@@ -325,12 +325,17 @@ def test_plot_of_energy():
     pytest.importorskip("matplotlib").use("agg")
     x = spikes(2, 3, 4)
     found = analysis.profile(dense_lif(x, 2), x)
-    ax = analysis.plot_energy(found)
-    rows = [text.get_text() for text in ax.get_yticklabels()]
-    names = [layer.name for layer in found.layers]
-    assert rows == [*names, "all, spiking", "all, as an ANN"]
-    totals, operations = ([bar.get_width() for bar in bars] for bars in ax.containers)
-    wanted = [found.layer_energy(layer, memory=True) for layer in found.layers]
-    np.testing.assert_allclose(totals, [*wanted, found.total_energy, found.ann_total_energy])
-    wanted = [found.layer_energy(layer) for layer in found.layers]
-    np.testing.assert_allclose(operations, [*wanted, found.energy, found.ann_energy])
+    totals, layers = analysis.plot_energy(found)
+    assert [text.get_text() for text in totals.get_yticklabels()] == ["spiking", "as an ANN"]
+    assert [text.get_text() for text in layers.get_yticklabels()] == [x.name for x in found.layers]
+    for ax, memory, energies in (
+        (totals, True, [found.total_energy, found.ann_total_energy]),
+        (totals, False, [found.energy, found.ann_energy]),
+        (layers, True, [found.layer_energy(x, memory=True) for x in found.layers]),
+        (layers, False, [found.layer_energy(x) for x in found.layers]),
+    ):
+        widths = [bar.get_width() for bar in ax.containers[not memory]]
+        np.testing.assert_allclose(widths, 1e-9 * np.array(energies))
+    shares = [float(text.get_text()[:-1]) for text in layers.texts]
+    wanted = [found.layer_energy(x, memory=True) / found.total_energy for x in found.layers]
+    np.testing.assert_allclose(shares, np.round(100 * np.array(wanted)))

@@ -27,6 +27,7 @@ class AccuracyOverTime:
             `None`.
         measure: What `accuracy` is, where the labels are no true ones: `convert` without labels
             compares with the ANN's answers.
+        model_timesteps: Number of steps that the model was built for, if it knows it.
     """
 
     accuracy: np.ndarray | None
@@ -34,6 +35,7 @@ class AccuracyOverTime:
     examples: int
     decided: np.ndarray | None = None
     measure: str = "accuracy"
+    model_timesteps: int | None = None
 
     @property
     def timesteps(self) -> float:
@@ -54,6 +56,7 @@ class AccuracyOverTime:
             "examples": self.examples,
             "decided": plain(self.decided),
             "measure": self.measure,
+            "model_timesteps": self.model_timesteps,
         }
 
     def plot(self, ax=None):
@@ -68,23 +71,9 @@ class AccuracyOverTime:
         Raises:
             ImportError: If the extra `plot` is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError("Plots need the extra `plot`: pip install keras-snn[plot]") from error
-        if ax is None:
-            _, ax = plt.subplots()
-        steps = np.arange(1, len(self.accuracy) + 1)
-        ax.plot(steps, 100 * self.accuracy, label=self.measure)
-        if self.decided is not None:
-            ax.plot(steps, 100 * self.decided, linestyle="--", label="decided")
-            ax.legend()
-        ax.set_xlabel("timesteps")
-        ax.set_ylabel(f"{self.measure} (%)")
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.set_ylim(0, 100)
-        return ax
+        from keras_snn.analysis import plots  # pictures are an extra
+
+        return plots.plot_accuracy(self, ax)
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -149,8 +138,11 @@ def accuracy_over_time(
             f"The accuracy of one output can be told, the model {model.name!r} has "
             f"{len(model.outputs)}: give a `keras.Model` of one of them."
         )
+    own = next((c.output.shape[1] for c in graph.trace(model).calls if c.time == "adds"), None)
     if timesteps is None and rollout.static:
-        timesteps = _own_timesteps(model)
+        if own is None:
+            raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")
+        timesteps = own
     right, decided, rates, examples, labelled = 0, 0, {}, 0, True
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
     for inputs, labels in batches_of(model, data, batch_size, steps):
@@ -195,6 +187,7 @@ def accuracy_over_time(
         {name: rate / examples for name, rate in rates.items()},
         examples,
         None if confidence is None else decided / examples,
+        model_timesteps=own,
     )
 
 
@@ -244,10 +237,3 @@ def _held(output, answer, final, confidence):
         final = np.where(final >= 0, final, sure[:, t])
         decisions[:, t] = final
     return np.where(decisions >= 0, decisions, answer), decisions
-
-
-def _own_timesteps(model):
-    for call in graph.trace(model).calls:
-        if call.time == "adds":
-            return call.output.shape[1]
-    raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")

@@ -18,6 +18,10 @@ __all__ = [
 ]
 
 
+# Told apart by colour-blind people, and seen on light and on dark grounds.
+BLUE, ORANGE, GREEN = "#3182bd", "#e6802b", "#2ca089"
+
+
 def _pyplot():
     try:
         import matplotlib.pyplot as plt
@@ -27,7 +31,38 @@ def _pyplot():
 
 
 def _axes(ax, size=None):
-    return _pyplot().subplots(figsize=size)[1] if ax is None else ax
+    """`ax`, or new axes, without a box around them."""
+    if ax is None:
+        _, ax = _pyplot().subplots(figsize=size, layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _panels(ax, heights, size=None, gap=0.0):
+    """Panels from the top to the bottom of `ax`, with these shares of its height."""
+    ax = _axes(ax, size)
+    ax.set_axis_off()
+    unit = (1 - gap * (len(heights) - 1)) / sum(heights)
+    panels, top = [], 1.0
+    for height in heights:
+        top -= height * unit
+        panels.append(_axes(ax.inset_axes([0, top, 1, height * unit])))
+        top -= gap
+    return panels
+
+
+def _gray():
+    """The colour of text, which suits the ground."""
+    return _pyplot().rcParams["text.color"]
+
+
+def _bars(ax, names, values, labels, **kwargs):
+    """Horizontal bars, the first on top, each with its label behind it."""
+    bars = ax.barh(np.arange(len(names)), values, **kwargs)
+    ax.set_yticks(np.arange(len(names)), names, fontsize="small")
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.bar_label(bars, labels, padding=3, fontsize="small")
+    ax.margins(x=0.25)  # room for the labels
 
 
 def _example(values, rank, name):
@@ -38,12 +73,14 @@ def _example(values, rank, name):
 
 
 def plot_raster(spikes, ax=None, max_neurons=500, title=None):
-    """A spike raster: a dot for each spike, time to the right, one row a neuron.
+    """A spike raster: a mark for each spike, time to the right, one row a neuron.
+
+    Neurons are sorted, those that fire most on top; beside them stand their firing rates.
 
     Args:
         spikes: Spikes of one example, `(time, ...)`; maps are flattened.
         ax: matplotlib axes; new ones by default.
-        max_neurons: Neurons to show at most, evenly chosen.
+        max_neurons: Neurons to show at most, evenly chosen among the sorted ones.
         title: Title of the plot.
 
     Returns:
@@ -62,16 +99,30 @@ def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     """
     spikes = _example(spikes, 2, "spikes")
     spikes = spikes.reshape(len(spikes), -1)
-    ax = _axes(ax)
-    neurons = np.unique(np.linspace(0, spikes.shape[1] - 1, max_neurons).astype(int))
-    steps, rows = np.nonzero(spikes[:, neurons])
-    ax.scatter(steps, rows, s=max(1.0, 600 / len(neurons)), marker="|", linewidths=1)
-    ax.set_xlim(-0.5, len(spikes) - 0.5)
-    ax.set_ylim(-0.5, len(neurons) - 0.5)
+    total, steps = spikes.shape[1], len(spikes)
+    rates = np.abs(spikes).mean(0)
+    chosen = np.argsort(rates, kind="stable")
+    chosen = chosen[np.unique(np.linspace(0, total - 1, max_neurons).astype(int))]
+    spikes, rates = spikes[:, chosen], rates[chosen]
+    ax, rows = _axes(ax), np.arange(len(chosen))
+    times, places = np.nonzero(spikes)
+    width = np.clip(0.5 * 72 * ax.get_window_extent().width / ax.figure.dpi / steps, 0.8, 5)
+    ax.vlines(times, places - 0.5, places + 0.5, color=BLUE, linewidth=width)
+    ax.set_xlim(-0.5, steps - 0.5)
+    ax.set_ylim(-0.5, len(chosen) - 0.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_yticks([])
     ax.set_xlabel("timestep")
-    ax.set_ylabel("neuron")
+    ax.set_ylabel(
+        f"{total} neurons" if total == len(chosen) else f"{len(chosen)} of {total} neurons"
+    )
     if title:
         ax.set_title(title)
+    side = _axes(ax.inset_axes([1.03, 0, 0.17, 1], sharey=ax))
+    side.fill_betweenx(rows, rates, step="mid", color=ORANGE, linewidth=0)
+    side.set_xlim(0, max(rates.max(), 1e-9))
+    side.tick_params(labelleft=False, left=False)
+    side.set_xlabel("rate")
     return ax
 
 
@@ -87,50 +138,95 @@ def plot_rates(rates, ax=None):
     """
     if hasattr(rates, "layers"):
         rates = {x.name: x.rate for x in rates.layers if x.rate is not None}
-    ax = _axes(ax, (7, 1 + 0.22 * len(rates)))
-    places = np.arange(len(rates))
-    ax.barh(places, list(rates.values()))
-    ax.set_yticks(places, list(rates), fontsize="small")
-    ax.invert_yaxis()
+    ax = _axes(ax, (7, 1 + 0.24 * len(rates)))
+    values = list(rates.values())
+    _bars(ax, list(rates), values, [f"{rate:.3f}" for rate in values], color=BLUE)
     ax.set_xlabel("firing rate (spikes per neuron and step)")
-    ax.figure.tight_layout()
     return ax
 
 
-def plot_membrane(membrane, threshold=None, spikes=None, ax=None, neurons=5):
-    """Membrane potentials over time, with the threshold, and spikes as dots.
+def plot_membrane(
+    membrane, threshold=None, spikes=None, ax=None, neurons=3, *, charged=None, currents=None
+):
+    """Membrane potentials over time, a panel for each neuron, with threshold, spikes and input.
+
+    With the charged potentials too the line is a textbook's: it rises to what is compared with the
+    threshold, and falls at a spike to where the reset puts it.
 
     Args:
-        membrane: Potentials of one example, `(time, ...)`; maps are flattened.
+        membrane: Potentials of one example, `(time, ...)`; maps are flattened. `record` gives them
+            after each step's reset (`"membrane"`) or as compared with the threshold (`"charged"`).
         threshold: Threshold, a number, drawn as a line.
-        spikes: Spikes of the same shape, drawn where they happen.
-        ax: matplotlib axes; new ones by default.
+        spikes: Spikes of the same shape, drawn above.
+        ax: matplotlib axes, which the panels fill; new ones by default.
         neurons: Number of neurons, those that vary most, or with spikes those that fire about
             every third step; or a list of indices.
+        charged: Charged potentials of the same shape, before the reset.
+        currents: Input currents of the same shape, drawn below.
 
     Returns:
-        The axes.
+        A list of the axes of the potentials, one for each neuron.
+
+    Raises:
+        ValueError: If the shapes differ, or the rank is below 2.
+
+    Example:
+
+    ```python
+    kinds = ("spikes", "membrane", "charged", "currents")
+    found = analysis.record(model, images[:1], "lif", kinds)
+    values = {kind: array[0] for kind, array in found["lif"].items()}
+    analysis.plot_membrane(threshold=found.thresholds["lif"], **values)
+    ```
     """
     membrane = _example(membrane, 2, "membrane")
-    membrane = membrane.reshape(len(membrane), -1)
-    if spikes is not None:
-        spikes = np.asarray(spikes).reshape(membrane.shape)
+    shape, steps = membrane.shape, np.arange(len(membrane))
+    given = {"membrane": membrane, "spikes": spikes, "charged": charged, "currents": currents}
+    for name, values in given.items():
+        if values is not None and np.shape(values) != shape:
+            raise ValueError(f"`{name}` should have the shape {shape}, got {np.shape(values)}.")
+    given = {
+        name: np.asarray(values).reshape(len(membrane), -1)
+        for name, values in given.items()
+        if values is not None
+    }
     if isinstance(neurons, int):
-        worst = -membrane.std(0) if spikes is None else np.abs(spikes.mean(0) - 1 / 3)
-        neurons = np.sort(np.argsort(worst, kind="stable")[:neurons])
-    ax = _axes(ax)
-    for index in neurons:
-        (line,) = ax.plot(membrane[:, index], label=f"neuron {index}")
+        worst = -given["membrane"].std(0)
         if spikes is not None:
-            fired = np.flatnonzero(spikes[:, index])
-            ax.plot(fired, membrane[fired, index], "o", color=line.get_color())
-    if threshold is not None:
-        ax.axhline(float(np.mean(threshold)), color="gray", linestyle="--", label="threshold")
-    ax.set_xlabel("timestep")
-    ax.set_ylabel("membrane potential")
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside, not upon it
-    ax.figure.tight_layout()
-    return ax
+            worst = np.abs(given["spikes"].mean(0) - 1 / 3)
+        neurons = np.sort(np.argsort(worst, kind="stable")[:neurons])
+    panels = _panels(ax, [1] * len(neurons), (7, 0.6 + 2 * len(neurons)), gap=0.08)
+    heights = [0.5] * (spikes is not None) + [3] + [1] * (currents is not None)
+    shown = []
+    for index, panel in zip(neurons, panels):
+        parts = _panels(panel, heights, gap=0.04)
+        main = parts[heights.index(3)]
+        of = {name: values[:, index] for name, values in given.items()}
+        x, y = steps, of["membrane"]
+        if charged is not None:
+            x, y = np.repeat(steps, 2), np.stack([of["charged"], y], -1).ravel()
+        main.plot(x, y, color=BLUE, label="membrane potential")
+        if threshold is not None:
+            height = float(np.mean(threshold))
+            main.axhline(height, color=_gray(), ls="--", lw=1, alpha=0.6, label="threshold")
+        if spikes is not None:
+            parts[0].vlines(np.flatnonzero(of["spikes"]), 0, 1, color=ORANGE, lw=2)
+            parts[0].set_ylabel("spikes", fontsize="small", rotation=0, ha="right", va="center")
+        if currents is not None:
+            parts[-1].fill_between(steps, of["currents"], step="mid", color=GREEN, linewidth=0)
+            parts[-1].set_ylabel("input", fontsize="small", rotation=0, ha="right", va="center")
+        for part in parts:
+            part.set_xlim(-0.5, len(steps) - 0.5)
+            part.tick_params(labelbottom=False, bottom=False, labelsize="small")
+        if spikes is not None:
+            parts[0].spines[:].set_visible(False)
+            parts[0].set_yticks([])
+        main.set_ylabel(f"neuron {index}", fontsize="small")
+        shown.append(main)
+    parts[-1].tick_params(labelbottom=True, bottom=True)
+    parts[-1].set_xlabel("timestep")
+    shown[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # hides nothing
+    return shown
 
 
 def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
@@ -143,7 +239,7 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
         data_format: Where the channels are.
 
     Returns:
-        A matplotlib figure.
+        The axes, an array `(channels, steps)`.
 
     Raises:
         ValueError: If the rank is not 4.
@@ -155,27 +251,37 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
         spikes = np.moveaxis(spikes, 1, -1)
     chosen = np.argsort(-spikes.sum((0, 1, 2)), kind="stable")[:channels]
     times = np.unique(np.linspace(0, len(spikes) - 1, steps).round().astype(int))
-    figure, axes = _pyplot().subplots(
+    plt = _pyplot()
+    figure, axes = plt.subplots(
         len(chosen),
         len(times),
-        figsize=(1.1 * len(times) + 0.6, 1.1 * len(chosen) + 0.4),
+        figsize=(1.1 * len(times) + 1.6, 1.1 * len(chosen) + 0.4),
         squeeze=False,
+        layout="constrained",
     )
     top = max(spikes.max(), 1e-9)
+    counts = bool(np.all(spikes == spikes.astype(int)) and 0 <= spikes.min() <= top <= 8)
+    colors = {"cmap": "viridis", "vmin": 0, "vmax": top}
+    if counts:  # a colour for each
+        levels = int(top) + 1
+        colors = {"cmap": plt.get_cmap("viridis", levels), "vmin": -0.5, "vmax": levels - 0.5}
     for row, channel in zip(axes, chosen):
         for ax, t in zip(row, times):
-            ax.imshow(spikes[t, ..., channel], cmap="gray_r", vmin=0, vmax=top)
+            image = ax.imshow(spikes[t, ..., channel], **colors)
             ax.set_xticks([])
             ax.set_yticks([])
-        row[0].set_ylabel(f"ch {channel}", fontsize="small")
+        rate = spikes[..., channel].mean()
+        row[0].set_ylabel(f"channel {channel}\nrate {rate:.2f}", fontsize="small")
     for ax, t in zip(axes[0], times):
         ax.set_title(f"t = {t}", fontsize="small")
-    figure.tight_layout()
-    return figure
+    key = figure.colorbar(image, ax=axes, fraction=0.03, label="spikes")
+    if counts:
+        key.set_ticks(range(levels))
+    return axes
 
 
 def plot_accuracy(found, ax=None, ann_accuracy=None):
-    """Accuracy against the number of steps.
+    """Accuracy against the number of steps; that of the model itself is marked.
 
     Args:
         found: An `AccuracyOverTime`.
@@ -185,44 +291,74 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
     Returns:
         The axes.
     """
-    ax = found.plot(_axes(ax))
+    ax, steps = _axes(ax), np.arange(1, len(found.accuracy) + 1)
+    curves = [found.accuracy]
+    ax.plot(steps, 100 * found.accuracy, "o-", ms=4, color=BLUE, label=found.measure)
+    if found.decided is not None:
+        curves.append(found.decided)
+        ax.plot(steps, 100 * found.decided, "--", color=GREEN, label="decided")
     if ann_accuracy is not None:
-        ax.axhline(100 * ann_accuracy, color="gray", linestyle="--", label="ANN")
-        ax.legend()
+        curves.append(ann_accuracy)
+        ax.axhline(100 * ann_accuracy, color=ORANGE, ls="--", label="ANN")
+    if found.model_timesteps is not None:
+        label = f"the model's T = {found.model_timesteps}"
+        ax.axvline(found.model_timesteps, color=_gray(), ls=":", alpha=0.7, label=label)
+    lowest = 100 * min(np.min(curve) for curve in curves)
+    ax.set_ylim(10 * np.floor(max(lowest - 5, 0) / 10), 102)  # a line at 100 % is seen whole
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("timesteps")
+    ax.set_ylabel(f"{found.measure} (%)")
+    if len(ax.get_legend_handles_labels()[1]) > 1:
+        ax.legend(fontsize="small", loc="lower right")
     return ax
 
 
 def plot_energy(profile, ax=None):
-    """Energy by layer, with and without memory accesses, and the totals as an SNN and as an ANN.
+    """Energy with and without memory accesses: the network and its ANN, then layer by layer.
 
     Args:
         profile: A `Profile`.
-        ax: matplotlib axes; new ones by default.
+        ax: matplotlib axes, which the two panels fill; new ones by default.
 
     Returns:
-        The axes.
+        The axes of both panels: the totals, and the layers with their share of the total.
     """
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    joule = EngFormatter("J", places=1)
+    whole = 1e-9 * profile.total_energy
     rows = [
         (x.name, profile.layer_energy(x), profile.layer_energy(x, memory=True))
         for x in profile.layers
     ]
-    rows = [row for row in rows if row[2]]
-    rows += [
-        ("all, spiking", profile.energy, profile.total_energy),
-        ("all, as an ANN", profile.ann_energy, profile.ann_total_energy),
+    large = [row for row in rows if 1e-9 * row[2] >= 0.01 * whole]
+    rest = [row for row in rows if row not in large and row[2]]
+    if rest:
+        large.append((f"{len(rest)} others", *(sum(row[i] for row in rest) for i in (1, 2))))
+    totals = [
+        ("spiking", profile.energy, profile.total_energy),
+        ("as an ANN", profile.ann_energy, profile.ann_total_energy),
     ]
-    names, operations, totals = zip(*rows)
-    ax, places = _axes(ax, (7, 1 + 0.22 * len(rows))), np.arange(len(rows))
-    # Both from 0: lengths on a logarithmic axis can't be added.
-    ax.barh(places, totals, label=f"with memory ({profile.memory_table})", color="C0", alpha=0.4)
-    ax.barh(places, operations, label=f"operations ({profile.energy_table})", color="C0")
-    ax.set_yticks(places, names, fontsize="small")
-    ax.invert_yaxis()
-    ax.set_xscale("log")
-    ax.set_xlabel("energy of one example (nJ)")
-    ax.legend(fontsize="small")
-    ax.figure.tight_layout()
-    return ax
+    size = (7, 1.4 + 0.24 * (len(large) + 4))
+    panels = _panels(ax, [2, len(large)], size, gap=1.2 / (len(large) + 4))
+    for panel, shown in zip(panels, (totals, large)):
+        names, operations, everything = zip(*shown)
+        operations, everything = 1e-9 * np.array(operations), 1e-9 * np.array(everything)
+        labels = [joule(value) for value in everything]
+        if shown is large:
+            labels = [f"{value / max(whole, 1e-30):.0%}" for value in everything]
+        label = f"with memory ({profile.memory_table})"
+        _bars(panel, names, everything, labels, color=BLUE, alpha=0.4, label=label)
+        label = f"operations ({profile.energy_table})"
+        panel.barh(np.arange(len(names)), operations, color=BLUE, label=label)
+        panel.xaxis.set_major_formatter(EngFormatter("J"))
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.tick_params(labelsize="small")
+    panels[0].set_title("the network, one example", fontsize="small", loc="left")
+    panels[1].set_title("its layers, and their share", fontsize="small", loc="left")
+    panels[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return panels
 
 
 def save_event_animation(frames, path, fps=10, data_format="channels_last"):
