@@ -18,7 +18,9 @@ from keras_snn.utils import files
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("recipe", None, list(recipes.RECIPES), "Values for the other flags, by name.")
 flags.DEFINE_string(
-    "dataset", "digits", "A data set by name, see keras_snn.datasets.load, or a .npz file."
+    "dataset",
+    "digits",
+    "A data set by name, see keras_snn.datasets.load, a .npz file, or hf://PATH.",
 )
 flags.DEFINE_string("data_dir", None, "Where the data are (default for TFDS: TFDS_DATA_DIR).")
 flags.DEFINE_integer("image_size", None, "Height and width to resize images to.", lower_bound=8)

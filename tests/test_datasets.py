@@ -684,3 +684,91 @@ def test_unknown_sets(mocked):
         datasets.load("no_such_set")
     with pytest.raises(ValueError, match="batch_size"):
         datasets.load("digits", batch_size=0)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The package `datasets`, offline, and a function that writes a set of images to Parquet."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    package = pytest.importorskip("datasets", reason="needs the extra `hf`")
+    image = pytest.importorskip("PIL.Image")
+    package.disable_progress_bars()
+
+    def write(name, labels=("label",), **splits):
+        features = {"img": package.Image()} | {
+            label: package.ClassLabel(names=["ant", "bee", "cat"]) for label in labels
+        }
+        (tmp_path / name).mkdir()
+        for split, (pictures, numbers) in splits.items():
+            columns = {"img": [image.fromarray(np.squeeze(p)) for p in pictures]}
+            rows = package.Dataset.from_dict(
+                columns | dict.fromkeys(labels, numbers), package.Features(features)
+            )
+            rows.to_parquet(tmp_path / name / f"{split}-00000-of-00001.parquet")
+        return f"hf://{tmp_path / name}"
+
+    return write
+
+
+def test_hugging_face(tmp_path, hub):
+    x, y = pictures(13), np.arange(13) % 2
+    name = hub("birds", train=(x[:10], y[:10]), test=(x[10:], y[10:]))
+
+    def load(name, **kwargs):
+        return datasets.load(name, 4, data_dir=tmp_path / "copy", **kwargs)
+
+    data = load(name, validation_split=0.2)
+    # Classes are those that the set names; it has no cats.
+    assert (data.name, data.input_shape, data.classes) == ("birds", x.shape[1:], 3)
+    found, labels = data.test[0]
+    np.testing.assert_allclose(found, x[10:] / 127.5 - 1, atol=1e-6)
+    assert labels.tolist() == y[10:].tolist() and len(data.train.labels) == 8
+    np.testing.assert_allclose(data.validation[0][0], x[8:10] / 127.5 - 1, atol=1e-6)
+    again = load(name, seed=3, augmentation=["flip", "mix_up"], one_hot=True).train
+    images, labels = again[0]
+    assert images.shape == (4, *x.shape[1:]) and labels.shape == (4, 3)
+    assert not np.array_equal(again.order, np.arange(10))
+    assert load(name, image_size=6).test[0][0].shape == (3, 6, 6, x.shape[-1])
+
+
+@pytest.mark.once
+def test_hugging_face_of_other_kinds(tmp_path, hub):
+    def load(name, **kwargs):
+        return datasets.load(name, 4, data_dir=tmp_path / "copy", **kwargs)
+
+    x, y = pictures(6), np.arange(6) % 3
+    grey = hub(
+        "grey", ("fine", "coarse"), train=(x[..., :1], y), validation=(x[:2, ..., :1], y[:2])
+    )
+    data = load(grey + "?label=fine")
+    assert data.input_shape == (*x.shape[1:3], 1)
+    np.testing.assert_allclose(data.test[0][0], x[:2, ..., :1] / 127.5 - 1, atol=1e-6)
+    sizes = [picture[: 8 - i % 2] for i, picture in enumerate(x)]
+    uneven = hub("uneven", train=(sizes, y), test=(sizes, y))
+    assert load(uneven, image_size=4).train[0][0].shape == (4, 4, 4, x.shape[-1])
+    unlabelled = hub("unlabelled", train=(x, y), test=(x, [-1] * 6), validation=(x[3:], y[3:]))
+    assert len(load(unlabelled).test.labels) == 3
+    for name, kind, match in (
+        (grey, ValueError, r"no column 'label' of labels.*\['fine', 'coarse'\].*\?label=COLUMN"),
+        (grey + "?label=img", ValueError, "no column 'img' of labels"),
+        (grey + "?split=x", ValueError, r"`name`.*config.*got '.*split=x'"),
+        ("hf://", ValueError, "`name`, expected hf://PATH"),
+        (uneven, ValueError, "differ in size: give `image_size`"),
+        (hub("no_train", test=(x, y)), ValueError, r"no split train, but \['test'\]"),
+        (hub("no_test", train=(x, y)), ValueError, r"no labelled split test.*\['train'\]"),
+        (f"hf://{tmp_path}/nothing", FileNotFoundError, "no data set .*nothing' on the Hugging"),
+    ):
+        with pytest.raises(kind, match=match):
+            load(name)
+    (tmp_path / "grey" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(ValueError, match="grey' can't be read: .*Parquet"):
+        load(grey + "?label=fine")
+    with pytest.raises(ValueError, match="uneven' can't be read: .*small"):
+        load(uneven + "?config=small", image_size=4)
+
+
+@pytest.mark.once
+def test_hugging_face_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"keras-snn\[hf\]"):
+        datasets.load("hf://ylecun/mnist")

@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from keras_snn.datasets import images, recordings, speech
+from keras_snn.datasets import hugging_face, images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.datasets.tonic import from_tonic
@@ -48,14 +48,17 @@ def load(
             `y_train`, `x_test` and `y_test`, or the name of a TensorFlow Datasets image
             classification set with the splits `train` and `test` (or `validation`), such as
             `"cifar10"`; without TensorFlow `"mnist"`, `"fashion_mnist"`, `"cifar10"` and
-            `"cifar100"`, which Keras reads. Recordings of events: `"nmnist"`, `"ncaltech101"`,
-            `"dvs_gesture"`, `"cifar10_dvs"`, `"asl_dvs"`, `"dvs_lip"`, `"ncars"`, `"es_imagenet"`,
-            `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
+            `"cifar100"`, which Keras reads; `"hf://PATH"`, a name on the Hugging Face Hub or a
+            folder that `datasets.load_dataset` reads, on every backend, with options such as
+            `"hf://uoft-cs/cifar100?label=fine_label"`. Recordings of events: `"nmnist"`,
+            `"ncaltech101"`, `"dvs_gesture"`, `"cifar10_dvs"`, `"asl_dvs"`, `"dvs_lip"`, `"ncars"`,
+            `"es_imagenet"`, `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
         batch_size: Examples in a batch.
         seed: Seed of shuffling and variation, and of the split of `"digits"` (a fifth is held out,
             stratified by class).
         data_dir: Folder of the data. The default for TensorFlow Datasets is `TFDS_DATA_DIR` or its
-            own folder; for recordings and speech give the folder that the data set unpacks to.
+            own folder; of the Hugging Face Hub it is the folder for copies; for recordings and
+            speech give the folder that the data set unpacks to.
         image_size: Height and width to resize images to; required if they differ in size. For
             frames of events it is the height, the sensor's divided by a divisor of both sides.
         timesteps: Frames of a recording, or of a clip of speech.
@@ -105,6 +108,17 @@ def load(
     def preparation(names, classes):
         return Preparation(1 / 255, normalization, names, classes if one_hot else None)
 
+    if str(name).startswith(hugging_face.PREFIX):
+        return hugging_face.load(
+            name,
+            batch_size,
+            seed,
+            data_dir,
+            image_size,
+            augmentation,
+            preparation,
+            validation_split,
+        )
     held = _in_memory(name, seed)
     if held is None:
         return images.tfds(

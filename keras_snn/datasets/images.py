@@ -41,7 +41,7 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
         )
     count, validation = len(train_x), None
     if validation_split:
-        count = _kept(count, validation_split)
+        count = kept(count, validation_split)
         validation = ArrayBatches(train_x[count:], train_y[count:], batch_size, prepare=prepare)
     return Dataset(
         name,
@@ -53,7 +53,7 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
     )
 
 
-def _kept(count, validation_split):
+def kept(count, validation_split):
     """How many images are left to train on; at least one is held out."""
     return count - max(int(validation_split * count), 1)
 
@@ -139,7 +139,7 @@ def npz(path):
             )
         try:
             _check_images(names[part], arrays[part])
-            arrays[part + 1] = _class_numbers(names[part + 1], arrays[part + 1], len(arrays[part]))
+            arrays[part + 1] = class_numbers(names[part + 1], arrays[part + 1], len(arrays[part]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return tuple(arrays[:2]), tuple(arrays[2:])
@@ -162,7 +162,8 @@ def _check_images(name, images):
         raise ValueError(f"{name} should have values from 0 to 255, got {low} to {high}.")
 
 
-def _class_numbers(name, labels, count):
+def class_numbers(name, labels, count):
+    """Labels as integers, if they are class numbers of so many images."""
     whole = labels.dtype.kind in "ui" or (
         labels.dtype.kind == "f" and (labels == np.floor(labels)).all()
     )
@@ -306,7 +307,7 @@ def tfds(
 
     examples, validation = builder.as_dataset(split="train", shuffle_files=False), None
     if validation_split:
-        count = _kept(len(examples), validation_split)
+        count = kept(len(examples), validation_split)
         examples, validation = examples.take(count), in_batches(examples.skip(count))
     numbers = tf.data.Dataset.from_generator(epochs, output_signature=tf.TensorSpec((), tf.int64))
     train = numbers.flat_map(in_order_of)
