@@ -18,6 +18,7 @@ from keras_snn import (
     metrics,
     optimizers,
     regularizers,
+    robust,
     surrogates,
     training,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "metrics",
     "optimizers",
     "regularizers",
+    "robust",
     "surrogates",
     "training",
 ]

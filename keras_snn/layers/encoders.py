@@ -68,10 +68,15 @@ class PoissonEncoder(_Encoder, RepeatTime):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def encode(self, x):
-        shape = ops.shape(x)
-        drawn = keras.random.uniform(
-            (shape[0], self.timesteps, *shape[1:]), dtype=x.dtype, seed=self.seed_generator
-        )
+        return self.fire(x, self.draw(x))
+
+    def draw(self, x):
+        """Uniform numbers from 0 to 1 for each step of `x`, `(batch, timesteps, ...)`."""
+        shape = (ops.shape(x)[0], self.timesteps, *ops.shape(x)[1:])
+        return keras.random.uniform(shape, dtype=x.dtype, seed=self.seed_generator)
+
+    def fire(self, x, drawn):
+        """The spikes of `x` for the numbers `drawn`."""
         x = ops.expand_dims(x, 1)
         fires = ops.cast(drawn < self.gain * (ops.abs(x) if self.signed else x), x.dtype)
         return keep_nan(fires * ops.sign(x) if self.signed else fires, x)
