@@ -19,7 +19,7 @@ from keras_snn.robust.boxes import Box
 from keras_snn.robust.intervals import ROUNDOFF, Interval, constant
 from keras_snn.robust.neurons import LINES
 from keras_snn.utils.arguments import check_choice, check_integer
-from keras_snn.utils.batches import batches_of
+from keras_snn.utils.batches import batches_of, is_array
 
 __all__ = ["bounds", "certify", "layer_bounds", "margins"]
 
@@ -285,13 +285,7 @@ def check_box(model, box):
             "Received an invalid value for argument `box`, expected a `Box`, lower and upper "
             f"bounds, got {box!r}."
         )
-    ends = [
-        [
-            np.asarray(ops.convert_to_numpy(x), keras.config.floatx())
-            for x in graph.in_order(model, b)
-        ]
-        for b in box
-    ]
+    ends = [_arrays(model, end) for end in box]
     for lower, upper, wanted in zip(*ends, model.inputs):
         shape = tuple(wanted.shape)[1:]
         same = len(lower.shape) == len(shape) + 1
@@ -307,6 +301,14 @@ def check_box(model, box):
                 "ones not above the upper ones."
             )
     return Box(*(list(map(ops.convert_to_tensor, end)) for end in ends))
+
+
+def _arrays(model, values):
+    """Values for the inputs of a model, a list of arrays in their order."""
+    if len(model.inputs) == 1 and not all(map(is_array, tree.flatten(values))):
+        values = np.asarray(values)  # nested lists of numbers
+    values = graph.in_order(model, values)
+    return [np.asarray(ops.convert_to_numpy(x), keras.config.floatx()) for x in values]
 
 
 def check_labels(labels, count, classes):
