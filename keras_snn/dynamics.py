@@ -12,6 +12,7 @@ would show it.
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,12 +31,15 @@ __all__ = [
     "exponential_charge",
     "fire",
     "fire_integers",
+    "fire_ternary",
+    "gated_charge",
     "if_charge",
     "keep_nan",
     "lif_charge",
     "lif_step",
     "quadratic_charge",
     "reset_membrane",
+    "resonate",
     "saturate",
 ]
 
@@ -220,6 +224,66 @@ def exponential_charge(
     return v + (x + v_rest - v + growth) / tau
 
 
+def gated_charge(
+    v: Tensor,
+    x: Tensor,
+    spikes: Tensor,
+    leak_gate: Tensor,
+    input_gate: Tensor,
+    reset_gate: Tensor,
+    decay: Tensor,
+    leak: Tensor,
+    subtracted: Tensor,
+    conductance: Tensor,
+) -> Tensor:
+    """Integrate through three gates from 0 to 1, what the last spikes reset included.
+
+    With `kept = 1 - a (1 - decay)` of the leak gate `a`, the input gate `b` and the reset gate `g`,
+    `h = kept (1 - g s) v - (1 - a) leak + (1 - b (1 - conductance)) x - (1 - g) s subtracted`.
+
+    Args:
+        v: Charged membrane potential of the last step.
+        x: Input current of this step.
+        spikes: Spikes of the last step, `s`.
+        leak_gate: 1 decays exponentially, 0 linearly.
+        input_gate: 1 scales the input by its conductance, 0 leaves it.
+        reset_gate: 1 resets to what decays, 0 subtracts.
+        decay: Share of the potential that is left after a step.
+        leak: What a step takes from the potential.
+        subtracted: What a spike takes from the potential.
+        conductance: Factor on the input.
+
+    Returns:
+        The charged membrane potential.
+
+    Source: Yao et al. (2022), GLIF; SpikingJelly `GatedLIFNode`.
+    """
+    kept = 1 - leak_gate * (1 - decay)
+    h = kept * v - (1 - leak_gate) * leak + x * (1 - input_gate * (1 - conductance))
+    return h - kept * v * reset_gate * spikes - (1 - reset_gate) * subtracted * spikes
+
+
+def resonate(u: Tensor, v: Tensor, x: Tensor, b: float, omega: float) -> tuple[Tensor, Tensor]:
+    """A damped oscillation, driven by the input: a turn by `omega` that shrinks by `exp(b)`.
+
+    `u <- e^b (u cos omega - v sin omega) + x`, `v <- e^b (u sin omega + v cos omega)`.
+
+    Args:
+        u: Current-like variable, which takes the input in.
+        v: Membrane potential.
+        x: Input current of this step.
+        b: Damping of a step, below 0.
+        omega: Angle of a step, in radians.
+
+    Returns:
+        `(u, v)`.
+
+    Source: Izhikevich (2001); SpikingJelly `RAFNode`.
+    """
+    cos, sin = (math.exp(b) * f(omega) for f in (math.cos, math.sin))
+    return cos * u - sin * v + x, sin * u + cos * v
+
+
 def fire(
     h: Tensor, threshold: Tensor | float, surrogate: Callable[..., Tensor], strict: bool = False
 ) -> Tensor:
@@ -259,6 +323,25 @@ def fire_integers(
     Source: Luo et al. (2024), SpikeYOLO's I-LIF; SpikingJelly `ILIFNode`.
     """
     return surrogate.count(h / threshold, most, strict)
+
+
+def fire_ternary(
+    h: Tensor, threshold: Tensor | float, surrogate: Callable[..., Tensor], strict: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Spikes of two signs: 1 where `h >= threshold`, -1 where `h <= -threshold`.
+
+    Args:
+        h: Charged membrane potential.
+        threshold: Firing threshold of both signs.
+        surrogate: A `keras_snn.surrogates.Surrogate`.
+        strict: Whether a potential of exactly a threshold stays silent.
+
+    Returns:
+        `(positive, negative)`, each zeros and ones; the spikes are their difference.
+
+    Source: SpikingJelly `TernaryIFNode`; Guo et al. (2024), Ternary Spike.
+    """
+    return tuple(fire(z, threshold, surrogate, strict) for z in (h, -h))
 
 
 def reset_membrane(

@@ -169,6 +169,45 @@ def integer(p, x, v):
     return s / most if p["normalize"] else s, reset(p, h, s)
 
 
+def ternary(charge):
+    def step(p, x, v):
+        h = charge(p, v, x)
+        up, down = fire(p, h), fire(p, -h)
+        return up - down, reset(p, h, up - down if p["reset"] == "soft" else up + down)
+
+    return step
+
+
+def complementary(p, x, v, m):
+    h = lif(p, v, x)
+    s = fire(p, h)
+    m = m * sigmoid(h / p["tau"]) + s
+    return s, reset(p, h, s, p["threshold"] + sigmoid(m)), m
+
+
+def gated(p, x, v, s):
+    names = ("leak_gate", "input_gate", "reset_gate", "decay", "leak", "subtracted", "conductance")
+    a, b, g, decay, leaked, taken, c = (sigmoid(p[name]) for name in names)
+    kept = 1 - a * (1 - decay)
+    h = kept * v - (1 - a) * leaked + x * (1 - b * (1 - c))
+    h = h - kept * v * g * s - (1 - g) * taken * s
+    s = fire(p, h, sigmoid(p["threshold"]))
+    return s, h, s
+
+
+def resonating(p, x, v, u):
+    c, s = (math.exp(p["b"]) * f(p["omega"]) for f in (math.cos, math.sin))
+    h, u = s * u + c * v, c * u - s * v + x
+    s = fire(p, h)
+    return s, reset(p, h, s), u
+
+
+def analog(p, x, v):
+    h = lif(p, v, x)
+    y = h - p["threshold"] if p["above_threshold"] else h
+    return relu(y), reset(p, h, fire(p, h))
+
+
 def silent(charge):
     def step(p, x, v):
         v = charge(p, v, x)
@@ -225,13 +264,23 @@ NEURONS = {
         {"tau": 1.75, "decay_input": False, "max_spikes": 3, "normalize": True},
         (),
     ),
+    "TernaryIF": (ternary(lambda p, v, x: v + x), {}, ()),
+    "TernaryLIF": (ternary(lif), {"tau": 1.25, "decay_input": True}, ()),
+    "CLIF": (complementary, {"tau": 1.75, "decay_input": False}, ()),
+    "GLIF": (gated, {"threshold": 0.4, "parameter_shape": "scalar"}, ()),
+    "ResonateAndFire": (resonating, {"b": -0.3, "omega": 0.9}, ()),
+    "LIAF": (analog, LEAK | {"activation": "relu", "above_threshold": True}, ()),
     "LeakyIntegrator": (silent(lif), LEAK, ()),
     "Accumulator": (silent(lambda p, v, x: v + x), {}, ()),
 }
 # Ways to reset of those neurons that have not all.
+COMMON_RESETS = ("hard", "soft", "none", None)
 RESETS = {"ILIF": ("soft", "none")}
 # States behind the membrane potential, which starts at `v_reset`.
-STARTS = {"STDBLIF": [998.0], "AdaptiveLIF": [0.0], "SynapticLIF": [0.0], "Izhikevich": [0.0]}
+ZERO = ("AdaptiveLIF", "SynapticLIF", "Izhikevich", "CLIF", "GLIF", "ResonateAndFire")
+STARTS = {"STDBLIF": [998.0], **{name: [0.0] for name in ZERO}}
+# Arguments of most neurons that these have not.
+WITHOUT = {"GLIF": ("reset", "detach_reset", "v_reset")}
 
 
 def arguments(name, **changes):
@@ -239,8 +288,9 @@ def arguments(name, **changes):
     spikes = name not in ("LeakyIntegrator", "Accumulator")
     common = COMMON if spikes else {"v_reset": COMMON["v_reset"]}
     given = common | NEURONS[name][1] | changes
-    allowed = RESETS.get(name)
-    return given | {"reset": allowed[0]} if allowed and given["reset"] not in allowed else given
+    if given.get("reset") not in RESETS.get(name, COMMON_RESETS):
+        given |= {"reset": RESETS[name][0]}
+    return {key: value for key, value in given.items() if key not in WITHOUT.get(name, ())}
 
 
 def initial(name, given):
@@ -272,7 +322,7 @@ def simulate(name, x, upstream, given, weights=(), initial_state=None):
     }
     parameters = given | initial(name, given) | learned
     if initial_state is None:
-        starts = [given["v_reset"], *STARTS.get(name, [])]
+        starts = [given.get("v_reset", 0.0), *STARTS.get(name, [])]
         initial_state = [np.full((batch, features), start) for start in starts]
     states = [Dual(state, np.zeros((len(directions), batch, features))) for state in initial_state]
     outputs, gradient = [], 0

@@ -78,6 +78,54 @@ def integer(x, v):
     return s, h - 0.5 * s
 
 
+def ternary(x, v):
+    h = v + x
+    s = 1.0 * (h >= 0.75) - (h <= -0.75)
+    return s, np.where(s != 0, 0.0, h)
+
+
+def ternary_soft(x, v):
+    h = v + (x - v) / 1.5
+    s = 1.0 * (h >= 0.75) - (h <= -0.75)
+    return s, h - 0.75 * s
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def complementary(x, v, m):
+    h = v / 2 + x
+    s = 1.0 * (h >= 1)
+    m = m * sigmoid(h / 2) + s
+    return s, h - s * (1 + sigmoid(m)), m
+
+
+def gated(conductance):
+    """Gates of 1/2, decay 1/4, leak 1/4, threshold and subtracted 1/2."""
+
+    def step(x, v, s):
+        kept = 1 - 0.5 * 0.75
+        h = kept * v - 0.5 * 0.25 + x * (1 - 0.5 * (1 - conductance))
+        h = h - kept * v * 0.5 * s - 0.5 * 0.5 * s
+        s = 1.0 * (h >= 0.5)
+        return s, h, s
+
+    return step
+
+
+def resonating(x, v, u):
+    a, w = np.exp(-0.2), 0.8
+    u, h = a * (u * np.cos(w) - v * np.sin(w)) + x, a * (u * np.sin(w) + v * np.cos(w))
+    s = 1.0 * (h >= 1)
+    return s, np.where(s == 1, 0.0, h), u
+
+
+def analog(x, v):
+    h = v + (x - v) / 2
+    return np.maximum(h - 1, 0), np.where(h >= 1, 0.0, h)
+
+
 class Row(NamedTuple):
     """A neuron with arguments, its numpy step, where its states start and what its spikes are."""
 
@@ -137,14 +185,29 @@ NEURONS = {
         values=(0, 1, 2, 3),
         resets=("soft", "none"),
     ),
+    "TernaryIF": Row(layers.TernaryIF, {"threshold": 0.75}, ternary, values=(-1, 0, 1)),
+    "TernaryLIF": Row(
+        layers.TernaryLIF,
+        {"tau": 1.5, "threshold": 0.75, "reset": "soft"},
+        ternary_soft,
+        values=(-1, 0, 1),
+    ),
+    "CLIF": Row(layers.CLIF, {}, complementary, (0.0, 0.0)),
+    "GLIF": Row(
+        layers.GLIF,
+        {"gate_initializer": "zeros", "conductance": 0.75, "leak": 0.25},
+        gated(0.75),
+        (0.0, 0.0),
+    ),
+    "ResonateAndFire": Row(layers.ResonateAndFire, {"omega": 0.8}, resonating, (0.0, 0.0)),
+    "LIAF": Row(layers.LIAF, {"above_threshold": True}, analog),
     "LeakyIntegrator": Row(
         layers.LeakyIntegrator, {"tau": 4.0}, lambda x, v: (v + (x - v) / 4,) * 2
     ),
     "Accumulator": Row(layers.Accumulator, {}, lambda x, v: (v + x,) * 2),
 }
-SPIKING = [
-    name for name, row in NEURONS.items() if issubclass(row.layer.cell_class, layers.SpikingCell)
-]
+SPIKING = [name for name, row in NEURONS.items() if row.layer.cell_class.spiking]
+HELD = [name for name, row in NEURONS.items() if row.layer.defaults]  # where steps are masked
 
 every_neuron = pytest.mark.parametrize("name", NEURONS)
 every_spiking_neuron = pytest.mark.parametrize("name", SPIKING)
@@ -178,7 +241,7 @@ def reference(name, x, mask=None, states=None):
         output, *new = row.step(x[:, t], *states)
         states = [np.where(keep, n, old) for n, old in zip(new, states)]
         held = np.where(keep, output, held)
-        outputs.append(np.where(keep, output, 0) if name in SPIKING else held)
+        outputs.append(held if name in HELD else np.where(keep, output, 0))
     return np.stack(outputs, 1), held, states
 
 
@@ -778,7 +841,7 @@ def test_keras_file_holds_everything(tmp_path):
         config = model.get_layer(name).get_config()
         assert loaded.get_layer(name).get_config() == config
         for key, value in NEURONS[name].arguments.items():
-            assert config[key] == value
+            assert key == "gate_initializer" or config[key] == value
 
 
 def test_stack_in_keras_file(tmp_path):
@@ -954,7 +1017,8 @@ def test_parametric_tau_gets_its_gradient(decay_input):
 
 @every_spiking_neuron
 def test_thresholds_learn(name):
-    layer = neuron(name, trainable_threshold=True)
+    learned = "trainable_threshold" not in NEURONS[name].layer.cell_class.without
+    layer = neuron(name, **({"trainable_threshold": True} if learned else {}))
     x = currents(2, 9, 3)
     layer.build(x.shape)
     assert_same(layer(x), reference(name, x)[0], exact=True)
@@ -964,6 +1028,79 @@ def test_thresholds_learn(name):
     for weight, gradient in zip(weights, found):
         assert gradient.shape == tuple(weight.shape)
         assert np.all(np.isfinite(gradient)) and np.any(gradient), weight.path
+
+
+def test_conductance_of_each_step():
+    """Of three steps that GLIF knows; examples may be at different ones, and stay at the last."""
+    x, mask = currents(2, 7, 2, 3), np.ones((2, 7), bool)
+    mask[1, :2] = False
+    layer = layers.GLIF(timesteps=3, gate_initializer="zeros", leak=0.25, return_state=True)
+    layer.build(x.shape)
+    shares = [0.25, 0.75, 0.5]
+    logits = np.log(shares) - np.log1p(np.negative(shares))
+    layer.cell.conductances.assign(np.repeat(logits[:, None], 3, 1).astype("float32"))
+    found, *states = layer(x, mask=ops.array(mask))
+    for example, start in enumerate([0, 2]):
+        v = s = np.zeros((2, 3))
+        for t, current in enumerate(x[example, start:]):
+            s, v, _ = gated(shares[min(t, 2)])(current, v, s)
+            assert_same(found[example, start + t], s, exact=True)
+        assert_same([state[example] for state in states], [v, s, np.full((2, 3), 7.0 - start)])
+
+
+def normalized(x, v, scale, shift):
+    h = v / 2 + x
+    s = 1.0 * (scale * h + shift >= 1)
+    return s, np.where(s == 1, 0.0, h)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_threshold_that_stands_for_the_normalisation_of_the_membrane(data_format, tmp_path):
+    """MPBN in inference, by hand, by its threshold, and from a file."""
+    rng = np.random.default_rng(0)
+    gamma, beta, mean, variance = rng.uniform(0.5, 1.5, (4, 3)).astype("float32")
+    x = currents(4, 6, 3, 2, 3)
+    shape = (3,) if data_format == "channels_last" else (3, 1, 1)
+    layer = layers.MPBNLIF(data_format=data_format)
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    layer.cell.normalization.set_weights([gamma, beta, mean, variance])
+    scale = (gamma / np.sqrt(variance + 1e-5)).reshape(shape)
+    shift = beta.reshape(shape) - mean.reshape(shape) * scale
+    wanted, v = [], 0.0
+    for t in range(6):
+        s, v = normalized(x[:, t], v, scale, shift)
+        wanted.append(s)
+    wanted = np.stack(wanted, axis=1)
+    assert 0.1 < wanted.mean() < 0.9
+    assert_same(model.predict(x, verbose=0), wanted, exact=True)
+    plain = layers.LIF(decay_input=False, trainable_threshold=True, parameter_shape="neuron")
+    plain.build(x.shape)
+    folded = np.broadcast_to(layer.cell.folded_threshold(), x.shape[2:])
+    plain.cell.threshold_weight.assign(folded.astype("float32"))
+    assert_same(plain(x), wanted, exact=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(loaded.predict(x, verbose=0), wanted, exact=True)
+
+
+def test_no_threshold_stands_for_other_normalisations():
+    for arguments in ({"normalize_state": True}, {"reset": "soft"}):
+        layer = layers.MPBNLIF(**arguments)
+        layer.build((2, 4, 3))
+        assert layer.cell.folded_threshold() is None
+    layer = layers.MPBNLIF(trainable=False)
+    layer.build((2, 4, 3))
+    assert not layer.trainable_variables
+    layer.cell.normalization.gamma.assign(-ops.ones(3))
+    assert layer.cell.folded_threshold() is None
+
+
+@pytest.mark.once
+def test_arguments_that_a_neuron_does_not_take():
+    for make in (layers.GLIF, layers.GLIFCell):
+        with pytest.raises((TypeError, ValueError), match="reset"):
+            make(reset="hard")
+        assert "reset" not in make.__signature__.parameters and "\n    reset:" not in make.__doc__
 
 
 def test_thresholds_stay_positive():
@@ -1016,7 +1153,9 @@ def test_values_and_gradients_are_those_of_the_equations(name, setting):
     changes = dict(zip(("reset", "detach_reset", "strict"), setting))
     given = equations.arguments(name, **(changes if "reset" in equations.arguments(name) else {}))
     x, upstream = currents(2, 7, 3), currents(2, 7, 3, seed=1)
-    extra = {"surrogate": "atan", "trainable_threshold": True} if "reset" in given else {}
+    extra = {"surrogate": "atan", "trainable_threshold": True} if "threshold" in given else {}
+    without = getattr(layers, name).cell_class.without
+    extra = {key: value for key, value in extra.items() if key not in without}
     layer = getattr(layers, name)(return_state=True, **given, **extra)
     layer.build(x.shape)
     weights = {v.name: float(to_numpy(v.value)) for v in layer.trainable_variables}
@@ -1175,6 +1314,11 @@ def test_rest_is_where_the_reset_leads():
         (layers.Izhikevich, {"tau_w": 0}, "0"),
         (layers.KLIF, {"tau": 0.9}, "0.9"),
         (layers.ILIF, {"max_spikes": 0}, "0"),
+        (layers.GLIF, {"threshold": 1.0}, "1.0"),
+        (layers.GLIF, {"decay": 0.0}, "0.0"),
+        (layers.GLIF, {"timesteps": 0}, "0"),
+        (layers.ResonateAndFire, {"b": 0.2}, "0.2"),
+        (layers.LIAF, {"activation": "rely"}, "rely"),
         (layers.ILIF, {"reset": "hard"}, "'hard'"),
         (layers.LeakyIntegrator, {"tau": 0}, "0"),
     ],
@@ -1338,6 +1482,10 @@ def test_random_chunks_equal_the_whole(name, threshold, v_reset, reset, strict, 
         "reset": NEURONS[name].resets[reset % len(NEURONS[name].resets)],
         "strict": strict,
     }
+    without = NEURONS[name].layer.cell_class.without
+    arguments = {key: value for key, value in arguments.items() if key not in without}
+    if name == "GLIF":
+        arguments["threshold"] = threshold / 4
     x = np.round(currents(2, 9, 3, seed=seed) * 4) / 4
     whole = to_numpy(NEURONS[name].layer(**arguments)(x))
     assert set(np.unique(whole)) <= set(NEURONS[name].values)

@@ -260,6 +260,102 @@ def test_spikingjelly_integer_spikes(detach):
     compare(ours(layer, x, upstream), torch_reference(node, x, upstream), range(4))
 
 
+SIGNS = (-1, 0, 1)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize(("reset", "v_reset"), RESETS)
+@pytest.mark.parametrize("kind", ["IF", "LIF"])
+def test_spikingjelly_ternary_neurons(kind, reset, v_reset, detach):
+    x, upstream = data(seed=5)
+    given = {} if kind == "IF" else {"tau": 1.5, "decay_input": False}
+    node = jelly(f"Ternary{kind}Node", v_reset=v_reset, detach_reset=detach, **given)
+    layer = getattr(layers, f"Ternary{kind}")(detach_reset=detach, **reset, **given)
+    compare(ours(layer, x, upstream), torch_reference(node, x, upstream), SIGNS)
+
+
+def test_spikingjelly_clif():
+    x, upstream = data(seed=6)
+    node = jelly("ComplementaryLIFNode", "Rectangle", tau=1.5, v_threshold=0.8)
+    layer = layers.CLIF(tau=1.5, threshold=0.8)
+    compare(ours(layer, x, upstream), torch_reference(node, x, upstream))
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize(("reset", "v_reset"), RESETS)
+def test_spikingjelly_resonate_and_fire(reset, v_reset, detach):
+    x, upstream = data(seed=7)
+    node = jelly("RAFNode", b=-0.3, omega=0.7, v_reset=v_reset, detach_reset=detach)
+    layer = layers.ResonateAndFire(b=-0.3, omega=0.7, detach_reset=detach, **reset)
+    compare(ours(layer, x, upstream), torch_reference(node, x, upstream))
+
+
+@pytest.mark.parametrize("related", [True, False])
+@pytest.mark.parametrize("detach", [True, False])
+def test_spikingjelly_liaf(detach, related):
+    torch = peer("torch")
+    x, upstream = data(seed=8)
+    node = jelly("LIAFNode", act=torch.tanh, threshold_related=related, detach_reset=detach)
+    layer = layers.LIAF(activation="tanh", above_threshold=related, detach_reset=detach)
+    found, reference = ours(layer, x, upstream), torch_reference(node, x, upstream)
+    for a, b in zip(found[:2], reference[:2]):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_spikingjelly_glif():
+    torch = peer("torch")
+    x, upstream = data((4, 5, 2, 2, 3), seed=9)
+    upstream = 8 * upstream
+    node = jelly("GatedLIFNode", T=5, inplane=3)
+    layer = layers.GLIF(timesteps=5)
+    layer.build(x.shape)
+    names = ["alpha", "beta", "gamma", "tau", "linear_decay", "v_subreset", "v_threshold"]
+    names.append("conduct")
+    rng = np.random.default_rng(0)
+    for weight, name in zip(layer.trainable_variables, names, strict=True):
+        value = getattr(node, name)
+        np.testing.assert_allclose(value.detach().numpy().mean(), to_numpy(weight).mean(), atol=0.1)
+        weight.assign(rng.normal(size=weight.shape).astype("float32"))
+        with torch.no_grad():
+            value.copy_(torch.tensor(to_numpy(weight)))
+    order, back = (1, 0, 4, 2, 3), (1, 0, 3, 4, 2)
+    z = torch.tensor(np.transpose(x, order).copy(), requires_grad=True)
+    spikes = node(z)
+    (spikes * torch.tensor(np.transpose(upstream, order).copy())).sum().backward()
+    reference = [np.transpose(a, back) for a in (spikes.detach().numpy(), z.grad.numpy())]
+    weights = [getattr(node, name).grad.numpy() for name in names]
+    compare(ours(layer, x, upstream), (*reference, weights))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_spikingjelly_mpbn(training):
+    """PyTorch's moving variance is another estimate, so inference has it given."""
+    torch = peer("torch")
+    x, upstream = data((6, 4, 7), seed=10)
+    node = jelly("MPBNLIFNode", tau=1.5, out_features=7)
+    layer = layers.MPBNLIF(tau=1.5, normalize_state=True, detach_reset=False)
+    layer.build(x.shape)
+    inner, rng = layer.cell.normalization, np.random.default_rng(0)
+    theirs = (node.vbn.weight, node.vbn.bias, node.vbn.running_mean, node.vbn.running_var)
+    values = [rng.uniform(0.5, 2, 7).astype("float32") for _ in theirs]
+    inner.set_weights(values)
+    with torch.no_grad():
+        for tensor, value in zip(theirs, values):
+            tensor.copy_(torch.tensor(value))
+    node.train(training)
+    reference = torch_reference(node, x, upstream, theirs[:2])
+    found = to_numpy(layer(x, training=training))
+    if training:
+        np.testing.assert_allclose(inner.moving_mean, node.vbn.running_mean.numpy(), rtol=1e-5)
+        inner.set_weights(values)
+    _, (dx,), dw = gradients(
+        lambda z: ops.sum(layer(z, training=training) * ops.array(upstream)),
+        layer.trainable_variables,
+        x,
+    )
+    compare((found, dx, dw), reference)
+
+
 @pytest.mark.parametrize(("reset", "v_reset"), RESETS)
 def test_spikingjelly_cuba_lif(reset, v_reset):
     """Theirs cannot detach its reset."""

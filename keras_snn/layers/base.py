@@ -47,6 +47,8 @@ class NeuronCell(Configured, keras.layers.Layer):
     # One name for each state, which errors and exported files use.
     state_names = ("membrane",)
     v_reset = 0.0
+    # Whether its outputs are spikes.
+    spiking = False
 
     def __init__(self, **kwargs):
         # States and weights keep the policy's variable dtype (float32 under mixed precision);
@@ -142,8 +144,11 @@ class NeuronCell(Configured, keras.layers.Layer):
     def compute_output_shape(self, input_shape, states_shape=None):
         return tuple(input_shape), [tuple(input_shape)] * len(self.initial_values)
 
-    def add_parameter(self, name, value, parameter_shape, **kwargs):
-        """A weight shared as `parameter_shape` says, filled with `value`."""
+    def add_parameter(self, name, value, parameter_shape, steps=None, **kwargs):
+        """A weight shared as `parameter_shape` says, filled with `value`, or by that initializer.
+
+        With `steps`, there is one for each of so many steps.
+        """
         step_shape = self._step_shape[1:]
         if parameter_shape == "scalar":
             shape = ()
@@ -159,8 +164,8 @@ class NeuronCell(Configured, keras.layers.Layer):
             )
         return self.add_weight(
             name=name,
-            shape=shape,
-            initializer=keras.initializers.Constant(value),
+            shape=shape if steps is None else (steps, *shape),
+            initializer=value if callable(value) else keras.initializers.Constant(value),
             autocast=False,
             **kwargs,
         )
@@ -189,6 +194,8 @@ class SpikingCell(NeuronCell):
             hard reset returns to. A number.
         **kwargs: Those of `NeuronCell` and `keras.layers.Layer`.
     """
+
+    spiking = True
 
     def __init__(
         self,

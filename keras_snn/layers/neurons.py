@@ -9,44 +9,58 @@ import math
 
 import keras
 
-from keras_snn import dynamics
+from keras_snn import dynamics, graph
 from keras_snn.kernels import spec
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
 from keras_snn.surrogates import heaviside
-from keras_snn.utils.arguments import check_choice, check_integer, check_number
+from keras_snn.utils.arguments import check_choice, check_integer, check_number, freeze
 
 __all__ = [
+    "CLIF",
     "EIF",
+    "GLIF",
     "IF",
     "ILIF",
     "KLIF",
+    "LIAF",
     "LIF",
+    "MPBNLIF",
     "QIF",
     "STDBLIF",
     "Accumulator",
     "AccumulatorCell",
     "AdaptiveLIF",
     "AdaptiveLIFCell",
+    "CLIFCell",
     "DecayLIF",
     "DecayLIFCell",
     "DelayedLIF",
     "DelayedLIFCell",
     "EIFCell",
+    "GLIFCell",
     "IFCell",
     "ILIFCell",
     "Izhikevich",
     "IzhikevichCell",
     "KLIFCell",
+    "LIAFCell",
     "LIFCell",
     "LeakyIntegrator",
     "LeakyIntegratorCell",
+    "MPBNLIFCell",
     "ParametricLIF",
     "ParametricLIFCell",
     "QIFCell",
+    "ResonateAndFire",
+    "ResonateAndFireCell",
     "STDBLIFCell",
     "SynapticLIF",
     "SynapticLIFCell",
+    "TernaryIF",
+    "TernaryIFCell",
+    "TernaryLIF",
+    "TernaryLIFCell",
 ]
 
 
@@ -624,6 +638,398 @@ class KLIF(Neuron, cell=KLIFCell):
 
     >>> KLIF()(keras.ops.ones((2, 4, 3))).shape == (2, 4, 3)
     True
+    """
+
+
+class _Ternary:
+    """A cell that fires at its threshold, and with -1 at the negative one."""
+
+    def step(self, x, states):
+        h = self.charge(states[0], x)
+        positive, negative = dynamics.fire_ternary(
+            h, self.current_threshold, self.surrogate, self.strict
+        )
+        spikes = positive - negative
+        fired = spikes if self.reset == "soft" else positive + negative
+        return spikes, [self.reset_membrane(h, fired)]
+
+
+class TernaryIFCell(_Ternary, IFCell):
+    """Integrate-and-fire with spikes of two signs, one step: `h = v + x`.
+
+    A spike is 1 where `h >= threshold` and -1 where `h <= -threshold`. A soft reset subtracts
+    `s threshold`, a hard one follows either.
+
+    Source: SpikingJelly `TernaryIFNode`; Guo et al. (2024), Ternary Spike.
+    """
+
+
+class TernaryIF(Neuron, cell=TernaryIFCell):
+    """Integrate-and-fire with spikes of two signs.
+
+    Example:
+
+    >>> spikes = TernaryIF(reset="soft")(keras.ops.array([[[0.6], [0.6], [-1.4], [0.2]]]))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [ 0.  1. -1.  0.]
+    """
+
+
+class TernaryLIFCell(_Ternary, LIFCell):
+    """Leaky integrate-and-fire with spikes of two signs, one step: the charge of `LIFCell`.
+
+    A spike is 1 where `h >= threshold` and -1 where `h <= -threshold`. A soft reset subtracts
+    `s threshold`, a hard one follows either.
+
+    Source: SpikingJelly `TernaryLIFNode`; Guo et al. (2024), Ternary Spike.
+    """
+
+
+class TernaryLIF(Neuron, cell=TernaryLIFCell):
+    """Leaky integrate-and-fire with spikes of two signs.
+
+    Example:
+
+    >>> spikes = TernaryLIF(tau=2.0)(keras.ops.array([[[1.0], [1.5], [-2.0]]]))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [ 0.  1. -1.]
+    """
+
+
+class CLIFCell(LIFCell):
+    """LIF with a complementary potential, one step; the more it fired, the more it is reset by.
+
+    The charge is that of `LIFCell`, by default `h = v - v / tau + x`; then
+    `m <- m sigmoid(h / tau) + s` and `v = h - s (threshold + sigmoid(m))`. States: membrane
+    potential, `m`.
+
+    Source: Huang et al. (2024), CLIF; SpikingJelly `ComplementaryLIFNode`.
+    """
+
+    initial_values = (None, 0.0)
+    state_names = ("membrane", "complementary")
+
+    def __init__(
+        self,
+        tau=2.0,
+        decay_input=False,
+        reset="soft",
+        detach_reset=False,
+        surrogate="rectangle",
+        **kwargs,
+    ):
+        super().__init__(
+            tau=tau,
+            decay_input=decay_input,
+            reset=reset,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            **kwargs,
+        )
+
+    def step(self, x, states):
+        v, m = states
+        h = self.charge(v, x)
+        spikes = self.fire(h)
+        m = m * keras.ops.sigmoid(h / self.tau) + spikes
+        threshold = self.current_threshold + keras.ops.sigmoid(m)
+        return spikes, [self.reset_membrane(h, spikes, threshold), m]
+
+
+class CLIF(Neuron, cell=CLIFCell):
+    """LIF with a complementary potential, whose gradients reach further back in time.
+
+    Example:
+
+    >>> spikes = CLIF(tau=2.0)(keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [1. 0. 1. 0. 1. 0.]
+    """
+
+
+class GLIFCell(SpikingCell):
+    """Gated LIF, one step; leak, input and reset are learned mixtures of two kinds each.
+
+    The charge is `keras_snn.dynamics.gated_charge`, what the last spikes reset included; gates,
+    decay, leak, threshold, what a spike subtracts and conductance are `sigmoid` of weights. States:
+    charged potential, last spikes, and with `timesteps` the number of steps so far.
+
+    Args:
+        timesteps: Number of steps that have a conductance each; further ones have the last. `None`
+            for one of all steps.
+        decay: Initial share of the potential that is left after a step, between 0 and 1.
+        leak: Initial amount that a step takes, between 0 and 1; `None` for
+            `threshold / (2 timesteps)`.
+        subtracted: Initial amount that a spike takes, between 0 and 1; `None` for the threshold.
+        conductance: Initial factor on the input, between 0 and 1.
+        gate_initializer: Initializer of the weights of the gates, which a `sigmoid` follows.
+        threshold: Initial firing threshold, between 0 and 1. It is learned.
+        parameter_shape: How weights are shared: `"channel"`, `"scalar"` or `"neuron"`.
+
+    Source: Yao et al. (2022), GLIF; SpikingJelly `GatedLIFNode`. Theirs fires above the threshold
+    only, SpikingJelly's at it too.
+    """
+
+    without = ("reset", "detach_reset", "trainable_threshold", "v_reset")
+
+    def __init__(
+        self,
+        timesteps=None,
+        decay=0.25,
+        leak=None,
+        subtracted=None,
+        conductance=0.5,
+        gate_initializer=None,
+        threshold=0.5,
+        parameter_shape="channel",
+        **kwargs,
+    ):
+        super().__init__(threshold=threshold, parameter_shape=parameter_shape, **kwargs)
+        self.timesteps = None if timesteps is None else check_integer("timesteps", timesteps)
+        _check_share("threshold", threshold)
+        self.decay = _check_share("decay", decay)
+        self.leak = None if leak is None else _check_share("leak", leak)
+        self.subtracted = None if subtracted is None else _check_share("subtracted", subtracted)
+        self.conductance = _check_share("conductance", conductance)
+        if gate_initializer is None:
+            gate_initializer = keras.initializers.RandomUniform(-0.1, 0.1)
+        self.gate_initializer = keras.initializers.get(gate_initializer)
+        names = ("membrane", "spikes", "time")
+        self.state_names = names if self.timesteps else names[:2]
+        self.initial_values = (0.0,) * len(self.state_names)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        first = {
+            "decay": self.decay,
+            "leak": self.threshold / (2 * (self.timesteps or 1)),
+            "subtracted": self.threshold if self.subtracted is None else self.subtracted,
+            "threshold": self.threshold,
+        }
+        if self.leak is not None:
+            first["leak"] = self.leak
+        shape = self.parameter_shape
+        self.gates = {
+            name: self.add_parameter(name, self.gate_initializer, shape)
+            for name in ("leak_gate", "input_gate", "reset_gate")
+        }
+        self.parameters = {
+            name: self.add_parameter(name, _logit(value), shape) for name, value in first.items()
+        }
+        self.conductances = self.add_parameter(
+            "conductance", _logit(self.conductance), shape, self.timesteps
+        )
+
+    @property
+    def current_threshold(self):
+        return keras.ops.sigmoid(self.parameters["threshold"])
+
+    def _conductance(self, time):
+        """The weight in force, of each example its own where examples are at different steps."""
+        if not time:
+            return self.conductances
+        (time,) = time
+        rank = len(time.shape)
+        now = keras.ops.cast(time[(slice(None), *[0] * (rank - 1))], "int32")
+        found = keras.ops.take(self.conductances, keras.ops.minimum(now, self.timesteps - 1), 0)
+        ones = [1] * (rank - len(self.conductances.shape))
+        return keras.ops.reshape(found, (-1, *ones, *self.conductances.shape[1:]))
+
+    def step(self, x, states):
+        v, spikes, *time = states
+        weights = self.gates | self.parameters | {"conductance": self._conductance(time)}
+        weights.pop("threshold")
+        weights = {name: keras.ops.sigmoid(weight) for name, weight in weights.items()}
+        h = dynamics.gated_charge(v, x, spikes, **weights)
+        spikes = self.fire(h)
+        return spikes, [h, spikes, *(t + 1 for t in time)]
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.gate_initializer)
+        return self.accepted(super().get_config() | {"gate_initializer": initializer})
+
+
+def _check_share(name, value):
+    return check_number(name, check_number(name, value, above=0), maximum=1 - 1e-9)
+
+
+def _logit(share):
+    return -math.log(1 / share - 1)
+
+
+class GLIF(Neuron, cell=GLIFCell):
+    """Gated LIF: leak, input and reset are learned mixtures, for each channel by default.
+
+    Example:
+
+    >>> layer = GLIF(timesteps=4)
+    >>> layer(keras.ops.ones((2, 4, 8, 8, 3))).shape == (2, 4, 8, 8, 3), layer.count_params()
+    (True, 33)
+    """
+
+
+class ResonateAndFireCell(SpikingCell):
+    """Resonate-and-fire, one step: a damped oscillation that fires at its peaks.
+
+    `u <- e^b (u cos omega - v sin omega) + x`, `v <- e^b (u sin omega + v cos omega)`, which is
+    compared with the threshold and reset. States: membrane potential `v`, `u`.
+
+    Args:
+        b: Damping of a step, below 0.
+        omega: Angle of a step in radians, above 0.
+
+    Source: Izhikevich (2001); SpikingJelly `RAFNode` with `dt=1`.
+    """
+
+    initial_values = (None, 0.0)
+    state_names = ("membrane", "current")
+
+    def __init__(self, b=-0.2, omega=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.b = -check_number("b", -check_number("b", b), above=0)
+        self.omega = check_number("omega", omega, above=0)
+
+    def step(self, x, states):
+        v, u = states
+        u, h = dynamics.resonate(u, v, x, self.b, self.omega)
+        spikes = self.fire(h)
+        return spikes, [self.reset_membrane(h, spikes), u]
+
+
+class ResonateAndFire(Neuron, cell=ResonateAndFireCell):
+    """Resonate-and-fire: it fires for inputs in the rhythm of its own oscillation.
+
+    Example:
+
+    >>> layer = ResonateAndFire(omega=math.pi / 2)  # four steps a turn
+    >>> pulses = keras.ops.array([[[1.1], [0.0], [0.0], [0.0], [1.1], [0.0]]])
+    >>> print(keras.ops.convert_to_numpy(layer(pulses))[0, :, 0])
+    [0. 0. 0. 0. 0. 1.]
+    """
+
+
+class LIAFCell(LIFCell):
+    """LIF with analog outputs, one step: spikes reset the membrane, its activation goes on.
+
+    The output is `activation(h)`, or `activation(h - threshold)`, of the charged potential `h`.
+
+    Args:
+        activation: Activation function, as Keras's layers take it.
+        above_threshold: Whether the threshold is subtracted before the activation.
+
+    Source: Wu et al. (2021), LIAF-Net; SpikingJelly `LIAFNode`, where `above_threshold` is
+    `threshold_related`.
+    """
+
+    spiking = False
+
+    def __init__(self, tau=2.0, activation="relu", above_threshold=False, **kwargs):
+        super().__init__(tau=tau, **kwargs)
+        self.activation = keras.activations.get(activation)
+        self.above_threshold = bool(above_threshold)
+
+    def step(self, x, states):
+        h = self.charge(states[0], x)
+        z = h - self.current_threshold if self.above_threshold else h
+        return self.activation(z), [self.reset_membrane(h, self.fire(h))]
+
+    def get_config(self):
+        activation = keras.activations.serialize(self.activation)
+        return self.accepted(super().get_config() | {"activation": activation})
+
+
+class LIAF(Neuron, cell=LIAFCell):
+    """LIF with analog outputs: the membrane is reset by spikes, what goes on are activations.
+
+    Example:
+
+    >>> y = LIAF(tau=2.0)(1.5 * keras.ops.ones((1, 3, 1)))
+    >>> print(keras.ops.convert_to_numpy(y)[0, :, 0])
+    [0.75  1.125 0.75 ]
+    """
+
+
+FORMATS = ("channels_last", "channels_first")
+
+
+class MPBNLIFCell(LIFCell):
+    """LIF that normalises its charged potential before it fires (MPBN), one step.
+
+    `s = fire(BN(h))`: batch normalisation of each step, whose moving statistics all steps share.
+    The reset acts on `h`, so that in inference a threshold of each channel stands for the
+    normalisation, see `folded_threshold`. Masked steps take part in the statistics.
+
+    Args:
+        momentum: Momentum of the moving statistics.
+        epsilon: What is added to the variance.
+        data_format: `"channels_last"` or `"channels_first"` of maps; `None` for Keras's setting.
+        normalize_state: Whether the reset acts on the normalised potential, as in SpikingJelly;
+            then no threshold stands for it.
+
+    Source: Guo et al. (2023), membrane potential batch normalisation; SpikingJelly `MPBNLIFNode`.
+    """
+
+    def __init__(
+        self,
+        tau=2.0,
+        decay_input=False,
+        momentum=0.9,
+        epsilon=1e-5,
+        data_format=None,
+        normalize_state=False,
+        **kwargs,
+    ):
+        super().__init__(tau=tau, decay_input=decay_input, **kwargs)
+        data_format = data_format or keras.config.image_data_format()
+        self.data_format = check_choice("data_format", data_format, FORMATS)
+        self.momentum, self.epsilon = momentum, epsilon
+        self.normalize_state = bool(normalize_state)
+        self.normalization = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        first = self.data_format == "channels_first" and len(input_shape) > 2
+        self.normalization = keras.layers.BatchNormalization(
+            axis=1 if first else -1,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.variable_dtype,
+        )
+        freeze(self, self.normalization)
+        self.normalization.build(input_shape)
+
+    def step(self, x, states):
+        h = self.charge(states[0], x)
+        normalized = self.normalization(h)
+        spikes = self.fire(normalized)
+        return spikes, [self.reset_membrane(normalized if self.normalize_state else h, spikes)]
+
+    def folded_threshold(self):
+        """The threshold of each channel that in inference stands for the normalisation.
+
+        Returns:
+            An array that broadcasts to the potential; `None` if there is no such threshold: with
+            `normalize_state`, a soft reset, or a channel whose scale is not above 0.
+        """
+        scale, shift = graph.normalization(self.normalization)
+        if self.normalize_state or self.reset == "soft" or not (scale > 0).all():
+            return None
+        shape = [1] * (len(self._step_shape) - 1)
+        shape[self.normalization.axis - 1 if self.normalization.axis > 0 else -1] = -1
+        threshold = keras.ops.convert_to_numpy(self.current_threshold)
+        return (threshold - shift.reshape(shape)) / scale.reshape(shape)
+
+
+class MPBNLIF(Neuron, cell=MPBNLIFCell):
+    """LIF that normalises its charged potential before it fires (MPBN).
+
+    Example:
+
+    >>> layer = MPBNLIF()
+    >>> layer(keras.ops.ones((2, 4, 8, 8, 3)), training=True).shape == (2, 4, 8, 8, 3)
+    True
+    >>> layer.cell.folded_threshold().shape
+    (1, 1, 3)
     """
 
 

@@ -7,7 +7,13 @@ from keras_snn.layers.rnn import Neuron
 
 __all__ = ["get_neuron", "list_neurons"]
 
-_ALIASES = {"plif": "parametriclif", "alif": "adaptivelif", "cubalif": "synapticlif"}
+_ALIASES = {
+    "plif": "parametriclif",
+    "alif": "adaptivelif",
+    "cubalif": "synapticlif",
+    "mpbn": "mpbnlif",
+    "raf": "resonateandfire",
+}
 
 
 def list_neurons():

@@ -16,7 +16,7 @@ from keras_snn.layers import (
     readouts,
     time,
 )
-from keras_snn.layers.base import NeuronCell, SpikingCell
+from keras_snn.layers.base import NeuronCell
 from keras_snn.layers.neurons import AccumulatorCell, IFCell
 from keras_snn.layers.rnn import SpikingRNN
 
@@ -30,7 +30,7 @@ def _spikes(layer):
         cell = cell.cells[-1]
     if isinstance(cell, connections.RecurrentCell):
         cell = cell.neuron
-    return isinstance(cell, SpikingCell)
+    return isinstance(cell, NeuronCell) and cell.spiking
 
 
 def _loop_updates(call):

@@ -162,7 +162,7 @@ def arguments(cls, base):
         above = cls.__mro__[cls.__mro__.index(owner) + 1]
         inherited = arguments(above, base)
         parameters |= {name: p for name, p in inherited.items() if name not in parameters}
-    return parameters
+    return {name: p for name, p in parameters.items() if name not in getattr(cls, "without", ())}
 
 
 class Configured:
@@ -173,7 +173,13 @@ class Configured:
     inherited ones those that it was given.
     """
 
+    # Arguments of its parents that a class does not take.
+    without = ()
+
     def __new__(cls, *args, **kwargs):
+        for name in cls.without:
+            if name in kwargs:
+                raise TypeError(f"{cls.__name__} takes no argument `{name}`.")
         if keras.backend.backend() == "torch":
             from keras_snn.kernels import torch_compile
 

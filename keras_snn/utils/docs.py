@@ -30,6 +30,8 @@ def argument_docs(cls, base):
     unique = {}
     for entry in entries:
         unique.setdefault(entry.partition(":")[0], entry)
+    for name in cls.without:
+        unique.pop(name, None)
     return "\n".join(unique.values())
 
 
