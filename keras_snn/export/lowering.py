@@ -531,7 +531,7 @@ RULES = (
         _normalization,
     ),
     ((keras.layers.Dense, snn.Voting), _last_axis),
-    (snn.PSN, _parallel),
+    ((snn.PSN, snn.ExpandSpikes, snn.SumSteps), _parallel),
 )
 BY_TIME = {
     "adds": _encoder,

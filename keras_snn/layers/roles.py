@@ -103,6 +103,8 @@ for layer, role in {
         spikes=True,
     ),
     time.RepeatTime: graph.Role("adds", memory=0),
+    time.ExpandSpikes: graph.Role("across", spikes=True),
+    time.SumSteps: graph.Role("across"),
     encoders._Encoder: graph.Role("adds"),
     encoders.PoissonEncoder: graph.Role("adds", memory=0),
     encoders.PopulationEncoder: graph.Role("adds", memory=0),

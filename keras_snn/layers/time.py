@@ -12,7 +12,16 @@ from keras_snn.layers.convolution import PaddedConv2D
 from keras_snn.regularizers import tell, tell_folded
 from keras_snn.utils.arguments import Configured, check_integer, check_mask, freeze
 
-__all__ = ["DirectEncoder", "FoldTime", "RepeatTime", "TimeConstantDropout", "fold", "unfold"]
+__all__ = [
+    "DirectEncoder",
+    "ExpandSpikes",
+    "FoldTime",
+    "RepeatTime",
+    "SumSteps",
+    "TimeConstantDropout",
+    "fold",
+    "unfold",
+]
 
 
 def fold(x):
@@ -291,3 +300,109 @@ def check_steps(owner, shape):
             f"{owner} needs at least one time step, (batch, time, ...), got the shape "
             f"{tuple(shape)}."
         )
+
+
+class _Regrouped(Configured, keras.layers.Layer):
+    """A layer between steps and groups of `steps` steps."""
+
+    def __init__(self, steps, normalized=False, **kwargs):
+        super().__init__(**kwargs)
+        self.steps = check_integer("steps", steps)
+        self.normalized = bool(normalized)
+        self.supports_masking = True
+
+    def get_config(self):
+        return super().get_config() | {"steps": self.steps, "normalized": self.normalized}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class ExpandSpikes(_Regrouped):
+    """Integer spikes as binary ones: a step with `s` becomes `steps` steps, the first `s` with 1.
+
+    These are the spikes of an integrate-and-fire neuron with threshold 1 and soft reset that gets
+    `s` at the first of these steps. A maximum of integers is the maximum of such spikes, step by
+    step.
+
+    Args:
+        steps: Steps that a step becomes, the largest integer.
+        normalized: Whether the input is `s / steps`.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        x: Integer spikes, `(batch, time, ...)`.
+        mask: Optional `(batch, time)`, which is repeated.
+
+    Returns:
+        Zeros and ones, `(batch, time * steps, ...)`.
+
+    Source: Luo et al. (2024), I-LIF; SpikingJelly `SpikeCountToBinary`.
+
+    Example:
+
+    >>> spikes = ExpandSpikes(3)(keras.ops.array([[[2.0], [0.0]]]))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [1. 1. 0. 0. 0. 0.]
+    """
+
+    def call(self, x):
+        if self.normalized:
+            x = ops.round(x * self.steps)
+        before = ops.reshape(ops.arange(self.steps, dtype=x.dtype), (-1, *[1] * (len(x.shape) - 2)))
+        spikes = ops.clip(ops.expand_dims(x, 2) - before, 0, 1)
+        batch, time, *sizes = ops.shape(x)
+        time = time * self.steps if isinstance(time, int) else -1
+        return ops.reshape(spikes, (-1 if time != -1 else batch, time, *sizes))
+
+    def compute_mask(self, x, mask=None):
+        return None if mask is None else ops.repeat(mask, self.steps, axis=1)
+
+    def compute_output_shape(self, shape):
+        batch, time, *sizes = shape
+        return (batch, None if time is None else time * self.steps, *sizes)
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class SumSteps(_Regrouped):
+    """Sums of `steps` steps each, which undo `ExpandSpikes` behind a linear layer.
+
+    Args:
+        steps: Number of steps that become one.
+        normalized: Whether it is their mean.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        x: `(batch, time * steps, ...)`.
+        mask: Optional `(batch, time * steps)`, of which the first of each group is kept.
+
+    Returns:
+        `(batch, time, ...)`.
+
+    Raises:
+        ValueError: If the number of steps is no multiple of `steps`.
+
+    Source: SpikingJelly `TemporalBinSum`.
+
+    Example:
+
+    >>> y = SumSteps(3)(keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(y)[0, :, 0])
+    [3. 3.]
+    """
+
+    def call(self, x):
+        batch, time, *sizes = ops.shape(x)
+        time = time // self.steps if isinstance(time, int) else -1
+        groups = (-1 if time != -1 else batch, time, self.steps, *sizes)
+        reduce = ops.mean if self.normalized else ops.sum
+        return reduce(ops.reshape(x, groups), axis=2)
+
+    def compute_mask(self, x, mask=None):
+        return None if mask is None else mask[:, :: self.steps]
+
+    def compute_output_shape(self, shape):
+        batch, time, *sizes = shape
+        if time is not None and time % self.steps:
+            raise ValueError(
+                f"{self.name} needs a multiple of {self.steps} steps, got the shape {tuple(shape)}."
+            )
+        return (batch, None if time is None else time // self.steps, *sizes)
