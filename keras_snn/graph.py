@@ -551,7 +551,7 @@ class _Replay:
         if isinstance(layer, keras.Model) and functional(layer) is not None:
             return self.model(layer, args[0] if args else kwargs["inputs"], f"{name}/", each_step)
         if is_composed(layer):
-            apply = functools.partial(self.part, f"{name}/", each_step)
+            apply = functools.partial(self.part, prefix, each_step)
             return layer.compose(apply, args[0] if args else kwargs["inputs"])
         return self.rule(Call(name, layer, operation, index, each_step, args, kwargs))
 

@@ -28,6 +28,9 @@ SMALL = {
     "MaxResNet18": {"input_shape": (8, 8, 3)},
     "SpikingConvNet": {},
     "DANet18": {"span": "all", "variant": "A-B"},
+    "Spikformer": {"width": 16, "blocks": 1, "heads": 2},
+    "QKFormer": {"width": 32, "blocks": (1, 1, 1), "heads": 2, "attention": "channel"},
+    "SDT": {"width": 16, "blocks": 1, "mlp_ratio": 1.0},
 }
 LARGE = {
     "SpikingVGG11": {"pool": "average", "use_bias": False, "norm": "tebn"},
@@ -146,7 +149,8 @@ def test_the_ann_of_the_same_layout(name):
         snn = build(name, **norm)
         ann = build(name, timesteps=None, neuron=keras.layers.ReLU, **norm)
     assert not any(map(is_spiking, ann.layers))
-    assert all(len(layer.output.shape) in (2, 4) for layer in ann.layers)
+    assert all(len(layer.output.shape) < 5 for layer in ann.layers)
+    assert not any(isinstance(layer, layers.RepeatTime) for layer in ann.layers)
     report = applications.load_keras_weights(ann, snn)
     assert report.missing == report.unused == []
     assert len(report.used) == len(ann.weights)
@@ -235,6 +239,11 @@ def test_layer_names(name):
         ("SpikingResNet18", {"weights": "imagenet"}, "`weights`.*'imagenet'"),
         ("MSResNet18", {"pooling": "sum"}, "`pooling`.*'sum'"),
         ("TDBNResNet19", {"neuron": "perceptron"}, "Unknown neuron: 'perceptron'"),
+        ("Spikformer", {"patch_size": 3}, "`patch_size`.*3"),
+        ("Spikformer", {"biases": ("head",)}, "`biases`.*'head'"),
+        ("Spikformer", {"input_shape": (None, 32, 3)}, "known height and width.*None"),
+        ("QKFormer", {"attention": "pixel"}, "`attention`.*'pixel'"),
+        ("QKFormer", {"heads": 3}, "heads=3.*16"),
         ("ConversionVGG5", {"classes": 2.5}, "`classes`.*2.5"),
         ("SEW7BNet", {"input_shape": (2, 64, 64, 2)}, "at least 128x128"),
     ],

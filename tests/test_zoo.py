@@ -114,6 +114,11 @@ COUNTS = [
         )
         for variant in ("A-B", "PA-B")
     ),
+    # SpikingJelly's, but for the second, which is the authors'.
+    ("Spikformer_4_384", {"classes": 10}, 9_310_906, None),
+    ("QKFormer_4_384", {"classes": 10}, 6_706_234, None),
+    ("QKFormer_10_384", {"classes": 1000}, 16_472_584, None),
+    ("SDT_8_384", {"classes": 1000}, 16_816_744, None),
 ]
 
 

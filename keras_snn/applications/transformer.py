@@ -77,7 +77,7 @@ def attention(net, x, layer, name, *args, biases=(), **kwargs):
     for part in layer.names:
         y = projection(net, x, channels, f"{name}_{part}", "qkv" in biases)
         inputs.append(net.neuron(y, f"{name}_{part}_neuron"))
-    neuron = net.new_neuron("neuron", threshold=0.5)
+    neuron = net.new_neuron(f"{name}_neuron", threshold=0.5)
     made = layer(*args, neuron=neuron, name=f"{name}_attention", **kwargs)
     return projection(net, net.combine(made, inputs), channels, f"{name}_proj", "proj" in biases)
 

@@ -248,10 +248,19 @@ def _cost(product, call, outputs, timesteps):
     macs = product.macs * (timesteps if product.each_step else 1)
     if product.reads == "values":
         return macs, 0, False
-    x = outputs[:, :-1] if product.reads == "output" else call.inputs[product.reads]
-    x = x[:1]
+    if product.reads == "output":
+        factors = [outputs[:, :-1]]
+    else:
+        places = product.reads if isinstance(product.reads, tuple) else (product.reads,)
+        factors = [call.inputs[place] for place in places]
+    factors = [x[:1] for x in factors]
+    spikes = [ops.all(ops.equal(x, ops.round(x))) for x in factors]
+    if len(factors) == 2:  # what is no spikes counts everywhere
+        counts = [ops.where(s, x, ops.ones_like(x)) for s, x in zip(spikes, factors)]
+        return macs, ops.sum(product.multiply(*counts)), ops.logical_or(*spikes)
+    (x,) = factors
     additions = macs * ops.mean(x) if product.reach is None else ops.sum(x * product.reach)
-    return macs, additions, ops.all(ops.equal(x, ops.round(x)))
+    return macs, additions, spikes[0]
 
 
 def _report(program, target, blob, probe):

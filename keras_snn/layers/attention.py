@@ -6,13 +6,14 @@ and its neuron, and treats each step alone but for that neuron. Projections are 
 front of it and behind it, see `keras_snn.applications.transformer`.
 
 The layers are made of parts (products, sums, a neuron, a gate). Whoever reads a graph sees the
-parts: a neuron within the layer `attention` is called `attention/neuron`.
+parts in its place: the neuron of the layer `attention` is called `attention_neuron`.
 """
 
 import inspect
 import math
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops, tree
 
 from keras_snn import graph
@@ -42,7 +43,7 @@ def first_mask(masks):
 
 
 class Part(Configured, keras.layers.Layer):
-    """A step of attention: what it computes counts spikes, in float32 under mixed precision too."""
+    """A step of attention that counts spikes, in float32 under mixed precision too."""
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -60,6 +61,13 @@ class Part(Configured, keras.layers.Layer):
     def exact(self, x):
         """`x` in a dtype that counts spikes exactly: float16 ends at 2048, bfloat16 at 256."""
         return ops.cast(x, self.variable_dtype)
+
+    def members(self, channels, heads):
+        """Which channel is of which head, `(channels, heads)`.
+
+        Sums are products by such matrices: TensorFlow Lite gets its own sums wrong in int16.
+        """
+        return np.repeat(np.eye(heads, dtype=self.variable_dtype), channels // heads, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -126,9 +134,7 @@ class HeadSums(Part):
         return (*x[:-1], self.heads)
 
     def call(self, inputs):
-        size = inputs.shape[-1] // self.heads
-        x = ops.reshape(self.exact(inputs), (-1, *ops.shape(inputs)[1:-1], self.heads, size))
-        return ops.sum(x, axis=-1)
+        return ops.matmul(self.exact(inputs), self.members(inputs.shape[-1], self.heads))
 
     def get_config(self):
         return super().get_config() | {"heads": self.heads}
@@ -142,8 +148,13 @@ class TokenSums(Part):
         return (*x[: -1 - len(token_axes(x))], *[1] * len(token_axes(x)), x[-1])
 
     def call(self, inputs):
-        factors = [self.exact(x) for x in tree.flatten(inputs)]
-        return ops.sum(math.prod(factors), axis=token_axes(factors[0].shape), keepdims=True)
+        x = math.prod(self.exact(x) for x in tree.flatten(inputs))
+        *before, channels = ops.shape(x)
+        count = len(token_axes(x.shape))
+        tokens = math.prod(before[-count:])
+        x = ops.reshape(x, (-1, *before[1:-count], tokens, channels))
+        sums = ops.matmul(ops.ones((1, tokens), dtype=x.dtype), x)
+        return sums if count == 1 else ops.expand_dims(sums, -2)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -157,12 +168,10 @@ class SpikeGate(Part):
         return KerasTensor(inputs[1].shape, dtype=self.compute_dtype)
 
     def call(self, inputs):
-        gate, x = (ops.cast(x, self.compute_dtype) for x in inputs)
-        heads, channels = gate.shape[-1], x.shape[-1]
-        if heads == channels:
-            return gate * x
-        split = ops.reshape(x, (-1, *ops.shape(x)[1:-1], heads, channels // heads))
-        return ops.reshape(ops.expand_dims(gate, -1) * split, (-1, *ops.shape(x)[1:]))
+        gate, x = (self.exact(x) for x in inputs)
+        if gate.shape[-1] != x.shape[-1]:
+            gate = ops.matmul(gate, self.members(x.shape[-1], gate.shape[-1]).T)
+        return ops.cast(gate * x, self.compute_dtype)
 
 
 class SpikingAttention(Configured, keras.layers.Layer):
@@ -181,8 +190,12 @@ class SpikingAttention(Configured, keras.layers.Layer):
         super().__init__(**kwargs)
         if neuron is None:
             neuron = LIF(threshold=0.5, surrogate="sigmoid", dtype=self.dtype_policy)
-        self.neuron = get_neuron(neuron, "neuron")
+        self.neuron = get_neuron(neuron, f"{self.name}_neuron")
         self.supports_masking = True
+
+    def part(self, cls, name, *args):
+        """A part, whose name begins with the layer's."""
+        return cls(*args, name=f"{self.name}_{name}", dtype=self.dtype_policy)
 
     def compose(self, apply, inputs):
         """The layer, as a composition of `apply(part, inputs of the part)`."""
@@ -193,13 +206,12 @@ class SpikingAttention(Configured, keras.layers.Layer):
         return shape
 
     def build(self, input_shape):
-        shapes = [tuple(shape) for shape in input_shape]
+        several = isinstance(input_shape[0], (list, tuple))
+        shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
         timed = graph.role_of(self.neuron).time != "pointwise"
-        ranks = (4, 5) if timed else (3, 4, 5)
-        alike = all(
-            len(sizes) == len(self.names) and len({*sizes} - {None}) < 2 for sizes in zip(*shapes)
-        )
-        if not alike or any(len(shape) not in ranks for shape in shapes):
+        ranks = {len(shape) for shape in shapes}
+        alike = len(ranks) == 1 and all(len({*sizes} - {None}) < 2 for sizes in zip(*shapes))
+        if len(shapes) != len(self.names) or not alike or not ranks <= {4, 5, 4 if timed else 3}:
             raise ValueError(
                 f"{self.name} expects a list [{', '.join(self.names)}] of tensors of one shape, "
                 "(batch, time, tokens, channels) or (batch, time, height, width, channels)"
@@ -281,7 +293,9 @@ class SpikingSelfAttention(SpikingAttention):
         self.heads = check_integer("heads", heads)
         self.scale = check_number("scale", scale, above=0)
         self.order = check_choice("order", order, ("auto", "q_kv", "qk_v"))
-        self.products = SpikeProducts(heads, scale, order, name="products", dtype=self.dtype_policy)
+        self.products = SpikeProducts(
+            heads, scale, order, name=f"{self.name}_products", dtype=self.dtype_policy
+        )
 
     def compose(self, apply, inputs):
         return apply(self.neuron, apply(self.products, inputs))
@@ -329,8 +343,8 @@ class QKTokenAttention(SpikingAttention):
     def __init__(self, heads, neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
         self.heads = check_integer("heads", heads)
-        self.sums = HeadSums(heads, name="sums", dtype=self.dtype_policy)
-        self.gate = SpikeGate(name="gate", dtype=self.dtype_policy)
+        self.sums = self.part(HeadSums, "sums", heads)
+        self.gate = self.part(SpikeGate, "gate")
 
     def charged(self, shape):
         return self.sums.shape_of(shape)
@@ -379,8 +393,8 @@ class QKChannelAttention(SpikingAttention):
 
     def __init__(self, neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
-        self.sums = TokenSums(name="sums", dtype=self.dtype_policy)
-        self.gate = SpikeGate(name="gate", dtype=self.dtype_policy)
+        self.sums = self.part(TokenSums, "sums")
+        self.gate = self.part(SpikeGate, "gate")
 
     def charged(self, shape):
         return self.sums.shape_of(shape)
@@ -423,8 +437,8 @@ class SpikeDrivenAttention(SpikingAttention):
 
     def __init__(self, neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
-        self.sums = TokenSums(name="sums", dtype=self.dtype_policy)
-        self.gate = SpikeGate(name="gate", dtype=self.dtype_policy)
+        self.sums = self.part(TokenSums, "sums")
+        self.gate = self.part(SpikeGate, "gate")
 
     def charged(self, shape):
         return self.sums.shape_of(shape)

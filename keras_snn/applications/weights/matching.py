@@ -332,7 +332,7 @@ def _named(layers):
     """Names and layers (or cells) with weights; normalisation through time has one for each step.
 
     A step's name is the layer's and its own, as in `"stem_bn/step_1"`, that of a neuron within
-    attention too, as in `"block1_attention/neuron"`.
+    attention its own.
     """
     for layer in layers:
         if isinstance(layer, snn.BatchNormalizationThroughTime):
@@ -340,7 +340,7 @@ def _named(layers):
         elif graph.is_composed(layer):
             parts = graph.flatten_layers(layer, include_self=False)
             parts = [part for part in parts if isinstance(part, snn.SpikingRNN)]
-            yield from ((f"{layer.name}/{part.name}", part.cell) for part in parts if part.weights)
+            yield from ((part.name, part.cell) for part in parts if part.weights)
         elif layer.weights:
             yield layer.name, _unwrap(layer)
 

@@ -39,7 +39,7 @@ def our_names(path, kind):
     if block := _BLOCK.fullmatch(path):
         prefix = f"{f'stage{block[1]}_' if block[1] else ''}block{int(block[2]) + 1}"
         if kind == "neuron" and re.search("attn_lif|talking_heads_lif", block[3]):
-            return [f"{prefix}_attention/neuron"]
+            return [f"{prefix}_attention_neuron"]
         return [f"{prefix}_{part}_{suffix or 'dense'}" for part in _block_parts(block[3])]
     if embedding := _EMBEDDING.fullmatch(path):
         return [_embedding_name(*embedding.groups(), suffix or "conv")]
