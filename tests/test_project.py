@@ -141,29 +141,6 @@ def test_private_names_of_keras_stand_in_one_file():
     assert files == {}
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="the two others share the work")
-def test_readme_code_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    rng = np.random.default_rng(0)
-    model = keras_snn.applications.SEWResNet8(input_shape=(32, 32, 3), classes=10)
-    for block in blocks:
-        if ("to_tflite" in block) != (keras.backend.backend() == "tensorflow"):
-            continue  # exports are TensorFlow's work
-        names = {
-            "model": model,
-            "images": rng.normal(size=(16, 32, 32, 3)).astype("float32"),
-            "labels": np.arange(16) % 10,
-            "keras": keras,
-            "state_dict": {"fc.weight": np.ones((10, 512)), "fc.bias": np.zeros(10)},
-        }
-        exec(compile(block, "README.md", "exec"), names)
-        if "firing_rates" in block:  # a first network that is silent would teach nobody
-            clips = rng.normal(size=(2, 16, 34, 34, 2)).astype("float32")
-            assert keras_snn.analysis.firing_rates(names["model"], clips)["lif"] > 0.05
-
-
 @pytest.mark.once
 def test_code_of_the_extending_page_runs():
     text = (ROOT / "docs" / "extending.md").read_text()
