@@ -340,8 +340,8 @@ def plot_energy(profile, ax=None):
         ("spiking", profile.energy, profile.total_energy),
         ("as an ANN", profile.ann_energy, profile.ann_total_energy),
     ]
-    size = (7, 1.4 + 0.24 * (len(large) + 4))
-    panels = _panels(ax, [2, len(large)], size, gap=1.2 / (len(large) + 4))
+    size = (7, 1.4 + 0.24 * (len(large) + 5))
+    panels = _panels(ax, [2, len(large)], size, gap=2 / (len(large) + 5))
     for panel, shown in zip(panels, (totals, large)):
         names, operations, everything = zip(*shown)
         operations, everything = 1e-9 * np.array(operations), 1e-9 * np.array(everything)
