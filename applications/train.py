@@ -132,6 +132,8 @@ def check_flags():
         common.refuse(["joint", "distribution", "steps_per_epoch"], "not with --ann_epochs")
     else:
         common.refuse(["ann_learning_rate"], "it needs --ann_epochs")
+    if not FLAGS.validation_split and not FLAGS.steps_per_epoch:
+        common.refuse(["patience"], "it needs --validation_split: test images choose nothing")
 
 
 def neuron():
@@ -320,9 +322,7 @@ def train(data, output, devices):
         examples,
         epochs=FLAGS.epochs,
         steps_per_epoch=FLAGS.steps_per_epoch,
-        validation_data=None
-        if FLAGS.steps_per_epoch
-        else devices.shard(data.validation or data.test),
+        validation_data=None if FLAGS.steps_per_epoch else devices.shard(shown(data)),
         shuffle=False,
         verbose=int(FLAGS.progress) if devices.is_chief else 0,
         callbacks=[*watch, accepted],
@@ -368,12 +368,27 @@ def main(argv):
             return
         model, resume, ann = train(data, output, group)
     if group.is_chief:
-        result = {"fit_seconds": resume.seconds, "history": resume.history, "starts": resume.starts}
+        result = {"fit_seconds": resume.seconds, "history": history(resume)}
+        result["starts"] = resume.starts
         if ann:
-            result |= {"ann_seconds": ann.seconds, "ann_history": ann.history}
+            result |= {"ann_seconds": ann.seconds, "ann_history": history(ann)}
         report(model, data, output, result, argv)
     for part in filter(None, (resume, ann)):
         part.remove()  # the results are saved in other files
+
+
+def history(resume):
+    """What was logged each epoch, and the seconds of training until its end."""
+    return resume.history | {"seconds": resume.times}
+
+
+def chosen_by():
+    """What the weights are chosen by; never by the test data."""
+    if not FLAGS.patience:
+        return "nothing, they are those of the last epoch"
+    if FLAGS.steps_per_epoch:
+        return "the training loss"
+    return f"the loss on {FLAGS.validation_split:.1%} of the training data, held out"
 
 
 def report(model, data, output, result, argv):
@@ -388,6 +403,8 @@ def report(model, data, output, result, argv):
         "flags": common.configuration(argv[0]),
         "backend": keras.backend.backend(),
         "parameters": model.count_params(),
+        "test_examples": sum(len(labels) for _, labels in common.in_order(data.test)),
+        "chosen_by": chosen_by(),
         "test_accuracy": accuracy,
         "reloaded_test_accuracy": again["accuracy"],
         "firing_rates": rates,

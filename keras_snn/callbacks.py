@@ -336,7 +336,9 @@ class Resume(keras.callbacks.Callback):
         history: Logs of all epochs, including those before an interruption, as in Keras's
             `History`.
         starts: The first `"epoch"` and the total `"epochs"` of each start of training.
-        seconds: Duration of `fit`, including the time before an interruption.
+        seconds: Duration of `fit`, including the time before an interruption, without epochs that
+            it cut short.
+        times: Such seconds at the end of each epoch.
 
     Raises:
         ValueError: If the file is of another run, or damaged.
@@ -360,7 +362,7 @@ class Resume(keras.callbacks.Callback):
             raise ValueError(f"`path` should end in .npz, got {path}.")
         if data is not None and not hasattr(data, "set_epoch"):
             raise TypeError(f"`data` should have a method `set_epoch`, got {type(data).__name__}.")
-        self.history, self.starts, self.seconds = {}, [], 0.0
+        self.history, self.starts, self.seconds, self.times = {}, [], 0.0, []
         self._description = None
 
     def remove(self):
@@ -374,7 +376,7 @@ class Resume(keras.callbacks.Callback):
         return [*model.variables, *optimizer.variables]
 
     def on_train_begin(self, logs=None):
-        self.history, self.starts, self.seconds = {}, [], 0.0
+        self.history, self.starts, self.seconds, self.times = {}, [], 0.0, []
         self._next, self._last_logs, self._time = None, {}, time.perf_counter()
         self._description = self._describe()
         epochs, first = self.params["epochs"], 0
@@ -414,6 +416,7 @@ class Resume(keras.callbacks.Callback):
                 generator = file["generator"]
                 values = [file[f"variable_{i}"] for i in range(told["variables"])]
                 arrays = {name: file[name] for name in file.files if name.startswith("other_")}
+            past = [told[name] for name in ("history", "starts", "seconds", "times")]
         except Exception as error:
             raise ValueError(f"{damaged}: {error}") from error
         wanted, given = told["description"], self._description
@@ -443,9 +446,7 @@ class Resume(keras.callbacks.Callback):
             torch.set_rng_state(torch.from_numpy(generator))
         for i, (callback, memory) in enumerate(zip(self.others, told["others"])):
             _recall(callback, memory, arrays, f"other_{i}_")
-        self.history, self.starts, self.seconds = (
-            told[name] for name in ("history", "starts", "seconds")
-        )
+        self.history, self.starts, self.seconds, self.times = past
         ended = told["ended"] and told["epochs"] == epochs
         self.model._initial_epoch = epochs if ended else told["epoch"]
         return told["epoch"]
@@ -463,6 +464,8 @@ class Resume(keras.callbacks.Callback):
         """Adds the time, and the last epoch's logs after all callbacks have added theirs."""
         now = time.perf_counter()
         self.seconds, self._time = self.seconds + now - self._time, now
+        if self._last_logs:
+            self.times.append(self.seconds)
         for name, value in self._last_logs.items():
             self.history.setdefault(name, []).append(np.asarray(value).tolist())
         self._last_logs = {}
@@ -479,6 +482,7 @@ class Resume(keras.callbacks.Callback):
             "history": self.history,
             "starts": self.starts,
             "seconds": self.seconds,
+            "times": self.times,
         }
         with files.replacing(self.path) as (part,):
             np.savez(part, told=json.dumps(told), generator=_generator(), **arrays)

@@ -288,8 +288,11 @@ def test_killed_training_ends_as_unbroken(name, tmp_path):
 
     def train(file, *more):
         model = dropout_network(optimizer(), dtype)
-        watch = [*others(), callbacks.Resume(tmp_path / file), Slower(), *more]
+        resume = callbacks.Resume(tmp_path / file)
+        watch = [*others(), resume, Slower(), *more]
         history = model.fit(X, Y, epochs=4, callbacks=watch, **FIT).history
+        assert len(resume.times) == 4 and resume.times == sorted(resume.times)
+        assert 0 < resume.times[0] and resume.times[-1] == resume.seconds
         values = [*model.variables, *model.optimizer.variables]
         return [to_numpy(ops.convert_to_tensor(v)) for v in values], history
 

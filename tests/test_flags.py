@@ -106,7 +106,7 @@ EFFECTS = {
         "temperature": ["3", "--teacher=README.md"],
         "joint": ["true"],
         "schedules": ['{"alpha": [1, 2]}'],
-        "patience": ["2"],
+        "patience": ["2", "--validation_split=0.1"],
         "tensorboard": ["folder"],
         "watch": ["true"],
         "distribution": ["data"],
@@ -189,6 +189,7 @@ REFUSED = {
         ("image_size", ["--image_size=16", "--dataset=spoken_digits"]),
         ("neuron_options", ['--neuron_options={"tau": 3}']),
         ("validation_split", ["--validation_split=0.1", EVENTS]),
+        ("patience", ["--patience=2"]),  # by test images
         ("ann_learning_rate", ["--ann_learning_rate=0.5"]),
         ("joint", ["--joint", "--ann_epochs=3"]),
         ("loss", ["--loss=tet", "--joint"]),
@@ -376,7 +377,7 @@ def print_traces(program, folder, cases):
         return np.eye(10)[np.zeros(len(x), int)]
 
     resume = types.SimpleNamespace(
-        history={"loss": [1.0]}, seconds=0, starts=[], remove=asked("remove")
+        history={"loss": [1.0]}, seconds=0, times=[0], starts=[], remove=asked("remove")
     )
     with contextlib.ExitStack() as stack:
         for owner, name, stub in (
