@@ -250,9 +250,9 @@ def check_needs(needs):
 def check_data():
     """Raises an error for flags that have no effect on this `--dataset`."""
     if FLAGS.dataset in datasets.recordings.RECORDINGS:
-        names = ["normalization", "validation_split"]
+        names = ["normalization"]
     elif FLAGS.dataset in datasets.speech.SETS:
-        names = ["normalization", "image_size", "workers", "train_timesteps", "validation_split"]
+        names = ["normalization", "image_size", "workers", "train_timesteps"]
     else:
         names = ["workers", "train_timesteps"]
         if FLAGS.dataset == "digits" or FLAGS.dataset.endswith(".npz"):

@@ -97,7 +97,7 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "validation_split",
     0.0,
-    "Share of the training images that is held out to choose by; else the test images are shown.",
+    "Share of the training data that is held out to choose by; else the test data are shown.",
     *(0.0, 0.9),
 )
 flags.DEFINE_bool(
@@ -133,7 +133,7 @@ def check_flags():
     else:
         common.refuse(["ann_learning_rate"], "it needs --ann_epochs")
     if not FLAGS.validation_split and not FLAGS.steps_per_epoch:
-        common.refuse(["patience"], "it needs --validation_split: test images choose nothing")
+        common.refuse(["patience"], "it needs --validation_split: test data choose nothing")
 
 
 def neuron():

@@ -292,7 +292,7 @@ def test_killed_training_ends_as_unbroken(name, tmp_path):
         watch = [*others(), resume, Slower(), *more]
         history = model.fit(X, Y, epochs=4, callbacks=watch, **FIT).history
         assert len(resume.times) == 4 and resume.times == sorted(resume.times)
-        assert 0 < resume.times[0] and resume.times[-1] == resume.seconds
+        assert resume.times[0] > 0 and resume.times[-1] == resume.seconds
         values = [*model.variables, *model.optimizer.variables]
         return [to_numpy(ops.convert_to_tensor(v)) for v in values], history
 

@@ -477,8 +477,6 @@ def test_validation_images_are_the_last_of_the_training_images(mocked):
         assert images_of(data.test) == images_of(everything.test)
     with pytest.raises(ValueError, match="`validation_split`"):
         datasets.load("cifar10", validation_split=1.5)
-    with pytest.raises(ValueError, match="`validation_split` is for images"):
-        datasets.load("nmnist", validation_split=0.1)
 
 
 @pytest.mark.once
@@ -550,6 +548,26 @@ def test_spoken_digits(tmp_path):
     np.testing.assert_array_equal(data.train[0][0], train)
     vectors = datasets.load("spoken_digits", 8, data_dir=tmp_path, one_hot=True).test[0][1]
     np.testing.assert_array_equal(vectors, np.eye(8)[y])
+
+
+@pytest.mark.once
+def test_validation_clips_are_evenly_spaced_training_clips(tmp_path):
+    for place, digit in enumerate((0, 7)):
+        for number in (0, 11, 5):
+            pitch = 300 + 100 * (3 * place + number % 10)
+            write_wav(tmp_path / f"{digit}_jane_{number}.wav", tone(pitch))
+    given = {"name": "spoken_digits", "batch_size": 8, "data_dir": tmp_path}
+    everything = datasets.load(**given)
+    data = datasets.load(**given, augmentation=["shift", "noise"], validation_split=0.5)
+    assert everything.validation is None
+    (x, y), (test_x, _) = data.validation[0], data.test[0]
+    whole = everything.train  # in the order of names: 0_jane_11, 0_jane_5, 7_jane_11, 7_jane_5
+    np.testing.assert_array_equal(y, [0, 7])
+    np.testing.assert_array_equal(x, whole.read_examples([1, 3]))  # without variation
+    np.testing.assert_array_equal(test_x, everything.test[0][0])
+    assert [path.name for path in data.train.examples] == ["0_jane_11.wav", "7_jane_11.wav"]
+    assert sorted(data.train[0][1]) == [0, 7]
+    assert not np.isclose(data.train.read_examples([0]), whole.read_examples([0])).all()
 
 
 def test_speech_commands(tmp_path):

@@ -188,7 +188,6 @@ REFUSED = {
         ("train_timesteps", ["--train_timesteps=3"]),
         ("image_size", ["--image_size=16", "--dataset=spoken_digits"]),
         ("neuron_options", ['--neuron_options={"tau": 3}']),
-        ("validation_split", ["--validation_split=0.1", EVENTS]),
         ("patience", ["--patience=2"]),  # by test images
         ("ann_learning_rate", ["--ann_learning_rate=0.5"]),
         ("joint", ["--joint", "--ann_epochs=3"]),

@@ -415,8 +415,8 @@ def publish(folder):
 
     presets.HERE, presets.TABLE = pathlib.Path(folder), pathlib.Path(folder, "presets.json")
     presets.TABLE.write_text("[]")
-    sample = f"--sample={folder}/sample"
-    run_program("applications/publish.py", f"--run={folder}", "--preset=mine", sample)
+    sample = (f"--sample={folder}/sample", "--sample_of=noise")
+    run_program("applications/publish.py", f"--run={folder}", "--preset=mine", *sample)
 
 
 @pytest.mark.once
@@ -435,6 +435,12 @@ def test_a_network_that_starts_from_an_ann(tmp_path):
     ann, network = (results[name]["val_accuracy"] for name in ("ann_history", "history"))
     assert len(ann) == 4 and ann[-1] > 0.8
     assert network[0] > ann[-1] - 0.15  # as good as untrained: its learning rate is nothing
+    assert results["chosen_by"].startswith("nothing") and results["test_examples"] == 360
+    assert len(results["ann_history"]["seconds"]) == 4
+    found = program("curve", f"--runs={tmp_path}")
+    last = results["ann_seconds"] + results["history"]["seconds"][0]
+    told = f"last +{100 * network[0]:.2f} at {last / 3600:.2f} h"
+    assert re.search(told, found.stdout), found.stdout + found.stderr[-2000:]
     found = in_a_process(publish, str(tmp_path))
     assert found.returncode == 0, found.stderr[-2000:]
     (row,) = json.loads((tmp_path / "presets.json").read_text())
@@ -442,7 +448,49 @@ def test_a_network_that_starts_from_an_ann(tmp_path):
     assert abs(row["accuracy"] - results["test_accuracy"]) < 2 / 360
     assert row["arguments"]["filters"] == [[8], [16]]
     with np.load(tmp_path / "sample" / "SpikingConvNet_mine.npz") as sample:
+        assert {*sample} == {"examples", "logits", "rates"}  # no images of the data set
+        assert {*np.unique(sample["examples"])} == {*range(-2, 3)}
         assert sample["examples"].shape == (60, 8, 8, 1) and sample["logits"].shape == (60, 10)
+
+
+@pytest.mark.once
+def test_seeds_and_what_weights_are_chosen_by(tmp_path):
+    """Labels of the test images are wrong: weights chosen by these would be untrained ones."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    images = rng.integers(0, 100, (300, 8, 8))
+    images[labels == 1, :, 4:] += 150
+    parts = {"x_train": images[:200], "y_train": labels[:200]}
+    parts |= {"x_test": images[200:], "y_test": 1 - labels[200:]}
+    np.savez(tmp_path / "halves.npz", **parts)
+    flags = ["--model=SpikingConvNet", '--options={"filters": [[4]]}', "--epochs=4", "--patience=2"]
+    flags += [f"--dataset={tmp_path}/halves.npz", f"--output_dir={tmp_path}", "--batch_size=16"]
+    flags += ["--learning_rate=0.01", "--progress=0", "--timesteps=2"]
+    found = program("train", *flags)
+    assert found.returncode == 1 and "--patience has no effect" in found.stderr
+    flags.append("--validation_split=0.2")
+    found = program("seeds", "--seeds=3", *flags)
+    assert found.returncode == 0, found.stderr[-2000:]
+    path = tmp_path / "seed_3" / "results.json"
+    run = json.loads(path.read_text())
+    assert max(run["history"]["val_accuracy"]) > 0.9 and run["test_accuracy"] < 0.2
+    assert run["chosen_by"] == "the loss on 20.0% of the training data, held out"
+    (tmp_path / "seed_4").mkdir()
+    other = run | {
+        "test_accuracy": run["test_accuracy"] + 0.02,
+        "flags": run["flags"] | {"seed": 4},
+    }
+    (tmp_path / "seed_4" / "results.json").write_text(json.dumps(other))
+    found = program("seeds", "--seeds=3,4", *flags)
+    told = f"Mean {run['test_accuracy'] + 0.01:.2%}, standard deviation 1.41;"  # 2 / sqrt(2)
+    assert told in found.stdout, found.stdout + found.stderr[-2000:]
+    table = json.loads((tmp_path / "seeds.json").read_text())
+    assert table["seeds"] == [3, 4] and table["runs"]["3"] == run
+    found = program("seeds", "--seeds=3,4", *flags, "--timesteps=3")
+    assert found.returncode == 1 and "timesteps was 2, is 3" in found.stderr
+    for wrong, told in (("0,0", "different"), ("x", "numbers"), ("0 --seed=1", "--seed has no")):
+        found = program("seeds", *f"--seeds={wrong}".split())
+        assert found.returncode == 1 and told in found.stderr
 
 
 @pytest.mark.once

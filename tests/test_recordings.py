@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from keras_snn import datasets
 from keras_snn.datasets import events as ev
 from keras_snn.datasets import recordings
 from keras_snn.datasets.events import Events
@@ -400,6 +401,19 @@ def test_some_frames_in_their_order(tmp_path):
         left_out.add(fits[0])
     assert left_out == {0, 1, 2, 3}
     assert load("nmnist", tmp_path, train_timesteps=4).input_shape == (4, 34, 34, 2)
+
+
+@pytest.mark.once
+def test_validation_recordings_are_evenly_spaced_training_recordings(tmp_path):
+    nmnist(tmp_path)
+    given = {"batch_size": 30, "data_dir": tmp_path, "timesteps": 4, "train_timesteps": 3}
+    data = datasets.load("nmnist", validation_split=1 / 3, **given)
+    x, y = data.validation[0]
+    np.testing.assert_array_equal(y, range(10))  # the second of three of each class
+    paths = [tmp_path / "Train" / str(digit) / "00001.bin" for digit in range(10)]
+    np.testing.assert_array_equal(x, [data.test.read(path) for path in paths])
+    assert x.shape[1] == 4 and data.train[0][0].shape[:2] == (20, 3)
+    assert len(data.test.labels) == 20 and not {*paths} & {*data.train.examples}
 
 
 def test_cifar10_dvs_may_be_aedat4(tmp_path):

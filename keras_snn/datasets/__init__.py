@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_snn.datasets import hugging_face, images, recordings, speech
-from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches
+from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, hold_out
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.datasets.tonic import from_tonic
 from keras_snn.utils.arguments import check_integer, check_number
@@ -73,8 +73,9 @@ def load(
             `"unit"` maps them to [-1, 1].
         one_hot: Whether labels are one-hot vectors; mixed labels must be.
         workers: Number of threads that read recordings.
-        validation_split: Share of the training images, from 0 to 0.9, that is held out to
-            choose by: the last ones, which become `Dataset.validation`. Images only.
+        validation_split: Share of the training examples, from 0 to 0.9, that is held out to
+            choose by, as `Dataset.validation`: of images the last ones, of recordings and speech
+            evenly spaced ones.
 
     Returns:
         A `Dataset`.
@@ -87,10 +88,9 @@ def load(
     """
     check_integer("batch_size", batch_size)
     check_number("validation_split", validation_split, minimum=0, maximum=0.9)
-    if validation_split and (name in recordings.RECORDINGS or name in speech.SETS):
-        raise ValueError(f"`validation_split` is for images, not for the data set {name!r}.")
+    files = None
     if name in recordings.RECORDINGS:
-        return recordings.load(
+        files = recordings.load(
             name,
             batch_size,
             seed,
@@ -102,8 +102,10 @@ def load(
             one_hot,
             image_size,
         )
-    if name in speech.SETS:
-        return speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)
+    elif name in speech.SETS:
+        files = speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)
+    if files is not None:
+        return hold_out(files, validation_split) if validation_split else files
 
     def preparation(names, classes):
         return Preparation(1 / 255, normalization, names, classes if one_hot else None)

@@ -4,6 +4,7 @@ Order and variation depend only on the seed and the epoch, so that interrupted t
 resumed exactly; see `keras_snn.callbacks.Resume`.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["ArrayBatches", "Dataset", "FileBatches"]
+__all__ = ["ArrayBatches", "Dataset", "FileBatches", "hold_out"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +147,22 @@ class FileBatches(ArrayBatches):
     def read_examples(self, chosen):
         return np.stack([self._example(index) for index in chosen])
 
+    def of(self, sources, labels):
+        """Batches like these, of other examples.
+
+        Args:
+            sources: What to read each example from.
+            labels: `(examples,)`.
+
+        Returns:
+            A `FileBatches` that has read nothing yet.
+        """
+        batches = copy.copy(self)
+        batches._kept, batches._room = {}, self._room + sum(x.nbytes for x in self._kept.values())
+        batches.examples, batches.labels = list(sources), np.asarray(labels)
+        batches.set_epoch(0)
+        return batches
+
     def _example(self, index):
         example = self._kept.get(index)
         if example is None:
@@ -157,6 +174,30 @@ class FileBatches(ArrayBatches):
             return example
         generator = np.random.default_rng((self.seed or 0, self.epoch, int(index)))
         return self.vary(example, generator)
+
+
+def hold_out(data, share):
+    """Takes examples for validation from the training data, evenly spaced in their order.
+
+    That order is of classes, speakers or dates: all of them are in both parts.
+
+    Args:
+        data: A `Dataset` of `FileBatches`.
+        share: Share of the training examples, above 0; at least one is taken.
+
+    Returns:
+        A `Dataset` like `data`, whose validation examples are read as those of `test`: without
+        variation.
+    """
+    sources, labels = data.train.examples, data.train.labels
+    count = max(int(share * len(sources)), 1)
+    taken = ((np.arange(count) + 0.5) * len(sources) / count).astype(int)
+    left = np.delete(np.arange(len(sources)), taken)
+    train, validation = (
+        batches.of([sources[i] for i in part], labels[part])
+        for batches, part in ((data.train, left), (data.test, taken))
+    )
+    return dataclasses.replace(data, train=train, validation=validation)
 
 
 # Most draws in a batch: batches use consecutive ranges of this many numbers.

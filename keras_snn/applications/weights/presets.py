@@ -29,6 +29,8 @@ TABLE = HERE / "presets.json"
 FREE = ("include_top", "weights", "pooling", "classifier_activation", "name", "timesteps")
 FREE += ("dropout", "convolution_dropout", "zero_init_residual", "input_tensor")
 
+LIMIT = 8_000_000  # bytes of all presets: everyone who installs the package gets them
+
 CALLERS = ("name", "dtype")  # of a neuron's configuration, what is the caller's
 
 
@@ -110,13 +112,14 @@ class PresetList(list):
     """Presets; prints as a table."""
 
     def __str__(self):
-        columns = ("model", "weights", "T", "accuracy", "parameters", "rate", "energy (uJ)")
-        rows = [(*columns, "recipe", "seed", "date")]
+        columns = ("model", "weights", "test data", "T", "accuracy", "parameters", "rate")
+        rows = [(*columns, "energy (uJ)", "recipe", "seed", "date", "SHA-256")]
         for x in self:
+            data = f"{x.examples:,} of {x.data['name']}"
             numbers = (f"{100 * x.accuracy:.2f} %", f"{x.parameters:,}", f"{x.rate:.3f}")
-            steps = str(x.arguments["timesteps"])
-            energy = f"{x.energy / 1000:.3f}"
-            rows.append((x.model, x.name, steps, *numbers, energy, x.recipe, str(x.seed), x.date))
+            run = (x.recipe, str(x.seed), x.date, x.checksum[:12])
+            steps, energy = str(x.arguments["timesteps"]), f"{x.energy / 1000:.3f}"
+            rows.append((x.model, x.name, data, steps, *numbers, energy, *run))
         return "\n".join(table_lines(rows, left=2))
 
 
@@ -254,13 +257,23 @@ def load(preset, model):
 
 
 def save(preset, found):
-    """Writes the weights of a preset, and its row in the table in the place of an older one."""
+    """Writes the weights of a preset, and its row in the table in the place of an older one.
+
+    Raises:
+        ValueError: If all presets together would be larger than `LIMIT`.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **found)
+    others = [x for x in list_presets() if (x.model, x.name) != (preset.model, preset.name)]
+    size = len(buffer.getvalue()) + sum(x.path.stat().st_size for x in others)
+    if size > LIMIT:
+        raise ValueError(
+            f"With {preset.model} for {preset.name!r} the presets would have {size:,} bytes; at "
+            f"most {LIMIT:,} go into the package. Keep its .keras file elsewhere."
+        )
     files.write(preset.path, buffer.getvalue())
     checksum = hashlib.sha256(buffer.getvalue()).hexdigest()
     preset = dataclasses.replace(preset, checksum=checksum)
-    others = [x for x in list_presets() if (x.model, x.name) != (preset.model, preset.name)]
     rows = sorted([*others, preset], key=lambda x: (x.model, x.name))
     lines = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in rows)
     files.write(TABLE, f"[\n{lines}\n]\n")
