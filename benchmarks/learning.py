@@ -37,10 +37,10 @@ from keras_snn.initializers import FiringRateScaling
 flags.DEFINE_string("dataset", "digits", "Images, see `keras_snn.datasets.load`.")
 flags.DEFINE_list("backends", [keras.backend.backend()], "Backends of ours.")
 flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
-flags.DEFINE_integer("epochs", 15, "Epochs of training.", lower_bound=1)
+flags.DEFINE_integer("epochs", 10, "Epochs of training.", lower_bound=1)
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_integer("batch", 64, "Batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.05, "Learning rate.", lower_bound=0.0)
+flags.DEFINE_float("learning_rate", 0.1, "Learning rate.", lower_bound=0.0)
 flags.DEFINE_string("folder", None, "Of one measurement: data, first weights and what it computes.")
 
 PEERS = ["SpikingJelly", "snnTorch"]
@@ -109,7 +109,7 @@ def peer_network(name, shape, classes):
 
             lif = {"decay_input": False, "detach_reset": True, "step_mode": "m"}
             lif |= {"surrogate_function": surrogate.ATan(2.0)}
-            self.reset = functional.reset_net
+            self.begin = functional.reset_net
             self.conv1 = layer.Conv2d(channels, FILTERS[0], 3, padding=1)
             self.lif1 = neuron.LIFNode(2.0, **lif)
             self.pool1 = layer.AvgPool2d(2, step_mode="m")
@@ -119,7 +119,7 @@ def peer_network(name, shape, classes):
             self.classifier = layer.Linear(features, classes, step_mode="m")
 
         def forward(self, x):
-            self.reset(self)
+            self.begin(self)
             currents = self.conv1(x)
             first = self.lif1(currents.unsqueeze(0).expand(FLAGS.timesteps, *currents.shape))
             second = self.lif2(self.conv2(self.pool1(first)))
@@ -306,6 +306,7 @@ def main(argv):
         prepare(folder)
         passed = [f"--folder={folder}", *(FLAGS[flag].serialize() for flag in given)]
         found = {x: measure(__file__, x, backend, *passed) for x, backend in runs.items()}
+        save(results | {"runs": found})
         first = compare(folder, [x for x in runs if isinstance(found[x], dict)])
     save(results | {"first batch": first, "runs": found})
     show(found)

@@ -10,40 +10,97 @@ import pytest
 from helpers import to_numpy
 from keras import layers
 
-from keras_snn import applications, datasets
+from keras_snn import analysis, applications, datasets, export
+from keras_snn import layers as snn
 from keras_snn.applications.weights import presets
 
 PRESETS = applications.list_presets()
 SAMPLES = pathlib.Path(__file__).with_name("presets")
-EACH = pytest.mark.parametrize("preset", PRESETS, ids=lambda x: f"{x.model}-{x.name}")
 
 
 def network(preset, **changes):
     return getattr(applications, preset.model)(weights=preset.name, **changes)
 
 
-@EACH
-def test_answers_of_the_sample(preset):
-    """Answers of the backend that it was trained on, and the accuracy of all test data."""
-    with np.load(SAMPLES / preset.path.name) as file:
-        examples, labels, logits = (file[name] for name in ("examples", "labels", "logits"))
-    model = network(preset, classifier_activation=None)
-    answers = to_numpy(model(examples.astype("float32")))
+@pytest.fixture(scope="module", params=PRESETS, ids=lambda x: f"{x.model}-{x.name}")
+def loaded(request):
+    """A preset, its network, and examples with what it answered where it was trained."""
+    with np.load(SAMPLES / request.param.path.name) as file:
+        sample = dict(file)
+    sample["examples"] = sample["examples"].astype("float32")
+    return request.param, network(request.param, classifier_activation=None), sample
+
+
+def test_answers_and_firing_rates_on_every_backend(loaded):
+    _, model, sample = loaded
+    answers = to_numpy(model(sample["examples"]))
     # A potential within rounding of its threshold changes a spike, and what follows from it.
-    same = np.isclose(answers, logits, atol=1e-3).all(-1)
+    same = np.isclose(answers, sample["logits"], atol=1e-4).all(-1)
     assert same.mean() >= 0.95
-    right, count = (answers.argmax(-1) == labels).mean(), len(labels)
-    error = np.sqrt(preset.accuracy * (1 - preset.accuracy) / count)
-    assert right >= preset.accuracy - 3 * error - 1 / count
+    rates = [*analysis.firing_rates(model, sample["examples"]).values()]
+    np.testing.assert_allclose(rates, sample["rates"], atol=1e-4)
+
+
+def labelled(preset, sample):
+    """Labelled test examples: the sample's, or, where it is of noise, the data set's own."""
+    if "labels" in sample:
+        return sample["examples"], sample["labels"]
+    name = preset.data["name"]
+    tfds = pytest.importorskip("tensorflow_datasets", reason=f"{name} is read by it")
+    if not tfds.builder(name).data_path.exists():
+        pytest.skip(f"{name} is not in TFDS_DATA_DIR, and is not downloaded for a test")
+    return datasets.load(**preset.data, batch_size=500).test.as_numpy_iterator().next()
+
+
+def test_accuracy_is_that_of_the_table(loaded):
+    preset, model, sample = loaded
+    examples, labels = labelled(preset, sample)
+    right = (model.predict(examples, 64, verbose=0).argmax(-1) == labels).mean()
+    error = np.sqrt(preset.accuracy * (1 - preset.accuracy) / len(labels))
+    assert right >= preset.accuracy - 3 * error - 1 / len(labels)
+
+
+def test_a_step_of_fine_tuning_lowers_the_loss(loaded):
+    preset, _, sample = loaded
+    base = network(preset, include_top=False, timesteps=preset.arguments["timesteps"])
+    features = snn.MeanOverTime()(snn.FoldTime(layers.Flatten())(base.output))
+    model = keras.Model(base.input, layers.Dense(3)(features))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
+    before = [to_numpy(weight) for weight in base.trainable_weights]
+    x, y = sample["examples"][:6], np.arange(6) % 3
+    first, second = (float(model.train_on_batch(x, y)) for _ in range(2))
+    assert second < first
+    moved = [np.abs(to_numpy(w) - b).max() > 0 for w, b in zip(base.trainable_weights, before)]
+    assert np.mean(moved) > 0.9  # not the head alone
+
+
+@pytest.mark.once
+def test_export_has_the_same_answers(loaded, tmp_path):
+    _, model, sample = loaded
+    path = tmp_path / "preset.tflite"
+    export.to_tflite(model, path, verify_data=sample["examples"][:2])
+    stream = export.StreamingInterpreter(path)
+    answers = []
+    for example in sample["examples"][:8]:
+        (answer,) = stream.step(example[None]).values()
+        answers.append(answer[0])
+    np.testing.assert_allclose(answers, sample["logits"][:8], atol=1e-4)
 
 
 @pytest.mark.once
 def test_table_and_files():
-    assert sum(preset.path.stat().st_size for preset in PRESETS) < 8e6
-    for preset in PRESETS:
+    assert sum(preset.path.stat().st_size for preset in PRESETS) <= 8e6
+    rows = str(PRESETS).splitlines()[1:]
+    for preset, row in zip(PRESETS, rows, strict=True):
         assert hashlib.sha256(preset.path.read_bytes()).hexdigest() == preset.checksum
         assert f'- `"{preset.name}"`: ' in getattr(applications, preset.model).__doc__
-        assert preset.name in str(PRESETS) and preset.recipe in str(PRESETS)
+        data = f"{preset.examples} of {preset.data['name']}"
+        size = f"{preset.arguments['timesteps']} {100 * preset.accuracy:.2f} %"
+        cost = f"{preset.parameters:,} {preset.rate:.3f}"
+        run = (preset.recipe, str(preset.seed), preset.date, preset.checksum[:12])
+        told = (preset.model, preset.name, data, size, cost, f"{preset.energy / 1000:.3f}", *run)
+        assert all(part in " ".join(row.split()) for part in told)
 
 
 def test_for_fine_tuning():
@@ -130,4 +187,9 @@ def test_saving_replaces_one_row_and_damage_is_found(tmp_path, monkeypatch):
     saved.path.write_bytes(saved.path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         network(saved)
+    monkeypatch.setattr(presets, "LIMIT", 1_000_000)
+    table = presets.TABLE.read_bytes()
+    with pytest.raises(ValueError, match="would have .* bytes; at most 1,000,000"):
+        presets.save(PRESETS[0], found)
+    assert presets.TABLE.read_bytes() == table
     json.loads(presets.TABLE.read_text())
