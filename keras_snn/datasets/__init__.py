@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_snn.datasets import hugging_face, images, recordings, speech
-from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, hold_out
+from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, with_validation
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.datasets.tonic import from_tonic
 from keras_snn.utils.arguments import check_integer, check_number
@@ -105,7 +105,7 @@ def load(
     elif name in speech.SETS:
         files = speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)
     if files is not None:
-        return hold_out(files, validation_split) if validation_split else files
+        return with_validation(files, validation_split) if validation_split else files
 
     def preparation(names, classes):
         return Preparation(1 / 255, normalization, names, classes if one_hot else None)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["ArrayBatches", "Dataset", "FileBatches", "hold_out"]
+__all__ = ["ArrayBatches", "Dataset", "FileBatches", "with_validation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ class FileBatches(ArrayBatches):
         return self.vary(example, generator)
 
 
-def hold_out(data, share):
+def with_validation(data, share):
     """Takes examples for validation from the training data, evenly spaced in their order.
 
     That order is of classes, speakers or dates: all of them are in both parts.
