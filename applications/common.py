@@ -39,6 +39,8 @@ def run(main, program):
         with contextlib.suppress(flags.Error):  # `app.run` will say it
             FLAGS(sys.argv, known_only=True)
             wanted = recipes.RECIPES.get(FLAGS.recipe, {}).get("program", program)
+            if wanted != program and FLAGS.estimate:
+                sys.exit(f"{program}: --estimate is not for {FLAGS.recipe}, which runs {wanted}.py")
             FLAGS.unparse_flags()
             if wanted != program:
                 path = pathlib.Path(__file__).with_name(f"{wanted}.py")
@@ -91,7 +93,7 @@ def configuration(module):
 
 # Flags that do not change trained weights: a run can be resumed with other values.
 FREE = {"recipe", "epochs", "ann_epochs", "patience", "progress", "watch", "tensorboard"}
-FREE |= {"output_dir", "data_dir", "workers", "estimate"}
+FREE |= {"output_dir", "data_dir", "workers", "estimate", "estimate_seconds"}
 
 
 def run_flags():

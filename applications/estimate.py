@@ -11,7 +11,7 @@ import time
 import keras
 import numpy as np
 
-SECONDS = 60.0  # how long training is timed, behind the first batch, which compiles
+SECONDS = 60.0  # how long training is timed by default, behind the first batch, which compiles
 
 
 @dataclasses.dataclass
@@ -119,6 +119,23 @@ def _bytes(variables):
     return sum(math.prod(v.shape) * dtype.itemsize for v, dtype in zip(variables, dtypes))
 
 
+def accelerator_memory():
+    """The most bytes that were in use on the first accelerator, or `None` if there is none."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
 def duration(seconds):
     """Seconds in words, as `2 h 05 min`."""
     minutes = round(seconds / 60)
@@ -140,6 +157,8 @@ def report(parts, folder):
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    used = accelerator_memory()
+    accelerator = "" if used is None else f"; {used / 2**30:.1f} GiB on the first accelerator"
     # `Resume` writes a file anew before the one that it replaces goes.
     disk = (2 * sum(part.variables for part in parts) + parts[-1].weights) / 1e6
     free = shutil.disk_usage(folder).free / 1e9
@@ -147,8 +166,7 @@ def report(parts, folder):
         [
             *map(str, parts),
             f"Time: {duration(sum(part.seconds for part in parts))}",
-            f"Memory: {peak:.1f} GiB at most so far, of {total:.1f} GiB; of an accelerator, see "
-            "its own tools",
+            f"Memory: {peak:.1f} GiB at most so far, of {total:.1f} GiB{accelerator}",
             f"Disk: {disk:.0f} MB while training, of {free:.0f} GB free in {folder}, besides the "
             "data",
         ]

@@ -103,6 +103,12 @@ flags.DEFINE_float(
 flags.DEFINE_bool(
     "estimate", False, "Train for a minute, print what all would need, and stop; nothing is kept."
 )
+flags.DEFINE_float(
+    "estimate_seconds",
+    estimate.SECONDS,
+    "How long --estimate trains, after a batch that compiles.",
+    lower_bound=0.0,
+)
 flags.DEFINE_enum("progress", "1", ["0", "1", "2"], "Nothing, a bar, or a line an epoch.")
 flags.DEFINE_string("output_dir", "results", "Where the model and the results go.")
 
@@ -120,6 +126,8 @@ def check_flags():
     common.refuse(missing, f"{FLAGS.model} has no such option")
     if FLAGS.neuron is None:
         common.refuse(["neuron_options"], "it needs --neuron")
+    if not FLAGS.estimate:
+        common.refuse(["estimate_seconds"], "it needs --estimate")
     if FLAGS.joint:
         common.refuse(["teacher", "loss", "label_smoothing"], "--joint has a loss of its own")
     if FLAGS.loss == "spike_count":
@@ -346,7 +354,7 @@ def estimated(data, devices):
     parts.append((FLAGS.model, devices.prepare(build_trainer(data, steps)[1]), FLAGS.epochs))
     held_out = None if FLAGS.steps_per_epoch else held_out
     return [
-        estimate.measure(name, model, train, held_out, epochs, steps)
+        estimate.measure(name, model, train, held_out, epochs, steps, FLAGS.estimate_seconds)
         for name, model, epochs in parts
     ]
 

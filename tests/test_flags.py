@@ -98,6 +98,7 @@ EFFECTS = {
         "ann_learning_rate": ["0.5", "--ann_epochs=3"],
         "validation_split": ["0.1"],
         "estimate": ["true"],
+        "estimate_seconds": ["2", "--estimate"],
         "steps_per_epoch": ["3"],
         "loss": ["tet"],
         "label_smoothing": ["0.5"],

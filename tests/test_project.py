@@ -244,6 +244,11 @@ def test_training_program_refuses(tmp_path):
             "Unknown data set 'no_such_set'",
         ),
         ("train", ["--output_dir=/proc/no/folder"], "/proc/no"),
+        (
+            "train",
+            ["--recipe=spike_norm_vgg16_cifar10", "--estimate"],
+            "--estimate is not for spike_norm_vgg16_cifar10, which runs convert.py",
+        ),
         ("evaluate", ["--model_file={}/missing.keras"], "There is no file"),
         ("evaluate", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
         ("export", ["--model_file={}/junk.keras"], "junk.keras is no Keras model, or is damaged"),
@@ -425,9 +430,13 @@ def test_a_network_that_starts_from_an_ann(tmp_path):
     flags += ['--neuron_options={"reset": "soft"}', "--validation_split=0.1", "--ann_epochs=4"]
     flags += ["--ann_learning_rate=0.01", "--epochs=1", "--learning_rate=1e-9"]
     flags += [f"--output_dir={tmp_path}", "--progress=0"]
-    found = program("train", *flags, "--estimate")
+    found = program("train", *flags, "--estimate", "--estimate_seconds=0.1")
     assert found.returncode == 0, found.stderr[-2000:]
-    assert re.search(r"ANN: .*4 epochs of 21 batches.*\nSpikingConvNet: .*\nTime: ", found.stdout)
+    assert re.search(
+        r"ANN: .*4 epochs of 21 batches.*\nSpikingConvNet: .*\nTime: .*\n"
+        r"Memory: [1-9\d.]+ GiB at most so far, of [\d.]+ GiB\nDisk: [\d.]+ MB while training",
+        found.stdout,
+    )
     assert not list(tmp_path.iterdir())
     found = program("train", *flags)
     assert found.returncode == 0, found.stderr[-2000:]
