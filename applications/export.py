@@ -2,6 +2,7 @@
 
     python applications/export.py --model_file=results/demo/SEWResNet8_digits.keras
     python applications/export.py --model_file=model.keras --mode=step --quantize=int8 --target=tflm
+    python applications/export.py --model_file=model.keras --quantize=int8 --target=c
 
 Inputs to compare with, and to take the ranges of quantised files from, are those of a data set.
 """
@@ -24,7 +25,7 @@ flags.DEFINE_integer("examples", 32, "Examples to compare, and as many for range
 flags.DEFINE_integer("test_examples", 0, "Examples to measure the accuracy of the file on.", 0)
 flags.DEFINE_enum("mode", "sequence", MODES, "Whole clips, or steps with states.")
 flags.DEFINE_enum("quantize", None, QUANTIZATIONS[1:], "Quantisation (default: float32).")
-flags.DEFINE_enum("target", "litert", TARGETS, "LiteRT, or TensorFlow Lite Micro.")
+flags.DEFINE_enum("target", "litert", (*TARGETS, "c"), "LiteRT, TensorFlow Lite Micro, or C.")
 flags.DEFINE_enum("state", "explicit", STATES, "Where a step's states are.")
 flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.", lower_bound=1)
 
@@ -32,21 +33,24 @@ flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.",
 def main(argv):
     """Exports, prints the report, predicts with the file."""
     common.refuse(["augmentation", "batch_size"], "nothing is trained, files take one example")
-    path = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.model_file).with_suffix(".tflite"))
-    files.check_path(path, [".tflite"])
+    source = FLAGS.target == "c"
+    if source:
+        common.refuse(["mode", "state"], "C source computes single steps and keeps their states")
+    suffix = ".c" if source else ".tflite"
+    path = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.model_file).with_suffix(suffix))
+    files.check_path(path, [suffix])
     model = common.load_model(FLAGS.model_file)
     shape = model.input_shape
     if len(shape) == 4:
         FLAGS.set_default("image_size", shape[-2])
     data = common.load_data_for(model, FLAGS.timesteps)
+    kinds = {"mode": FLAGS.mode, "target": FLAGS.target, "state": FLAGS.state}
     try:
-        report = export.to_tflite(
+        report = (export.to_c if source else export.to_tflite)(
             model,
             path,
-            mode=FLAGS.mode,
+            **({} if source else kinds),
             quantize=FLAGS.quantize,
-            target=FLAGS.target,
-            state=FLAGS.state,
             timesteps=FLAGS.timesteps,
             representative_data=common.collect(data.train, FLAGS.examples)[0],
             verify_data=common.collect(data.test, FLAGS.examples)[0],
@@ -57,10 +61,10 @@ def main(argv):
     files.write(path.with_suffix(".json"), report.to_json())
 
     images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
-    stream = export.StreamingInterpreter(path)
+    stream = (export.CRunner if source else export.StreamingInterpreter)(path)
 
     def predict(image):
-        if FLAGS.mode == "sequence":
+        if report.mode == "sequence":
             outputs = stream.step(image[None])
         else:
             clip = image if len(shape) == 5 else np.repeat(image[None], report.timesteps, axis=0)

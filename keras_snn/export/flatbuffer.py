@@ -11,6 +11,7 @@ __all__ = [
     "litert",
     "main_first",
     "operations",
+    "read",
     "with_float_constants",
     "with_reset",
     "with_sum",
@@ -50,7 +51,8 @@ def litert():
     return interpreter
 
 
-def _read(blob):
+def read(blob):
+    """A file as `ModelT` of TensorFlow Lite's schema, and the names of operations by code."""
     litert()
     from ai_edge_litert import schema_py_generated as schema
 
@@ -60,7 +62,7 @@ def _read(blob):
 
 
 def _operations(blob):
-    model, names = _read(blob)
+    model, names = read(blob)
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     used = [codes[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators]
     return collections.Counter(names[code] for code in used)
@@ -72,7 +74,7 @@ def operations(blob):
     Returns:
         A list of `(name, inputs, outputs)`: tensors are `(name, shape, type, constant)`.
     """
-    model, names = _read(blob)
+    model, names = read(blob)
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     graph = model.subgraphs[0]
 
@@ -94,7 +96,7 @@ def operations(blob):
 
 def main_first(blob, name):
     """The same file with the graph of one signature in front, which XNNPACK runs."""
-    model, _ = _read(blob)
+    model, _ = read(blob)
     main = next(d.subgraphIndex for d in model.signatureDefs if d.signatureKey == name.encode())
     order = sorted(range(len(model.subgraphs)), key=lambda i: i != main)
     model.subgraphs = [model.subgraphs[i] for i in order]
@@ -125,7 +127,7 @@ def with_float_constants(blob):
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
-    model, names = _read(blob)
+    model, names = read(blob)
     codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
     changed = False
     for graph in model.subgraphs:
@@ -166,7 +168,7 @@ def with_reset(blob, initial):
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
-    model, _ = _read(blob)
+    model, _ = read(blob)
     (step,) = model.signatureDefs
     states = {m.name.decode(): model.subgraphs[0].tensors[m.tensorIndex] for m in step.inputs}
     graph, reset = schema.SubGraphT(), schema.SignatureDefT()
@@ -205,7 +207,7 @@ def check(blob, internal=False, micro=False):
     Raises:
         RuntimeError: If there is a custom operation, a loop, a variable, or more axes than fit.
     """
-    model, _ = _read(blob)
+    model, _ = read(blob)
     refused = {"CUSTOM", "WHILE", "IF"} | (set() if internal else {"VAR_HANDLE"})
     refused |= {"TILE", "SIGN"} if micro else set()
     found = sorted(refused & set(_operations(blob)))
@@ -218,7 +220,7 @@ def check(blob, internal=False, micro=False):
 
 def describe(blob):
     """Operations by name, scales of tensors, inputs and outputs in the file's order."""
-    model, _ = _read(blob)
+    model, _ = read(blob)
     graph = model.subgraphs[0]
 
     def row(index):

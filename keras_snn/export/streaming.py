@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_snn.export import flatbuffer
 
-__all__ = ["StreamingInterpreter"]
+__all__ = ["StreamingInterpreter", "real", "stored"]
 
 
 class Runner:
@@ -102,7 +102,7 @@ class StreamingInterpreter(Runner):
         for name in self._states:
             out = f"{name}_out"
             value = first.get(out, np.zeros(self._in[name]["shape"], "float32"))
-            self._states[name] = _real(value, details.get(out, {"quantization": (0.0, 0)}))
+            self._states[name] = real(value, details.get(out, {"quantization": (0.0, 0)}))
 
     def step(self, inputs):
         """One step (or, of a file for whole clips, one clip).
@@ -122,8 +122,8 @@ class StreamingInterpreter(Runner):
                 raise ValueError(
                     f"The input {name!r} has the shape {self.inputs[name]}, got {np.shape(x)}."
                 )
-        given = {n: _stored(x, self._in[n]) for n, x in (inputs | self._states).items()}
-        outputs = {n: _real(y, self._out[n]) for n, y in self._runner(**given).items()}
+        given = {n: stored(x, self._in[n]) for n, x in (inputs | self._states).items()}
+        outputs = {n: real(y, self._out[n]) for n, y in self._runner(**given).items()}
         for name in self._states:
             self._states[name] = outputs.pop(f"{name}_out")
         return outputs
@@ -134,13 +134,13 @@ class StreamingInterpreter(Runner):
         return flatbuffer.describe(self._blob) | {"partitions": names.count("DELEGATE")}
 
 
-def _real(x, details):
+def real(x, details):
     """Float values of stored ones; a copy, for the interpreter's memory is written again."""
     scale, zero = details["quantization"]
     return np.array(x, "float32") if not scale else (x.astype("float32") - zero) * np.float32(scale)
 
 
-def _stored(x, details):
+def stored(x, details):
     """Values as the file stores them."""
     scale, zero = details["quantization"]
     x = np.asarray(x, "float32")

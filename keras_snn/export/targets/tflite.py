@@ -12,7 +12,7 @@ from keras_snn.export.job import run
 from keras_snn.export.streaming import StreamingInterpreter
 from keras_snn.export.targets import MODES, Job, Target, check
 
-__all__ = ["TARGET", "TFLite", "to_tflite"]
+__all__ = ["TARGET", "TFLite", "convert", "to_tflite"]
 
 QUANTIZATIONS = (None, "dynamic", "float16", "int8", "int16x8")
 TARGETS = ("litert", "tflm")
@@ -110,7 +110,7 @@ class TFLite(Target):
     suffix = ".tflite"
 
     def convert(self, program, probe=False):
-        return _convert(program, probe)
+        return convert(program, probe)
 
     def check(self, program, blob, probe):
         options = program.job.options
@@ -179,7 +179,8 @@ def _silent(program):
     return [name for name, count in zip(program.spike_names, fired) if not count]
 
 
-def _convert(program, probe):
+def convert(program, probe):
+    """A file of a `keras_snn.export.worker.Program`; with `probe`, one that gives spikes too."""
     import tensorflow as tf
 
     job, options = program.job, program.job.options

@@ -1,0 +1,291 @@
+"""C source computes what TensorFlow Lite's reference kernels do, bit for bit."""
+
+import shutil
+import subprocess
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from keras_snn import applications, datasets, export, layers
+from keras_snn.export import flatbuffer
+from keras_snn.export.c.pointwise import POINTWISE, multiplier, rescale
+from keras_snn.export.c.step import read
+from keras_snn.export.streaming import real, stored
+from keras_snn.export.targets import c as target
+
+pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the work is TensorFlow's"),
+    pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc"),
+]
+STEPS = 3
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined"]
+STRICT += ["-fno-sanitize-recover=all"]
+MAIN = """
+#include <stdio.h>
+#include "{stem}.h"
+
+int main(void)
+{{
+    static {kind} {buffers};
+    for (;;) {{
+        {prefix}_reset();
+        for (int t = 0; t < {macro}_TIMESTEPS; ++t) {{
+            {reads}
+            {prefix}_step({arguments});
+            {writes}
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """An export leaves the file of TensorFlow Lite, too, that the source was made of."""
+    companions = target.C.companions
+    monkeypatch.setattr(
+        target.C,
+        "companions",
+        lambda self, p, blob, r: companions(self, p, blob, r) | {".tflite": blob},
+    )
+
+
+@pytest.fixture
+def reference_kernels(monkeypatch):
+    """TensorFlow Lite runs its reference kernels, the plain form of what all others compute."""
+    litert = flatbuffer.litert()
+    kind = litert.OpResolverType.BUILTIN_REF
+    kinds = types.SimpleNamespace(AUTO=kind, BUILTIN_WITHOUT_DEFAULT_DELEGATES=kind)
+    fake = types.SimpleNamespace(Interpreter=litert.Interpreter, OpResolverType=kinds)
+
+    def interpreter(path, report):
+        states = {
+            name: np.full(before.shape, report.initial_states[name], "float32")
+            for name, (before, _) in opened(path, report).states.items()
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(flatbuffer, "litert", lambda: fake)
+            blob = flatbuffer.with_reset(path.read_bytes(), states)
+            return export.StreamingInterpreter(blob)
+
+    return interpreter
+
+
+def opened(path, report):
+    """The step that is in a file of TensorFlow Lite."""
+    names = ([row["name"] for row in rows] for rows in (report.inputs, report.outputs))
+    return read(path.read_bytes(), *names, list(report.initial_states))
+
+
+def program(path, flags=()):
+    """What the source does with clips, `(clips, time, ...)` by name, as a program of its own."""
+    prefix, ins, outs = target.described(path.with_suffix(".h").read_text())
+    sizes = {f"in_{r['name']}": np.prod(r["shape"]) for r in ins}
+    results = {f"out_{r['name']}": np.prod(r["shape"]) for r in outs}
+    kind = "float" if ins[0]["type"] == "float32" else "int8_t"
+    main = MAIN.format(
+        stem=path.stem,
+        kind=kind,
+        prefix=prefix,
+        macro=prefix.upper(),
+        buffers=", ".join(f"{name}[{size}]" for name, size in (sizes | results).items()),
+        reads="\n".join(f"if (fread({n}, sizeof {n}, 1, stdin) != 1) return 0;" for n in sizes),
+        arguments=", ".join(sizes | results),
+        writes="\n".join(f"fwrite({n}, sizeof {n}, 1, stdout);" for n in results),
+    )
+    path.with_name("main.c").write_text(main)
+    command = ["gcc", *STRICT, *flags, str(path), "main.c", "-lm", "-o", "main"]
+    subprocess.run(command, cwd=path.parent, check=True)
+
+    def run(clips):
+        details = [target._details(row) for row in ins]
+        codes = [stored(clips[r["name"]], d) for r, d in zip(ins, details)]
+        count, steps = codes[0].shape[:2]
+        joined = np.concatenate([x.reshape(count, steps, -1) for x in codes], axis=2)
+        done = subprocess.run(
+            [path.with_name("main")], input=joined.tobytes(), capture_output=True, check=True
+        )
+        found = np.frombuffer(done.stdout, codes[0].dtype).reshape(count, steps, -1)
+        parts = np.split(found, np.cumsum(list(results.values()))[:-1], axis=2)
+        return {row["name"]: real(part, target._details(row)) for row, part in zip(outs, parts)}
+
+    return run
+
+
+def integers(path, report, images):
+    """Outputs of each step for all images at once, `(images, time, ...)`, in NumPy."""
+    step = opened(path, report)
+    (first,), (last,) = step.inputs.values(), step.outputs.values()
+    given = stored(images, target._details(report.inputs[0])).astype("int64")
+    states, found = {}, []
+    for name, (before, _) in step.states.items():
+        code = np.round(report.initial_states[name] / before.scale[0]) + before.zero
+        states[before] = np.full((len(images), *before.shape[1:]), code, "int64")
+    for _ in range(report.timesteps):
+        values = {first: given, **states}
+        for op in step.operations:
+            args = [
+                t.data.astype("int64" if t.kind == "int8" else t.data.dtype)
+                if t is not None and t.data is not None
+                else values.get(t)
+                for t in op.inputs
+            ]
+            values[op.output] = (KERNELS.get(op.kind) or POINTWISE[op.kind])(op, *args)
+        found.append(values[last])
+        for before, after in step.states.values():
+            kept = types.SimpleNamespace(inputs=[after], output=before, options=None)
+            states[before] = POINTWISE["KEEP"](kept, values[after])
+    return real(np.stack(found, axis=1), target._details(report.outputs[0]))
+
+
+def convolved(op, x, kernel, bias):
+    """A convolution, as sums over the places of the kernel; its output goes by channel."""
+    y, options = op.output, op.options
+    rows, columns = y.shape[1:3]
+    stride, size = options.strideH, kernel.shape[1]
+    reach = (rows - 1) * stride + size
+    top = (op.padding or [max(reach - x.shape[1], 0) // 2 if options.padding == 0 else 0])[0]
+    x = np.pad(x - op.inputs[0].zero, ((0, 0), (top, size), (top, size), (0, 0)))
+    total = bias + sum(
+        x[:, i : i + rows * stride : stride, j : j + columns * stride : stride][:, :rows, :columns]
+        @ kernel[:, i, j].T
+        for i in range(size)
+        for j in range(size)
+    )
+    return requantized(op, total)
+
+
+def requantized(op, total):
+    first, kernel = op.inputs[:2]
+    scales = np.float64(first.scale[0]) * kernel.scale.astype("float64")
+    if len(scales) == 1:
+        scales = np.full(total.shape[-1], np.float32(first.scale[0] * kernel.scale[0]))
+    factors = [multiplier(float(s) / float(op.output.scale[0])) for s in scales]
+    channels = [rescale(total[..., k], *factor) for k, factor in enumerate(factors)]
+    return np.clip(np.stack(channels, -1) + op.output.zero, -128, 127)
+
+
+def averaged(op, x, axes):
+    assert axes.tolist() == [1, 2]
+    x, y = x - op.inputs[0].zero, op.output
+    count = x.shape[1] * x.shape[2]
+    factor, shift = multiplier(float(op.inputs[0].scale[0]) / float(y.scale[0]))
+    more = int(np.log2(count))
+    total = rescale(x.sum((1, 2)), (factor << more) // count, shift - more)
+    return np.clip(total + y.zero, -128, 127).reshape(len(x), *y.shape[1:])
+
+
+KERNELS = {
+    "CONV_2D": convolved,
+    "FULLY_CONNECTED": lambda op, x, w, b: requantized(op, (x - op.inputs[0].zero) @ w.T + b),
+    "MEAN": averaged,
+    "PAD": lambda op, x, w: np.pad(x, ((0, 0), *w[1:]), constant_values=op.output.zero),
+}
+
+
+def test_digits(both, reference_kernels, tmp_path):
+    """All 360 held-out digits: the program, NumPy's integers and TensorFlow Lite are equal."""
+    data = datasets.load("digits")
+    train = np.concatenate([x for x, _ in data.train])[:64]
+    images = np.concatenate([x for x, _ in data.test])
+    assert len(images) == 360
+    model = applications.SEWResNet8(weights="digits", classifier_activation=None)
+    report = export.to_c(model, tmp_path / "net", "int8", train, images, verify_samples=2)
+    ins, (out,) = report.inputs, report.outputs
+    clips = {ins[0]["name"]: np.repeat(images[:, None], report.timesteps, axis=1)}
+    found = program(tmp_path / "net.c")(clips)[out["name"]]
+    np.testing.assert_array_equal(found, integers(tmp_path / "net.tflite", report, images))
+    interpreter = reference_kernels(tmp_path / "net.tflite", report)
+    for image, wanted in zip(images[:20], found):
+        interpreter.reset()
+        steps = [interpreter.step(image[None])[out["name"]][0] for _ in wanted]
+        np.testing.assert_array_equal(steps, wanted)
+    every = program(tmp_path / "net.c", ["-DNET_SKIP=0"])(clips)[out["name"]]
+    np.testing.assert_array_equal(every, found)
+    assert report.arena_bytes <= 60_000
+    print(report)
+
+
+def various_net():
+    """The layers of small networks, in one model."""
+    strong = {"kernel_initializer": keras.initializers.RandomNormal(0.1, 0.6, seed=3)}
+    inputs = keras.Input((STEPS, 7, 7, 2), name="int")
+
+    def each(layer, x):
+        return layers.FoldTime(layer)(x)
+
+    x = each(layers.PaddedConv2D(4, 3, strides=2, padding="symmetric", **strong), inputs)
+    x = first = layers.LIF(tau=3.0, v_reset=-0.2, name="x-1")(x)
+    x = each(keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2), x)
+    x = layers.DecayLIF(decay=0.5, threshold=0.3, name="x_1")(
+        each(keras.layers.BatchNormalization(), x)
+    )
+    x = each(keras.layers.Conv2D(4, 3, groups=2, padding="same", dilation_rate=2, **strong), x)
+    x = layers.SpikeConnection("iand")([layers.ParametricLIF(parameter_shape="channel")(x), first])
+    pooled = [
+        each(keras.layers.MaxPooling2D(2), x),
+        each(keras.layers.AveragePooling2D(3, 1, padding="same"), x),
+        each(keras.layers.GlobalAveragePooling2D(), x),
+    ]
+    x = keras.layers.Concatenate()(
+        [each(keras.layers.Flatten(), p) for p in pooled[:2]] + pooled[2:]
+    )
+    x = layers.IF(reset="soft")(keras.layers.Dense(6, **strong)(x))
+    readouts = (
+        layers.MeanOverTime(name="double"),
+        layers.MaxOverTime(),
+        layers.FirstSpikeTime(),
+        layers.MembraneReadout("last", tau=2.0),
+    )
+    dense = keras.layers.Dense(3, **strong)(x)
+    ends = [readout(x if i == 2 else dense) for i, readout in enumerate(readouts)]
+    model = keras.Model(inputs, [*ends, keras.layers.Softmax()(ends[0])])
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "batch_normalization" in weight.path:
+            weight.assign(rng.uniform(0.2, 0.6, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("quantize", ["int8", None])
+def test_layers(quantize, both, reference_kernels, tmp_path):
+    model = various_net()
+    clips = np.random.default_rng(1).normal(0.4, 1.5, (16, *model.input_shape[1:]))
+    clips = clips.astype("float32")
+    report = export.to_c(model, tmp_path / "for.c", quantize, clips if quantize else None, clips)
+    name = report.inputs[0]["name"]
+    found = program(tmp_path / "for.c")({name: clips})
+    interpreter = reference_kernels(tmp_path / "for.tflite", report)
+    for k, clip in enumerate(clips):
+        interpreter.reset()
+        for t, frame in enumerate(clip):
+            wanted = interpreter.step(frame[None])
+            for row in report.outputs:
+                given, expected = found[row["name"]][k, t], wanted[row["name"]].ravel()
+                tolerance = (
+                    1e-5 if quantize is None else row["scale"] * 1.01 * (row["scale"] == 1 / 256)
+                )
+                np.testing.assert_allclose(given, expected, rtol=0, atol=tolerance)
+    if quantize is None:
+        for wanted, row in zip(model.predict(clips, verbose=0), report.outputs):
+            np.testing.assert_allclose(found[row["name"]][:, -1], wanted, rtol=1e-4, atol=1e-5)
+        assert all(layer["agreement"] == 1 for layer in report.layers)
+
+
+def test_what_is_refused(tmp_path):
+    inputs = keras.Input((STEPS, 4, 4, 4, 1))
+    conv = keras.layers.Conv3D(2, 3, padding="same")
+    x = layers.SumOverTime()(layers.IF()(layers.FoldTime(conv, name="deep")(inputs)))
+    with pytest.raises(TypeError, match=r"deep \(Conv3D\) can't be exported to C.*CONV_3D"):
+        export.to_c(keras.Model(inputs, x), tmp_path / "net.c", verify_samples=1)
+    model = keras.Sequential([keras.Input((STEPS, 2)), layers.IF(), layers.SumOverTime()])
+    with pytest.raises(ValueError, match="representative_data"):
+        export.to_c(model, tmp_path / "net.c", "int8")
+    with pytest.raises(ValueError, match="`quantize` must be one of"):
+        export.to_c(model, tmp_path / "net.c", "int16x8")
+    with pytest.raises(ValueError, match=r"should end in \.c"):
+        export.to_c(model, tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
