@@ -54,7 +54,7 @@ LAYERS = {
         2,
         lambda q, k: fire(q.sum(2, keepdims=True)) * k,
     ),
-    "spike-driven": (
+    "driven": (
         lambda **kw: snn.SpikeDrivenAttention(**kw),
         3,
         lambda q, k, v: q * fire((k * v).sum(2, keepdims=True)),
@@ -196,24 +196,20 @@ def test_remat_of_a_block(tmp_path):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the work is TensorFlow's")
 def test_export(tmp_path):
     inputs = keras.Input((2, 6, 8), name="x")
-    units = iter(range(99))
-
-    def branch():
-        index = next(units)
-        kernel = keras.initializers.RandomNormal(stddev=1.0, seed=index)
-        y = keras.layers.Dense(8, kernel_initializer=kernel, name=f"dense{index}")(inputs)
-        return snn.LIF(name=f"lif{index}")(y)
-
-    found = [
-        make(name=kind)([branch() for _ in range(count)])
-        for kind, (make, count, _) in LAYERS.items()
-    ]
+    branches = []
+    for name in "qkv":
+        kernel = keras.initializers.RandomNormal(mean=0.5, seed=ord(name), stddev=1.0)
+        y = keras.layers.Dense(8, kernel_initializer=kernel, name=f"dense_{name}")(inputs)
+        branches.append(snn.LIF(name=name)(y))
+    found = [make(name=kind)(branches[:count]) for kind, (make, count, _) in LAYERS.items()]
     model = keras.Model(inputs, snn.MeanOverTime()(keras.layers.Add()(found)))
-    x = np.random.default_rng(0).normal(size=(2, 2, 6, 8)).astype("float32")
+    x = np.random.default_rng(0).normal(0.5, 1.0, (2, 2, 6, 8)).astype("float32")
     for mode in ("sequence", "step"):
         report = export.to_tflite(model, tmp_path / "net.tflite", mode, verify_data=x)
-        assert len(report.layers) == 14
-        assert all(layer["spikes_differing"] == 0 for layer in report.layers)
+        assert len(report.layers) == 7
+        for layer in report.layers:
+            assert 0.01 < layer["rate"] < 0.99, layer
+            assert layer["agreement"] == layer["agreement, built-in"] == 1, layer
 
 
 def peer(zoo, case):
@@ -348,7 +344,17 @@ def in_our_order(x, path, count):
 
 
 @pytest.mark.usefixtures("large_models")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "QKFormer, tokens",
+        "SDT",
+        *(
+            pytest.param(case, marks=pytest.mark.once)
+            for case in ("Spikformer", "QKFormer, channels")
+        ),
+    ],
+)
 def test_parity_with_the_zoo(zoo, case):
     net, model, _ = peer(zoo, case)
     for seed in range(4):
