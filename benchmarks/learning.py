@@ -78,13 +78,13 @@ class Ours:
         """First weights, and an optimizer that has done nothing."""
         self.model.set_weights(weights)
         for momentum in self.optimizer.momentums:
-            momentum.assign(keras.ops.zeros_like(momentum))
+            momentum.assign(np.zeros(momentum.shape))
 
     def step(self, x, y):
         """Trains on a batch; its spikes and gradients."""
         spikes = self.spikes.predict_on_batch(x)
         self.model.train_on_batch(x, y)
-        return spikes, [keras.ops.convert_to_numpy(m) for m in self.optimizer.momentums]
+        return spikes, [keras.ops.convert_to_numpy(m.value) for m in self.optimizer.momentums]
 
     def train(self, batches):
         """Trains for all epochs."""
