@@ -241,11 +241,15 @@ def check_needs(needs):
     """Raises an error for a flag that was given without another one that it needs.
 
     Args:
-        needs: For each flag, the other flag and the values of it that it needs.
+        needs: For each flag, the other flag and the values of it that it needs; `None`: any value
+            but 0.
     """
     for name, (other, values) in needs.items():
         value = FLAGS[other].value
-        if not set(values) & set(value if isinstance(value, list) else [value]):
+        if values is None:
+            if not value:
+                refuse([name], f"it needs --{other}")
+        elif not set(values) & set(value if isinstance(value, list) else [value]):
             refuse([name], f"it needs --{other}={' or '.join(values)}")
 
 
@@ -263,7 +267,12 @@ def check_data():
 
 
 def load_data(
-    timesteps=10, train_timesteps=None, one_hot=False, normalization=None, validation_split=0.0
+    timesteps=10,
+    train_timesteps=None,
+    one_hot=False,
+    normalization=None,
+    validation_split=0.0,
+    augmentation_options=None,
 ):
     """The data set of the flags; also sets the global random seed."""
     check_data()
@@ -281,6 +290,7 @@ def load_data(
         one_hot=one_hot,
         workers=FLAGS.workers,
         validation_split=validation_split,
+        augmentation_options=augmentation_options,
     )
 
 

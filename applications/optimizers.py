@@ -20,7 +20,11 @@ flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", 0.0, 1.0)
 flags.DEFINE_bool("amsgrad", False, "Whether Adam is AMSGrad.")
 flags.DEFINE_float("learning_rate", 2e-3, "First learning rate.", lower_bound=0.0)
 flags.DEFINE_enum(
-    "schedule", "cosine", ["cosine", "steps", "constant"], "How the learning rate falls."
+    "schedule",
+    "cosine",
+    ["cosine", "timm", "steps", "constant"],
+    "How the learning rate falls; `timm`: a cosine of whole epochs, of which the warm-up takes the "
+    "first ones.",
 )
 flags.DEFINE_enum(
     "schedule_every", "step", ["step", "epoch"], "When: at every batch, or between epochs alone."
@@ -28,8 +32,11 @@ flags.DEFINE_enum(
 flags.DEFINE_list("decay_at", ["0.6", "0.8", "0.9"], "Where `steps` fall, in shares of training.")
 flags.DEFINE_float("decay_factor", 0.1, "To what share `steps` fall.", lower_bound=0.0)
 flags.DEFINE_float(
-    "warmup_epochs", 0.0, "Epochs in which the learning rate rises from 0.", lower_bound=0.0
+    "warmup_epochs", 0.0, "Epochs in which the learning rate rises.", lower_bound=0.0
 )
+flags.DEFINE_float("warmup_rate", 0.0, "Learning rate that it rises from.", lower_bound=0.0)
+flags.DEFINE_float("final_rate", 0.0, "Learning rate that a cosine ends with.", lower_bound=0.0)
+flags.DEFINE_integer("cooldown_epochs", 0, "Last epochs, with this rate.", lower_bound=0)
 flags.DEFINE_float(
     "weight_decay",
     0.0,
@@ -65,24 +72,32 @@ NEEDS = {
     "schedule_every": ("schedule", ["cosine", "steps"]),
     "decay_at": ("schedule", ["steps"]),
     "decay_factor": ("schedule", ["steps"]),
+    "warmup_rate": ("warmup_epochs", None),
+    "final_rate": ("schedule", ["cosine", "timm"]),
+    "cooldown_epochs": ("schedule", ["cosine", "timm"]),
 }
 
 
 def learning_rate(first, epochs, steps):
     """The learning rate over `epochs` of `steps` batches: a number or a schedule of batches."""
     warmup = round(FLAGS.warmup_epochs * steps)
-    rest, every = max(epochs * steps - warmup, 1), 1
+    start, every = {"warmup_rate": FLAGS.warmup_rate}, 1
     if FLAGS.schedule == "constant":
         rate = first
-    elif FLAGS.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(first, rest)
+    elif FLAGS.schedule in ("cosine", "timm"):
+        within = FLAGS.schedule == "timm"
+        falling = (epochs - FLAGS.cooldown_epochs) * steps - (0 if within else warmup)
+        last = FLAGS.final_rate / first if first else 0.0
+        rate = keras.optimizers.schedules.CosineDecay(first, max(falling, 1), last)
+        if within:
+            return EpochSchedule(EpochSchedule(rate, 1, warmup, within=True, **start), steps)
         every = steps if FLAGS.schedule_every == "epoch" else 1
     else:
         unit = steps if FLAGS.schedule_every == "epoch" else 1
         shares = map(float, FLAGS.decay_at)
         at = [round(share * epochs * steps / unit) * unit - warmup for share in shares]
         rate = in_steps(first, at, FLAGS.decay_factor)
-    return rate if every == 1 and not warmup else EpochSchedule(rate, every, warmup)
+    return rate if every == 1 and not warmup else EpochSchedule(rate, every, warmup, **start)
 
 
 def in_steps(first, at, factor=0.1):

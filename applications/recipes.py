@@ -7,10 +7,12 @@ later one about it, reports and no code of its authors tells; `ours`, what no so
 decays weights as that of PyTorch, in which the code is written.
 """
 
+import json
+
 VARIATIONS = (
-    "images shift, flip, auto_augment, auto_augment_imagenet, rand_augment, cutout, erase, mix_up, "
-    "cut_mix, resized_crop; recordings flip, jitter, drop, shift, erase, cutout, mix_up, cut_mix; "
-    "speech shift, noise"
+    "images shift, flip, auto_augment, auto_augment_imagenet, rand_augment, rand_augment_pil, "
+    "cutout, erase, random_erasing, mix_up, cut_mix, mix, resized_crop; recordings flip, jitter, "
+    "drop, shift, erase, cutout, mix_up, cut_mix; speech shift, noise"
 )
 
 SGD = {"optimizer": "sgd", "momentum": 0.9}
@@ -103,6 +105,70 @@ HYBRID = {
     "slope": "linear",
     "dropout": 0.3,
     **ANN,
+}
+
+
+def timm(*, rand_augment, erasing=0.25, **mixing):
+    """Variations as timm's, with arguments of its RandAugment and its mixing."""
+    options = {"rand_augment_pil": rand_augment, "mix": mixing}
+    names = ["flip", "rand_augment_pil", *["random_erasing"] * bool(erasing)]
+    if erasing:
+        options["random_erasing"] = {"probability": erasing}
+    if mixing:
+        names.append("mix")
+    else:
+        del options["mix"]
+    return {"augmentation": names, "augmentation_options": json.dumps(options)}
+
+
+# Zhou et al. (2023), and with other numbers those that built on their code.
+SPIKFORMER = {
+    "dataset": "cifar10",
+    "normalization": "cifar10_pixels",
+    "timesteps": 4,
+    "epochs": 310,
+    "cooldown_epochs": 10,
+    "batch_size": 128,
+    "learning_rate": 5e-4,
+    "warmup_rate": 1e-5,
+    "warmup_epochs": 20,
+    "final_rate": 1e-5,
+    "schedule": "timm",
+    "weight_decay": 0.06,
+    "label_smoothing": 0.1,
+    "dtype": "mixed_float16",
+    "seed": 42,
+    **timm(
+        rand_augment={"magnitude": 9, "count": 1, "deviation": 0.4},
+        mix_up=0.5,
+        cut_mix=0,
+        until=200,
+    ),
+}
+# Fang et al. (2025).
+MAX = {
+    **SPIKFORMER,
+    "epochs": 410,
+    "learning_rate": 1.5e-3,
+    "warmup_rate": 8e-5,
+    "seed": 50425,
+    **timm(
+        rand_augment={"magnitude": 9, "count": 1, "deviation": 0.4},
+        mix_up=0.5,
+        cut_mix=0.5,
+        until=200,
+    ),
+}
+# Yao et al. (2025), and Fang et al. (2025) on ImageNet, without their stochastic depth.
+LARGE_IMAGES = {
+    "dataset": "imagenet2012",
+    "image_size": 224,
+    "normalization": "imagenet",
+    "epochs": 200,
+    "warmup_epochs": 5,
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "dtype": "mixed_float16",
 }
 
 RECIPES = {
@@ -276,6 +342,89 @@ RECIPES = {
         "about": "Li et al. (2023), 73.71 % (layout and all of the recipe are our reading)",
         "model": "DANet50",
         **IMAGENET,
+    },
+    "spikformer_cifar10": {
+        "about": "Zhou et al. (2023), 95.51 %",
+        "model": "Spikformer_4_384",
+        **SPIKFORMER,
+    },
+    "qkformer_cifar10": {
+        "about": "Zhou et al. (2024), 96.18 %; their log has 96.05 % after the last epoch",
+        "model": "QKFormer_4_384",
+        **SPIKFORMER,
+        "epochs": 410,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+    },
+    "sdt_cifar10": {
+        "about": "Yao et al. (2023), 95.6 % (what no source tells is Spikformer's)",
+        "model": "SDT_2_512",
+        **SPIKFORMER,
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+    },
+    "max_former_cifar10": {
+        "about": "Fang et al. (2025), 97.04 %",
+        "model": "MaxFormer_4_384",
+        **MAX,
+    },
+    "max_resnet18_cifar10": {
+        "about": "Fang et al. (2025), 97.17 %",
+        "model": "MaxResNet18",
+        **MAX,
+    },
+    "max_former_cifar100": {
+        "about": "Fang et al. (2025), 82.65 %; --model=MaxResNet18 83.06 %",
+        "model": "MaxFormer_4_384",
+        **MAX,
+        "dataset": "cifar100",
+        "normalization": "cifar100",
+        "batch_size": 64,
+        "warmup_rate": 1e-5,
+        **timm(
+            rand_augment={"magnitude": 9, "count": 1, "deviation": 0.4},
+            mix_up=0.75,
+            cut_mix=0.5,
+            until=250,
+        ),
+    },
+    "max_former_imagenet": {
+        "about": "Fang et al. (2025); --model=MaxFormer_10_512 and MaxFormer_10_768 alike",
+        "model": "MaxFormer_10_384",
+        "options": '{"shortcut": "membrane"}',
+        **LARGE_IMAGES,
+        "timesteps": 4,
+        "batch_size": 512,  # 8 GPUs of 64; their number is ours
+        "learning_rate": 2.7e-3,  # 1.35e-3 for each 256 images
+        "final_rate": 2.5e-6,
+        **timm(rand_augment={}, mix_up=0.25, cut_mix=1.0, probability=0.5),
+    },
+    "e_spikeformer_imagenet": {
+        "about": "Yao et al. (2025), the 5.1 million; --model=ESpikeFormerM, ESpikeFormerL alike",
+        "model": "ESpikeFormerS",
+        **LARGE_IMAGES,
+        "timesteps": 1,
+        "batch_size": 2048,  # 8 GPUs of 256
+        "learning_rate": 4.8e-3,  # 6e-4 for each 256 images
+        "final_rate": 1e-6,
+        **timm(rand_augment={}),  # their holes are filled with noise
+    },
+    "spiking_resformer_cifar10": {
+        "about": "Shi et al. (2024), trained on CIFAR-10 alone",
+        "model": "SpikingResformerTi",
+        **SPIKFORMER,
+        "normalization": "cifar10",
+        "epochs": 600,
+        "cooldown_epochs": 0,
+        "warmup_epochs": 3,
+        "weight_decay": 0.01,
+        "seed": 12450,
+        **timm(
+            rand_augment={"magnitude": 7, "count": 1, "deviation": 0.5},
+            erasing=0,
+            mix_up=0.5,
+            cut_mix=0,
+        ),
     },
     "hybrid_vgg5_cifar10": {
         "about": "Rathi et al. (2020), 86.91 % at T = 75",

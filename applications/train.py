@@ -26,6 +26,7 @@ from absl import app, flags
 import keras_snn
 from keras_snn import analysis, applications, callbacks, distribution, losses, metrics, training
 from keras_snn import layers as snn
+from keras_snn.datasets.preparation import MIXING
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import list_neurons
 
@@ -64,6 +65,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool("small_images", None, "Stem for images up to 32x32 (default: by their size).")
 flags.DEFINE_string("options", "{}", "More arguments of the network's function, as JSON.")
+flags.DEFINE_string(
+    "augmentation_options", "{}", "Arguments of --augmentation's variations, by name, as JSON."
+)
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
 flags.DEFINE_integer(
     "ann_epochs",
@@ -115,7 +119,7 @@ flags.DEFINE_string("output_dir", "results", "Where the model and the results go
 
 def one_hot():
     """Whether labels are vectors: where they are mixed or smoothed."""
-    return FLAGS.label_smoothing > 0 or bool({"mix_up", "cut_mix"} & set(FLAGS.augmentation))
+    return FLAGS.label_smoothing > 0 or bool(set(MIXING) & set(FLAGS.augmentation))
 
 
 def check_flags():
@@ -370,6 +374,7 @@ def main(argv):
             FLAGS.train_timesteps,
             one_hot(),
             validation_split=FLAGS.validation_split,
+            augmentation_options=common.json_flag("augmentation_options"),
         )
         if FLAGS.estimate:
             print(estimate.report(estimated(data, group), output))

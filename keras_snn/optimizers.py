@@ -10,7 +10,7 @@ ten times as strong; with Adam the effect is different in kind. `keras.optimizer
 import keras
 from keras import ops
 
-from keras_snn.utils.arguments import check_integer
+from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = ["SGD", "Adam", "CoupledDecay", "EpochSchedule"]
 
@@ -104,15 +104,18 @@ class Adam(CoupledDecay, keras.optimizers.Adam):
 class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that is evaluated at the start of each epoch, after a linear warm-up.
 
-        rate(step) = schedule(0) * step / warmup_steps,            step < warmup_steps
+        rate(step) = a + (schedule(0) - a) * step / warmup_steps,  step < warmup_steps
                    = schedule(max(start of the epoch - warmup_steps, 0)),      otherwise
 
-    This is PyTorch's scheduler when it is stepped once per epoch.
+    This is PyTorch's scheduler when it is stepped once per epoch. With `within=True` the schedule
+    has run during the warm-up, as timm's: `schedule(start of the epoch)`.
 
     Args:
         schedule: A Keras schedule, whose steps are batches, or a number.
         steps_per_epoch: Batches of an epoch; 1 evaluates the schedule at every step.
-        warmup_steps: Batches in which the learning rate rises from 0.
+        warmup_steps: Batches in which the learning rate rises.
+        warmup_rate: Learning rate that it rises from, `a`.
+        within: Whether the warm-up takes the place of the schedule's first steps.
 
     Raises:
         ValueError: If `steps_per_epoch` is no integer of at least 1, or `warmup_steps` of at least
@@ -126,10 +129,12 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
     [0.1, 0.1, 0.075, 0.025]
     """
 
-    def __init__(self, schedule, steps_per_epoch=1, warmup_steps=0):
+    def __init__(self, schedule, steps_per_epoch=1, warmup_steps=0, warmup_rate=0.0, within=False):
         self.schedule = schedule
         self.steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch)
         self.warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
+        self.warmup_rate = check_number("warmup_rate", warmup_rate, minimum=0)
+        self.within = bool(within)
 
     def _read(self, step):
         return self.schedule(step) if callable(self.schedule) else self.schedule
@@ -138,11 +143,12 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
         """The learning rate of a step, counted from 0."""
         step = ops.cast(step, "int32")
         start = step // self.steps_per_epoch * self.steps_per_epoch
-        rate = ops.cast(self._read(ops.maximum(start - self.warmup_steps, 0)), "float32")
+        before = 0 if self.within else self.warmup_steps
+        rate = ops.cast(self._read(ops.maximum(start - before, 0)), "float32")
         if not self.warmup_steps:
             return rate
-        rise = ops.cast(step, "float32") / self.warmup_steps
-        return ops.where(step < self.warmup_steps, self._read(0) * rise, rate)
+        rise = (self._read(0) - self.warmup_rate) * ops.cast(step, "float32") / self.warmup_steps
+        return ops.where(step < self.warmup_steps, self.warmup_rate + rise, rate)
 
     def get_config(self):
         """The configuration of the schedule."""
@@ -150,6 +156,8 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "steps_per_epoch": self.steps_per_epoch,
             "warmup_steps": self.warmup_steps,
+            "warmup_rate": self.warmup_rate,
+            "within": self.within,
         }
 
     @classmethod

@@ -232,15 +232,116 @@ def test_cutout_is_a_square_hole_around_any_pixel():
         assert abs((length == 16).mean() - 17 / 32) < 0.1
 
 
+# At level 9 of 10, and a sign.
+RAND_OPERATIONS = {
+    "invert": lambda image, _: 255 - image,
+    "posterize": lambda image, _: image & 0b10000000,
+    "solarize": lambda image, _: np.where(image < 26, image, 255 - image),
+    "solarize_add": lambda image, _: np.where(image < 128, np.minimum(image + 99, 255), image),
+    "brightness": lambda image, sign: np.clip(image * (1 + 0.81 * sign), 0, 255),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", RAND_OPERATIONS)
+def test_operations_of_rand_augment(name, monkeypatch):
+    strength = augmentation.RAND_AUGMENT[name]
+    monkeypatch.setattr(augmentation, "RAND_AUGMENT", {name: strength})
+    x = pictures(48, 12).astype(int)
+    arguments = (x / 255, (0.5,) * 3, np.random.default_rng(0))
+    found = 255 * augmentation.rand_augment(*arguments, count=1, deviation=0)
+    wanted = [x, *(RAND_OPERATIONS[name](x, sign) for sign in (-1, 1))]
+    same, *fits = (np.abs(found - images).max((1, 2, 3)) <= 1 for images in wanted)
+    assert (same | fits[0] | fits[1]).all()
+    assert 14 < same.sum() < 34  # three deviations
+    assert name != "brightness" or (fits[0].sum() > 4 and fits[1].sum() > 4)
+
+
+@pytest.mark.once
+def test_rand_augment_draws_levels_and_several_operations(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        augmentation, "RAND_AUGMENT", {"solarize": lambda level: drawn.append(level) or 256}
+    )
+    x = pictures(2000, 2) / 255
+    arguments = (x, (0.5,) * 3, np.random.default_rng(0), 9, 2, 0.5)
+    np.testing.assert_allclose(augmentation.rand_augment(*arguments), x, atol=1e-6)
+    assert abs(len(drawn) / 4000 - 0.5) < 0.03 and max(drawn) == 10
+    # Of normal numbers that are cut at two deviations above their mean.
+    assert abs(np.mean(drawn) - 8.9958) < 0.04 and abs(np.std(drawn) - 0.49) < 0.03
+
+
+@pytest.mark.once
+def test_random_erasing():
+    x = pictures(2000, 16)
+    found, _ = Preparation(1 / 255, "cifar10", ["random_erasing"])(x, np.zeros(2000), (0, 0))
+    hole = (np.abs(found) < 1e-6).all(-1)  # 0 after normalisation
+    sizes = hole.sum((1, 2))
+    assert abs((sizes > 0).mean() - 0.25) < 0.03
+    rows, columns = hole.any(2), hole.any(1)
+    np.testing.assert_array_equal(hole, rows[:, :, None] & columns[:, None, :])
+    some = sizes > 0
+    heights, widths = rows[some].sum(1), columns[some].sum(1)
+    assert sizes[some].min() >= 1 and sizes.max() <= 256 / 3 + 9
+    assert abs(np.log(heights / widths).mean()) < 0.1 and (heights / widths).max() < 6
+
+
+@pytest.mark.once
+def test_mixing_of_batches():
+    x = np.repeat(np.arange(8.0)[:, None, None, None], 8, 1).repeat(8, 2).astype("float32")
+    y = np.eye(8, dtype="float32")
+    kinds = {"up": 0, "cut": 0, "none": 0}
+    for seed in range(200):
+        mixed, labels = augmentation.mix(
+            x, y, np.random.default_rng(seed), 0.5, 0.5, probability=0.8, switch=0.5
+        )
+        np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
+        # The mean of an image is that of its labels, for both kinds.
+        np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ np.arange(8), atol=1e-5)
+        flat = (mixed == mixed[:, :1, :1]).all()
+        unmixed = np.array_equal(mixed, x)
+        kinds["none" if unmixed else "up" if flat else "cut"] += 1
+        others = (mixed == x) | (mixed == x[::-1])
+        assert flat or others.all()
+    assert 20 < kinds["none"] < 65 and kinds["up"] > 50 and kinds["cut"] > 40
+    options = {"mix": {"mix_up": 1.0, "cut_mix": 0, "until": 3}}
+    prepare = Preparation(None, None, ["mix"], 8, options)
+    for epoch, changes in ((2, True), (3, False), (4, False)):
+        found, _ = prepare(x, np.arange(8), (0, 0, epoch))
+        assert np.array_equal(found, x) != changes
+    batches = ArrayBatches(x, np.arange(8), 8, 0, prepare)
+    for epoch, changes in ((2, True), (3, False)):
+        batches.set_epoch(epoch)
+        assert set(np.unique(batches[0][0])) <= set(range(8)) or changes
+
+
+@pytest.mark.once
+def test_options_of_variations():
+    for names, options, message in (
+        (["flip"], {"mix": {}}, "`options`.*'mix'"),
+        (["mix"], {"mix": {"alpha": 1}}, "'mix' does not take.*alpha"),
+        (["mix"], {"mix": {"until": -1}}, "'mix' does not take.*`until`"),
+        (["flip"], {"flip": {"mode": "diagonal"}}, "'flip' does not take.*diagonal"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Preparation(None, None, names, 10, options)
+    with pytest.raises(ValueError, match="`augmentation_options` are for images"):
+        datasets.load("nmnist", augmentation_options={"flip": {}})
+
+
 @pytest.mark.once
 def test_array_variations_in_a_pipeline():
     tf = pytest.importorskip("tensorflow")
     x, y = pictures(6, 16), np.arange(6)
-    prepare = Preparation(1 / 255, "cifar10", ["auto_augment", "cutout"])
-    data = tf.data.Dataset.from_tensors((x, y, tf.constant((3, 2048), "int64")))
-    for found, _ in data.map(lambda x, y, seed: prepare(x, y, (seed[0], seed[1]))):
-        assert found.shape == x.shape
-        np.testing.assert_allclose(found, prepare(x, y, (3, 2048))[0], atol=1e-5)
+    names = ["auto_augment", "cutout", "mix"]
+    prepare = Preparation(1 / 255, "cifar10", names, 6, {"mix": {"until": 5}})
+    for epoch in (4, 5):
+        data = tf.data.Dataset.from_tensors((x, y, tf.constant((3, 2048, epoch), "int64")))
+        wanted = prepare(x, y, (3, 2048, epoch))
+        for found in data.map(lambda x, y, seed: prepare(x, y, (seed[0], seed[1], seed[2]))):
+            assert found[0].shape == x.shape
+            for a, b in zip(found, wanted):
+                np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", first_everywhere(*datasets.AUGMENTATIONS))

@@ -49,6 +49,9 @@ OPTIMIZER = {
     "decay_at": ["0.5", STEPS],
     "decay_factor": ["0.5", STEPS],
     "warmup_epochs": ["1"],
+    "warmup_rate": ["0.5", "--warmup_epochs=1"],
+    "final_rate": ["0.5"],
+    "cooldown_epochs": ["1"],
     "weight_decay": ["0.5"],
     "clip_norm": ["1"],
     "accumulate": ["2"],
@@ -88,6 +91,7 @@ EFFECTS = {
         "model": ["SpikingResNet18"],
         "timesteps": ["3"],
         "train_timesteps": ["3", EVENTS],
+        "augmentation_options": ['{"flip": {}}', "--augmentation=flip"],
         "neuron": ["LIF"],
         "neuron_options": ['{"tau": 3}', "--neuron=LIF"],
         "connect": ["and"],
@@ -160,6 +164,9 @@ WITHOUT_NEEDS = [
     ("amsgrad", ["--amsgrad", SGD]),
     ("decay_at", ["--decay_at=0.5"]),
     ("decay_factor", ["--decay_factor=0.5"]),
+    ("warmup_rate", ["--warmup_rate=0.5"]),
+    ("final_rate", ["--final_rate=0.5", STEPS]),
+    ("cooldown_epochs", ["--cooldown_epochs=1", STEPS]),
     ("schedule_every", ["--schedule_every=epoch", "--schedule=constant"]),
 ]
 WITHOUT_CONVERSION = [

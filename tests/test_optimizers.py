@@ -154,6 +154,13 @@ def test_warmup():
     found = [float(rate(step)) for step in (0, 1, 3, 4, 8, 12)]
     np.testing.assert_allclose(found, [0, 0.1, 0.3, 0.4, 0.2, 0], atol=1e-7)
     assert float(EpochSchedule(0.4, 10, warmup_steps=4)(3)) == pytest.approx(0.3)
+    rise = EpochSchedule(0.5, 1, warmup_steps=4, warmup_rate=0.1)
+    np.testing.assert_allclose([float(rise(step)) for step in (0, 1, 4)], (0.1, 0.2, 0.5))
+    cosine = keras.optimizers.schedules.CosineDecay(0.4, 8)
+    within = EpochSchedule(cosine, 1, warmup_steps=4, within=True)
+    assert float(within(4)) == pytest.approx(0.2)  # half way
+    again = EpochSchedule.from_config(within.get_config())
+    assert again.get_config() == within.get_config() and float(again(6)) == float(within(6))
     again = EpochSchedule.from_config(rate.get_config())
     assert float(again(6)) == float(rate(6))
     with pytest.raises(ValueError, match="`steps_per_epoch`.*0"):

@@ -83,6 +83,16 @@ def print_recipes(built):
 
 STEP = [0.1 * 0.1**n for n in range(4)]
 COSINE = [0.05 * (1 + np.cos(np.pi * epoch / 320)) for epoch in range(320)]
+
+
+def timm(epochs, first, warmup, start, last=1e-5, cooldown=10):
+    """The rates of timm's `CosineLRScheduler` in each epoch."""
+    falling = epochs - cooldown
+    cosine = [last + (first - last) * (1 + np.cos(np.pi * e / falling)) / 2 for e in range(falling)]
+    rise = [start + e * (first - start) / warmup for e in range(warmup)]
+    return [*rise, *cosine[warmup:], *[last] * cooldown]
+
+
 # What the authors' repositories, or papers where there are none, tell: rates of all epochs.
 PAPERS = {
     "sew_resnet_imagenet": {"weight_decay": 0, "rates": COSINE},
@@ -106,7 +116,17 @@ PAPERS = {
         "weight_decay": 1e-4,
         "rates": np.repeat(STEP[:3], 35),
     },
+    "spikformer_cifar10": {"weight_decay": 0.06, "rates": timm(310, 5e-4, 20, 1e-5)},
+    "max_resnet18_cifar10": {"weight_decay": 0.06, "rates": timm(410, 1.5e-3, 20, 8e-5)},
+    "spiking_resformer_cifar10": {"rates": timm(600, 5e-4, 3, 1e-5, cooldown=0)},
     "joint_resnet18_cifar100": {"decay": 0.25, "weight_decay": 5e-4},
+}
+# Trained by AdamW, whose decay is beside the gradient in PyTorch too.
+DECOUPLED = {"fashion_mnist_small", "speech_commands", "e_spikeformer_imagenet"}
+DECOUPLED |= {f"max_former_{data}" for data in ("cifar10", "cifar100", "imagenet")}
+DECOUPLED |= {
+    f"{model}_cifar10"
+    for model in ("spikformer", "qkformer", "sdt", "max_resnet18", "spiking_resformer")
 }
 BUILT = {"neuron", "decay", "parameters"}
 
@@ -124,5 +144,5 @@ def test_recipes_build_what_the_papers_tell():
             else:
                 assert found[recipe][what] == value, (recipe, what)
     for recipe, one in found.items():
-        if one["weight_decay"] and recipe not in ("fashion_mnist_small", "speech_commands"):
+        if one["weight_decay"] and recipe not in DECOUPLED:
             assert one["optimizer"] == "keras_snn.optimizers.SGD", recipe

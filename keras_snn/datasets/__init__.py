@@ -40,6 +40,7 @@ def load(
     one_hot: bool = False,
     workers: int = 1,
     validation_split: float = 0.0,
+    augmentation_options: dict[str, dict] | None = None,
 ) -> Dataset:
     """A data set by name.
 
@@ -64,9 +65,10 @@ def load(
         timesteps: Frames of a recording, or of a clip of speech.
         train_timesteps: Number of frames that training draws at random; their order is kept.
         augmentation: Names of variations of the training data, in the order to apply them. Images:
-            `"shift"`, `"flip"`, `"rand_augment"`, `"auto_augment"`, `"auto_augment_imagenet"`,
-            `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"` (see `Preparation`), and `"resized_crop"`
-            where images differ in size. Recordings: `"jitter"`, `"drop"`, of objects and
+            `"shift"`, `"flip"`, `"rand_augment"`, `"rand_augment_pil"`, `"auto_augment"`,
+            `"auto_augment_imagenet"`, `"erase"`, `"random_erasing"`, `"cutout"`, `"mix_up"`,
+            `"cut_mix"`, `"mix"` (see `Preparation`), and `"resized_crop"` where images differ in
+            size. Recordings: `"jitter"`, `"drop"`, of objects and
             lips `"flip"`; then, the same for all frames of a clip (not SHD, SSC), `"shift"`,
             `"erase"`, `"cutout"`, `"mix_up"`, `"cut_mix"`. Speech: `"shift"`, `"noise"`.
         normalization: Mean and deviation to normalise images by, a name in `NORMALIZATIONS`;
@@ -76,6 +78,7 @@ def load(
         validation_split: Share of the training examples, from 0 to 0.9, that is held out to
             choose by, as `Dataset.validation`: of images the last ones, of recordings and speech
             evenly spaced ones.
+        augmentation_options: Arguments of these variations by name, see `Preparation`. Images only.
 
     Returns:
         A `Dataset`.
@@ -88,6 +91,8 @@ def load(
     """
     check_integer("batch_size", batch_size)
     check_number("validation_split", validation_split, minimum=0, maximum=0.9)
+    if augmentation_options and (name in recordings.RECORDINGS or name in speech.SETS):
+        raise ValueError(f"`augmentation_options` are for images, not for the data set {name!r}.")
     files = None
     if name in recordings.RECORDINGS:
         files = recordings.load(
@@ -108,7 +113,8 @@ def load(
         return with_validation(files, validation_split) if validation_split else files
 
     def preparation(names, classes):
-        return Preparation(1 / 255, normalization, names, classes if one_hot else None)
+        classes = classes if one_hot else None
+        return Preparation(1 / 255, normalization, names, classes, augmentation_options)
 
     if str(name).startswith(hugging_face.PREFIX):
         return hugging_face.load(

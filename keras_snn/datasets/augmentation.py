@@ -1,14 +1,17 @@
-"""Variations of images that Keras lacks: AutoAugment and Cutout, on arrays.
+"""Variations of images that Keras lacks, on arrays: AutoAugment, RandAugment, holes, mixtures.
 
 They take float images `(batch, height, width, channels)` from 0 to 1, the colour to fill holes and
 borders with, and a `numpy.random.Generator`. `keras_snn.datasets.Preparation` applies them by name.
+RandAugment, random erasing and `mix` are those of timm, by which spiking transformers are trained.
 """
 
 import functools
 
 import numpy as np
 
-__all__ = ["POLICIES", "auto_augment", "cutout"]
+from keras_snn.utils.arguments import check_integer, check_number
+
+__all__ = ["POLICIES", "auto_augment", "cutout", "mix", "rand_augment", "random_erasing"]
 
 # Side of Cutout's hole, as a share of the height: 16 of 32 pixels, the paper's for CIFAR-10.
 HOLE = 16 / 32
@@ -52,7 +55,7 @@ def _sub_policies(policy):
 
 
 @functools.cache
-def _operations():
+def _operations(resample="NEAREST"):
     """By name: a function of image, strength and fill; strengths at levels 0 and 9; if signed."""
     try:
         from PIL import Image, ImageEnhance, ImageOps
@@ -61,9 +64,9 @@ def _operations():
 
     def moved(matrix):
         def apply(image, strength, fill):
-            return image.transform(
-                image.size, Image.Transform.AFFINE, matrix(image, strength), fillcolor=fill
-            )
+            affine = Image.Transform.AFFINE
+            data = matrix(image, strength)
+            return image.transform(image.size, affine, data, resample, fillcolor=fill)
 
         return apply
 
@@ -73,19 +76,21 @@ def _operations():
     def fixed(function):
         return (lambda image, *_: function(image)), (0, 0), False
 
+    resample = Image.Resampling[resample]
     move = (0, 150 / 331)  # of the image's side
     return {
         "shear_x": (moved(lambda _, s: (1, s, 0, 0, 1, 0)), (0, 0.3), True),
         "shear_y": (moved(lambda _, s: (1, 0, 0, s, 1, 0)), (0, 0.3), True),
         "translate_x": (moved(lambda i, s: (1, 0, s * i.width, 0, 1, 0)), move, True),
         "translate_y": (moved(lambda i, s: (1, 0, 0, 0, 1, s * i.height)), move, True),
-        "rotate": (lambda i, s, fill: i.rotate(s, fillcolor=fill), (0, 30), True),
+        "rotate": (lambda i, s, fill: i.rotate(s, resample, fillcolor=fill), (0, 30), True),
         "color": enhanced(ImageEnhance.Color),
         "contrast": enhanced(ImageEnhance.Contrast),
         "sharpness": enhanced(ImageEnhance.Sharpness),
         "brightness": enhanced(ImageEnhance.Brightness),
         "posterize": (lambda i, s, _: ImageOps.posterize(i, round(s)), (8, 4), False),
         "solarize": (lambda i, s, _: ImageOps.solarize(i, s), (256, 0), False),
+        "solarize_add": (lambda i, s, _: _add_to_dark(i, s), (0, 110), False),
         "auto_contrast": fixed(ImageOps.autocontrast),
         "equalize": fixed(ImageOps.equalize),
         "invert": fixed(ImageOps.invert),
@@ -117,26 +122,189 @@ def auto_augment(images, fill, generator, policy="cifar10"):
     (2, 8, 8, 3)
     """
     operations = _operations()
-    from PIL import Image
-
-    fill = tuple(round(255 * value) for value in fill)
     policies = _sub_policies(policy)
     drawn = generator.integers(len(policies), size=len(images))
     chances = generator.random((len(images), 2))
     signs = generator.choice([-1, 1], (len(images), 2))
-    levels = np.round(255 * images).clip(0, 255).astype("uint8")
-    varied = np.empty(levels.shape, "float32")
-    for i, pixels in enumerate(levels):
-        image = Image.fromarray(pixels)
+
+    def plan(i):
         for (name, probability, level), chance, sign in zip(
             policies[drawn[i]], chances[i], signs[i]
         ):
             if chance < probability:
                 apply, (weakest, strongest), signed = operations[name]
                 strength = weakest + (strongest - weakest) * level / 9
-                image = apply(image, strength * sign if signed else strength, fill)
+                yield apply, strength * sign if signed else strength
+
+    return _varied(images, fill, plan)
+
+
+def _varied(images, fill, plan):
+    """Images after the operations of `plan(index)`, pairs of a function and a strength."""
+    from PIL import Image
+
+    fill = tuple(round(255 * value) for value in fill)
+    levels = np.round(255 * images).clip(0, 255).astype("uint8")
+    varied = np.empty(levels.shape, "float32")
+    for i, pixels in enumerate(levels):
+        image = Image.fromarray(pixels)
+        for apply, strength in plan(i):
+            image = apply(image, strength, fill)
         varied[i] = image
     return varied / 255
+
+
+def _add_to_dark(image, amount):
+    """Adds to values below 128, up to 255."""
+    table = [min(255, value + amount) if value < 128 else value for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+# Strengths of RandAugment by level, from 0 to 10.
+RAND_AUGMENT = {
+    **dict.fromkeys(("auto_contrast", "equalize", "invert"), lambda level: 0),
+    "rotate": lambda level: 3 * level,
+    "posterize": lambda level: max(4 - int(0.4 * level), 1),  # Pillow keeps a bit
+    "solarize": lambda level: 256 - int(25.6 * level),
+    "solarize_add": lambda level: int(11 * level),
+    **dict.fromkeys(
+        ("color", "contrast", "brightness", "sharpness"), lambda level: min(0.09 * level, 0.9)
+    ),
+    **dict.fromkeys(("shear_x", "shear_y"), lambda level: 0.03 * level),
+    **dict.fromkeys(("translate_x", "translate_y"), lambda level: 0.045 * level),
+}
+
+
+def rand_augment(images, fill, generator, magnitude=9, count=2, deviation=0.5):
+    """RandAugment of each image: operations drawn for it, each of which it undergoes half the time.
+
+    Args:
+        images: `(batch, height, width, 3)`, from 0 to 1; they are rounded to 256 levels.
+        fill: Colour of what moves in, three numbers from 0 to 1.
+        generator: A `numpy.random.Generator`.
+        magnitude: Mean of the levels, from 0 to 10.
+        count: Number of operations.
+        deviation: Standard deviation of the levels.
+
+    Returns:
+        Float32 images of the same shape.
+
+    Raises:
+        ImportError: If Pillow is not installed.
+
+    Source: Cubuk et al. (2020), as timm's `rand-m9-n2-mstd0.5-inc1`, with bicubic interpolation.
+
+    Example:
+
+    >>> images = np.full((2, 8, 8, 3), 0.5, "float32")
+    >>> rand_augment(images, (0.5, 0.5, 0.5), np.random.default_rng(0), count=1).shape
+    (2, 8, 8, 3)
+    """
+    check_number("magnitude", magnitude, minimum=0, maximum=10)
+    check_number("deviation", deviation, minimum=0)
+    shape = (len(images), check_integer("count", count))
+    operations, names = _operations("BICUBIC"), list(RAND_AUGMENT)
+    drawn, applied = generator.integers(len(names), size=shape), generator.random(shape) < 0.5
+    levels = generator.normal(magnitude, deviation, shape).clip(0, 10)
+    signs = generator.choice([-1, 1], shape)
+
+    def plan(i):
+        for place in np.flatnonzero(applied[i]):
+            name = names[drawn[i, place]]
+            apply, _, signed = operations[name]
+            strength = RAND_AUGMENT[name](float(levels[i, place]))
+            yield apply, strength * signs[i, place] if signed else strength
+
+    return _varied(images, fill, plan)
+
+
+def random_erasing(images, fill, generator, probability=0.25, area=(0.02, 1 / 3), ratio=0.3):
+    """A hole in some of the images, a rectangle.
+
+    Args:
+        images: `(batch, height, width, channels)`.
+        fill: Colour of the hole, a number for each channel.
+        generator: A `numpy.random.Generator`.
+        probability: Share of images with a hole.
+        area: The smallest and the largest share of the pixels.
+        ratio: The smallest height as a share of the width; the largest is its inverse.
+
+    Returns:
+        Images of the same shape.
+
+    Source: Zhong et al. (2020), as timm's.
+
+    Example:
+
+    >>> images = np.ones((1, 8, 8, 1), "float32")
+    >>> holes = random_erasing(images, (0,), np.random.default_rng(0), probability=1.0) == 0
+    >>> 1 <= holes.sum() <= 24
+    np.True_
+    """
+    check_number("probability", probability, minimum=0, maximum=1)
+    _, height, width, _ = images.shape
+    images = images.copy()
+    chosen = np.flatnonzero(generator.random(len(images)) < probability)
+    for image in map(images.__getitem__, chosen):
+        for _ in range(10):  # a hole that is larger than the image is drawn again
+            size = generator.uniform(*area) * height * width
+            shape = np.exp(generator.uniform(np.log(ratio), -np.log(ratio)))
+            rows, columns = round(np.sqrt(size * shape)), round(np.sqrt(size / shape))
+            if rows < height and columns < width:
+                top = generator.integers(height - rows + 1)
+                left = generator.integers(width - columns + 1)
+                image[top : top + rows, left : left + columns] = fill
+                break
+    return images
+
+
+def mix(images, labels, generator, mix_up=0.2, cut_mix=1.0, probability=1.0, switch=0.5):
+    """MixUp or CutMix of a batch with itself in reverse order, with one share for all images.
+
+    Args:
+        images: `(batch, height, width, channels)`.
+        labels: One-hot vectors, `(batch, classes)`.
+        generator: A `numpy.random.Generator`.
+        mix_up: Parameter of MixUp's Beta distribution; 0: CutMix only.
+        cut_mix: That of CutMix; 0: MixUp only.
+        probability: Share of batches that are mixed.
+        switch: Share of CutMix among these, where there are both.
+
+    Returns:
+        Images and labels of the same shapes.
+
+    Source: Zhang et al. (2018), Yun et al. (2019), as timm's `Mixup` of whole batches.
+
+    Example:
+
+    >>> images, labels = np.stack([np.zeros((2, 2, 1)), np.ones((2, 2, 1))]), np.eye(2)
+    >>> mixed, shares = mix(images, labels, np.random.default_rng(0), cut_mix=0)
+    >>> bool(np.allclose(mixed[:, 0, 0, 0], shares[:, 1]))
+    True
+    """
+    check_number("mix_up", mix_up, minimum=0)
+    check_number("cut_mix", cut_mix, minimum=0)
+    if generator.random() >= probability or not (mix_up or cut_mix):
+        return images, labels
+    cuts = generator.random() < switch if mix_up and cut_mix else not mix_up
+    alpha = cut_mix if cuts else mix_up
+    share, others = generator.beta(alpha, alpha), images[::-1]
+    if cuts:
+        sizes = images.shape[1:3]
+        centres = [generator.integers(size) for size in sizes]
+        halves = [int(size * np.sqrt(1 - share)) // 2 for size in sizes]
+        rows, columns = (
+            slice(max(centre - half, 0), min(centre + half, size))
+            for centre, half, size in zip(centres, halves, sizes)
+        )
+        mixed = images.copy()
+        mixed[:, rows, columns] = others[:, rows, columns]
+        hole = (rows.stop - rows.start) * (columns.stop - columns.start)
+        share = 1 - hole / (sizes[0] * sizes[1])
+    else:
+        mixed = share * images + (1 - share) * others
+    labels = (share * labels + (1 - share) * labels[::-1]).astype(labels.dtype)
+    return mixed.astype(images.dtype), labels
 
 
 def cutout(images, fill, generator):

@@ -57,7 +57,8 @@ class ArrayBatches(keras.utils.PyDataset):
         seed: If given, examples are shuffled, differently in each epoch; the order depends only on
             the seed and the epoch. Give `shuffle=False` to `fit`, which would shuffle batches.
         prepare: A function applied to each batch, such as a `Preparation`. It takes examples,
-            labels and a seed: a pair of integers, or `None` if batches are not shuffled.
+            labels and a seed: three integers, the last one the epoch, or `None` if batches are not
+            shuffled.
         **kwargs: Those of `keras.utils.PyDataset` (`workers`, `max_queue_size`, ...).
 
     Example:
@@ -205,5 +206,5 @@ DRAWS = 1 << 10
 
 
 def batch_seed(seed, epoch, index):
-    """The seed of a batch, a pair of numbers, which may be tensors."""
-    return seed * 7919 + epoch, index * DRAWS
+    """The seed of a batch, two numbers and its epoch, which may be tensors."""
+    return seed * 7919 + epoch, index * DRAWS, epoch

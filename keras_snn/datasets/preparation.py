@@ -6,6 +6,7 @@ backend.
 
 import copy
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Sequence
@@ -13,11 +14,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers, ops, tree
 
 from keras_snn import graph
-from keras_snn.datasets.augmentation import auto_augment, cutout
-from keras_snn.utils.arguments import check_choice
+from keras_snn.datasets.augmentation import (
+    auto_augment,
+    cutout,
+    mix,
+    rand_augment,
+    random_erasing,
+)
+from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preparation"]
 
@@ -27,6 +34,8 @@ NORMALIZATIONS = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    # The deviation of all pixels, of which the one above is the mean of the images'.
+    "cifar10_pixels": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
@@ -62,26 +71,69 @@ class _RandAugment(layers.RandAugment):
 class _ArrayVariation:
     """A function of `(images, fill, generator)`, see `augmentation`, in place of a layer."""
 
-    def __init__(self, vary, dtype):
-        self.vary, self.dtype = vary, dtype
+    def __init__(self, vary, dtype, **options):
+        inspect.signature(vary).bind_partial(**options)
+        self.vary, self.dtype = functools.partial(vary, **options), dtype
 
     def __call__(self, images, fill, seed):
         """Varies images at random; `fill` has a number for each channel, or one."""
 
         def run(images, seed):
-            last = keras.config.image_data_format() == "channels_last"
-            images = images if last else np.moveaxis(images, 1, -1)
+            images = _channels_last(images)
             colour = np.resize(fill, images.shape[-1])
-            generator = np.random.default_rng(seed.astype("int64") % 2**31)
-            varied = self.vary(images, colour, generator).astype(self.dtype)
-            return varied if last else np.moveaxis(varied, -1, 1)
+            varied = self.vary(images, colour, _generator(seed)).astype(self.dtype)
+            return _channels_last(varied, back=True)
 
-        if not _in_pipeline(images):
-            return ops.convert_to_tensor(run(*map(ops.convert_to_numpy, (images, seed))))
-        import tensorflow as tf
+        return _on_arrays(run, [self.dtype], images, seed=seed)
 
-        varied = tf.numpy_function(run, [images, seed], self.dtype)
-        return tf.ensure_shape(varied, images.shape)
+
+class _ArrayMixing(_ArrayVariation):
+    """The same of a function of `(images, labels, generator)`, of which there is one.
+
+    Args:
+        dtype: Dtype of images and labels.
+        until: The epoch, counted from 0, from which on nothing is mixed.
+        **options: Arguments of the function.
+    """
+
+    def __init__(self, dtype, until=None, **options):
+        super().__init__(mix, dtype, **options)
+        self.until = None if until is None else check_integer("until", until, minimum=0)
+
+    def __call__(self, images, labels, seed, epoch):
+        """Mixes images and labels at random; of an unknown epoch, -1, too."""
+
+        def run(images, labels, seed, epoch):
+            if self.until is not None and epoch >= self.until:
+                return images.astype(self.dtype), labels.astype(self.dtype)
+            images, labels = self.vary(_channels_last(images), labels, _generator(seed))
+            return _channels_last(images, back=True).astype(self.dtype), labels.astype(self.dtype)
+
+        return _on_arrays(run, [self.dtype] * 2, images, labels, seed=(seed, epoch))
+
+
+def _channels_last(images, back=False):
+    """Arrays with channels last, and back, where Keras has them first."""
+    if keras.config.image_data_format() == "channels_last":
+        return images
+    return np.moveaxis(images, *((-1, 1) if back else (1, -1)))
+
+
+def _generator(seed):
+    return np.random.default_rng(seed.astype("int64") % 2**31)
+
+
+def _on_arrays(function, dtypes, *tensors, seed):
+    """What a function of arrays gives for tensors, of the same shapes, and for seeds."""
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    if not _in_pipeline(tensors[0]):
+        found = function(*map(ops.convert_to_numpy, (*tensors, *seeds)))
+        return tree.map_structure(ops.convert_to_tensor, found)
+    import tensorflow as tf
+
+    found = tf.numpy_function(function, [*tensors, *seeds], dtypes)
+    found = [tf.ensure_shape(y, x.shape) for y, x in zip(found, tensors)]
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 # Variations by name, for values from 0 to 1.
@@ -91,6 +143,7 @@ AUGMENTATIONS = {
     ),
     "flip": functools.partial(layers.RandomFlip, "horizontal"),
     "rand_augment": functools.partial(_RandAugment, value_range=(0, 1)),
+    "rand_augment_pil": functools.partial(_ArrayVariation, rand_augment),
     "auto_augment": functools.partial(_ArrayVariation, auto_augment),
     "auto_augment_imagenet": functools.partial(
         _ArrayVariation, functools.partial(auto_augment, policy="imagenet")
@@ -99,11 +152,13 @@ AUGMENTATIONS = {
     "erase": functools.partial(
         layers.RandomErasing, scale=(0.02, 0.2), fill_value=0.0, value_range=(0, 1)
     ),
+    "random_erasing": functools.partial(_ArrayVariation, random_erasing),
     "mix_up": functools.partial(layers.MixUp, alpha=0.2),
     "cut_mix": layers.CutMix,
+    "mix": _ArrayMixing,
 }
-MIXING = ("mix_up", "cut_mix")
-RGB = ("rand_augment", "auto_augment", "auto_augment_imagenet")
+MIXING = ("mix_up", "cut_mix", "mix")
+RGB = ("rand_augment", "rand_augment_pil", "auto_augment", "auto_augment_imagenet")
 FLOAT = {"dtype": "float32"}  # whatever the policy of the network
 
 
@@ -116,23 +171,29 @@ class Preparation:
         scale: Factor that maps values to [0, 1], such as 1 / 255, or `None`.
         normalization: A name in `NORMALIZATIONS`, or `None`.
         augmentation: Names in `AUGMENTATIONS`, in the order to apply them: `"shift"` (like a
-            padding by 4 of 32 pixels and a random crop), `"flip"`, `"rand_augment"`,
-            `"auto_augment"` (the policy for CIFAR-10; Cubuk et al., 2019),
-            `"auto_augment_imagenet"` (that for ImageNet), `"erase"`, `"cutout"` (a square of half
-            the height; DeVries & Taylor, 2017), `"mix_up"`, `"cut_mix"`. Those with `augment` need
-            images of three channels. Policies and Cutout fill with the mean of `normalization`.
-        classes: Number of classes, to make labels one-hot vectors; the last two variations need it.
+            padding by 4 of 32 pixels and a random crop), `"flip"`, `"rand_augment"` (Keras's, the
+            same for a batch), `"rand_augment_pil"` (timm's, drawn for each image), `"auto_augment"`
+            (the policy for CIFAR-10; Cubuk et al., 2019), `"auto_augment_imagenet"` (that for
+            ImageNet), `"erase"` (Keras's), `"random_erasing"` (timm's, a quarter of the images),
+            `"cutout"` (a square of half the height; DeVries & Taylor, 2017), `"mix_up"`,
+            `"cut_mix"` (Keras's), `"mix"` (timm's, one of them for a batch). Those with `augment`
+            need images of three channels. All but Keras's fill with the mean of `normalization`.
+        classes: Number of classes, to make labels one-hot vectors; what mixes labels needs it.
+        options: Arguments of these variations by name, such as `{"mix": {"mix_up": 0.5,
+            "cut_mix": 0.5, "until": 200}}`: those of the layers of Keras, and of
+            `keras_snn.datasets.augmentation`. With `until`, `"mix"` stops at this epoch.
 
     Call arguments:
         examples: `(batch, height, width, channels)` or `(batch, time, height, width, channels)`.
         labels: `(batch,)`.
-        seed: A pair of integers, or `None` for no variation.
+        seed: Two integers, and the epoch if it is known, or `None` for no variation.
 
     Returns:
         `(examples, labels)`: arrays, or TensorFlow's tensors in a `tf.data` pipeline.
 
     Raises:
-        ValueError: If a name is unknown, or a variation mixes labels that are not one-hot.
+        ValueError: If a name is unknown, a variation does not take its options, or it mixes labels
+            that are not one-hot.
 
     Example:
 
@@ -148,7 +209,10 @@ class Preparation:
         normalization: str | None = "unit",
         augmentation: Sequence[str] = (),
         classes: int | None = None,
+        options: dict[str, dict] | None = None,
     ):
+        for name in options or {}:
+            check_choice("options", name, tuple(augmentation))
         for name in augmentation:
             check_choice("augmentation", name, AUGMENTATIONS)
             if name in MIXING and classes is None:
@@ -165,7 +229,7 @@ class Preparation:
         if classes is not None:
             self.encoding = layers.CategoryEncoding(classes, output_mode="one_hot", **FLOAT)
         self.seeds = _Seeds()
-        self.augmentation = [AUGMENTATIONS[name](**FLOAT) for name in augmentation]
+        self.augmentation = [_made(name, (options or {}).get(name, {})) for name in augmentation]
         for layer in self.augmentation:
             if not isinstance(layer, _ArrayVariation):
                 self.seeds.give(layer)
@@ -201,7 +265,10 @@ class Preparation:
                 )
         examples = _frames_as_channels(examples) if clips else examples
         for name, layer in zip(self.names, self.augmentation):
-            if name in MIXING:
+            if isinstance(layer, _ArrayMixing):
+                epoch = seed[2] if len(seed) > 2 else -1
+                examples, labels = layer(examples, labels, self.seeds.next(), epoch)
+            elif name in MIXING:
                 mixed = layer({"images": examples, "labels": labels}, training=True)
                 examples, labels = mixed["images"], mixed["labels"]
             elif isinstance(layer, _ArrayVariation):
@@ -209,6 +276,14 @@ class Preparation:
             else:
                 examples = layer(examples, training=True)
         return (_channels_as_frames(examples, shape) if clips else examples), labels
+
+
+def _made(name, options):
+    """The variation of a name, with these options."""
+    try:
+        return AUGMENTATIONS[name](**FLOAT, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The variation {name!r} does not take {options}: {error}") from error
 
 
 def _frames_as_channels(clips):
