@@ -134,7 +134,7 @@ def zoo(torchvision):
     from spikingjelly.activation_based import functional, neuron, surrogate
 
     models = ("ms_resnet", "sew_resnet", "spiking_resnet", "spiking_vgg")
-    models += ("spikformer", "qkformer", "spike_driven_transformer")
+    models += ("spikformer", "qkformer", "spike_driven_transformer", "maxformer")
     found = {name: importlib.import_module(f"{peer.__name__}.model.{name}") for name in models}
     return types.SimpleNamespace(functional=functional, neuron=neuron, surrogate=surrogate, **found)
 

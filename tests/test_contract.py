@@ -27,6 +27,15 @@ SMALL = {
     "MSResNet18": {"dropout": 0.1},
     "MaxResNet18": {"input_shape": (8, 8, 3)},
     "SpikingConvNet": {},
+    "MaxFormer": {"width": 32, "blocks": (1, 1, 1), "heads": 2, "mixing": (3, 3)},
+    "ESpikeFormer": {"width": (4, 4, 8, 8), "blocks": (1, 1, 1, 1, 1), "heads": 2},
+    "SpikingResformer": {
+        "width": (4, 8, 8),
+        "blocks": (1, 1, 1),
+        "heads": (1, 2, 2),
+        "group_size": 4,
+        "small_images": True,
+    },
     "DANet18": {"span": "all", "variant": "A-B"},
     "Spikformer": {"width": 16, "blocks": 1, "heads": 2},
     "QKFormer": {"width": 32, "blocks": (1, 1, 1), "heads": 2, "attention": "channel"},
@@ -201,6 +210,9 @@ def test_frozen_layers_stay():
 
 
 NAMES = {
+    "MaxFormer": "stem_conv stage1_embedding_add stage2_block1_mix_conv stage3_block1_attention",
+    "ESpikeFormer": "stage1_block1_sep2_conv stage4_block1_v_dense head_neuron",
+    "SpikingResformer": "stage3_conv stage1_block1_attn_attention stage2_block1_mlp_mid_conv",
     "SpikingVGG11": "block1_conv1 block5_neuron2 block3_pool fc1 fc2_neuron predictions",
     "SpikingResNet50": "stem_conv stem_bn stack1_block1_shortcut_conv stack4_block3_conv3",
     "SEWResNet8": "stem_neuron stack3_block1_iand stack2_block1_shortcut_neuron avg_pool",
@@ -244,6 +256,10 @@ def test_layer_names(name):
         ("Spikformer", {"input_shape": (None, 32, 3)}, "known height and width.*None"),
         ("QKFormer", {"attention": "pixel"}, "`attention`.*'pixel'"),
         ("QKFormer", {"heads": 3}, "heads=3.*16"),
+        ("MaxFormer", {"patch_size": 8}, "`patch_size`.*8"),
+        ("MaxFormer", {"shortcut": "both"}, "`shortcut`.*'both'"),
+        ("SpikingResformer", {"group_size": 5}, "`group_size`.*16 hidden.*5"),
+        ("SpikingResformer", {"heads": (3, 2, 2)}, "heads=3.*4"),
         ("ConversionVGG5", {"classes": 2.5}, "`classes`.*2.5"),
         ("SEW7BNet", {"input_shape": (2, 64, 64, 2)}, "at least 128x128"),
     ],

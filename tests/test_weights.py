@@ -13,6 +13,7 @@ from keras import layers as klayers
 
 from keras_snn import applications
 from keras_snn.applications import load_keras_weights, load_torch_weights
+from keras_snn.applications.weights import transformers
 from keras_snn.layers import BatchNormalizationThroughTime, FoldTime, SpikingRNN
 
 pytestmark = [pytest.mark.usefixtures("large_models"), pytest.mark.once]
@@ -516,3 +517,53 @@ def lowered(model):
     """The model, with no variance at all."""
     model.layers[0].moving_variance.assign([0, 0])
     return model
+
+
+# Modules of the authors' code, with their kind, and our layers.
+TRANSFORMERS = {
+    "Max-Former, CIFAR": {
+        ("patch_embed1.proj_conv", "conv"): "stem_conv",
+        ("patch_embed1.embed1.embed_bn", "norm"): "stage1_embedding_bn1",
+        ("patch_embed1.embed2.embed_conv", "conv"): "stage1_embedding_shortcut_conv",
+        ("patch_embed2.max_embed1.embed_conv", "conv"): "stage2_embedding_conv1",
+        ("patch_embed3.embed1.embed_bn", "norm"): "stage3_embedding_bn2",
+        ("patch_embed3.max_embed2.embed_bn", "norm"): "stage3_embedding_shortcut_bn",
+        ("stage2.0.mixer.conv", "conv"): "stage2_block1_mix_conv",
+        ("stage3.1.attn.q_conv", "conv"): "stage3_block2_q_dense",
+        ("stage3.0.mlp.fc2_bn", "norm"): "stage3_block1_mlp2_bn",
+    },
+    "Max-Former, ImageNet": {
+        ("patch_embed1.embed1.embed_conv", "conv"): "stem_conv",
+        ("patch_embed1.embed3.embed_bn", "norm"): "stage1_embedding_bn2",
+        ("patch_embed1.embed4.embed_conv", "conv"): "stage1_embedding_shortcut_conv",
+        ("patch_embed2.max_embed1.embed_conv", "conv"): "stage2_embedding_conv1",
+        ("stage1.0.mixer.conv5_bn", "norm"): "stage1_block1_mix_bn",
+    },
+    "E-SpikeFormer": {
+        ("downsample1_2.encode_conv", "conv"): "stage2_conv",
+        ("ConvBlock2_2.0.Conv.dwconv.1", "norm"): "stage3_block2_sep2_bn",
+        ("ConvBlock1_1.0.conv1", "conv"): "stage1_block1_mlp1_conv",
+        ("block3.4.conv.pwconv2.0", "conv"): "stage4_block5_sep3_conv",
+        ("block4.1.attn.v_conv.0", "conv"): "stage5_block2_v_dense",
+        ("block4.1.mlp.fc1_bn", "norm"): "stage5_block2_mlp1_bn",
+        ("head", "dense"): "predictions",
+    },
+    "SpikingResformer": {
+        ("prologue.1.bn", "norm"): "stem_bn",
+        ("layers.0.0.W", "conv"): "stage1_block1_attn_kv_conv",
+        ("layers.0.0.scores", "rates"): "stage1_block1_attn_attention_scores",
+        ("layers.1.0.conv", "conv"): "stage2_conv",
+        ("layers.1.3.norm_proj.bn", "norm"): "stage2_block2_attn_proj_bn",
+        ("layers.1.4.conv.0.2.bn", "norm"): "stage2_block2_mlp_mid_bn",
+        ("classifier", "dense"): "predictions",
+    },
+}
+
+
+@pytest.mark.parametrize("project", TRANSFORMERS)
+def test_names_of_transformers(project):
+    modules = TRANSFORMERS[project]
+    paths = [path for path, _ in modules]
+    assert transformers.is_transformer(paths)
+    found = transformers.names_of(paths)
+    assert {module: found(*module) for module in modules} == {m: [n] for m, n in modules.items()}

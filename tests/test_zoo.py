@@ -94,6 +94,9 @@ COUNTS = [
     ("MSResNet18", {"classes": 1000}, 11_689_512 + 64 * 64 + 2 * 64, 4_800 + 64),
     ("MSResNet34", {"classes": 1000}, 21_797_672 + 64 * 64 + 2 * 64, 8_512 + 64),
     ("MaxResNet18", {"classes": 10}, 12_502_090, None),
+    ("MaxFormer_4_384", {"classes": 100}, 6_602_932, None),
+    ("MaxFormer_10_384", {"classes": 1000}, 16_236_616, None),
+    ("MaxFormer_10_384", {"classes": 1000, "shortcut": "membrane"}, 16_237_240, None),
     *(
         (f"DANet{depth}", {"classes": 1000, "variant": variant}, parameters, channels)
         for depth, parameters, channels in (

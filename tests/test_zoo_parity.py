@@ -101,15 +101,13 @@ def our_name(path):
     return {"sn1": "stem_neuron", "head_lif": "head_neuron"}[path]
 
 
-def count_ties(node, currents, theirs, ours):
+def count_ties(currents, theirs, ours, leak, threshold):
     """The neurons of a layer that differ, all of which first do so at the threshold."""
-    leak = 1 - 1 / node.tau if hasattr(node, "tau") else 1.0
-    gain = 1 / node.tau if getattr(node, "decay_input", False) else 1.0
     v, differed = 0.0, np.zeros(currents.shape[1:], bool)
     for t in range(T):
-        h = leak * v + gain * currents[t].astype("float64")
+        h = leak * v + currents[t].astype("float64")
         differs = (theirs[t] != ours[t]) & ~differed
-        assert np.abs(h[differs] - node.v_threshold).max(initial=0) < 1e-5
+        assert np.abs(h[differs] - threshold).max(initial=0) < 1e-5
         differed |= differs
         v = np.where(theirs[t] > 0, 0.0, h)
     return int(differed.sum())
@@ -128,7 +126,9 @@ def compare(ours, x, seen):
         spikes = np.swapaxes(spikes, 0, 1)
         spikes = np.moveaxis(spikes, -1, 2) if spikes.ndim == 5 else spikes
         if not np.array_equal(spikes, theirs):  # the first such layer; others follow from it
-            assert count_ties(node, currents, theirs, spikes) <= 3
+            tau, scaled = getattr(node, "tau", np.inf), getattr(node, "decay_input", False)
+            currents = currents / tau if scaled else currents
+            assert count_ties(currents, theirs, spikes, 1 - 1 / tau, node.v_threshold) <= 3
             break
     return found, different
 

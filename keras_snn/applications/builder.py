@@ -163,12 +163,13 @@ class Builder:
         x = self.repeat(x, name)
         return Value(self.new_neuron(name)(x.tensor), x.has_time)
 
-    def new_neuron(self, name, threshold=None):
-        """The network's neuron, by itself; with another threshold, if it has one."""
+    def new_neuron(self, name, **changes):
+        """The network's neuron, by itself; with other values of attributes that it has."""
         layer = snn.get_neuron(self._neuron, name)
         cell = getattr(layer, "cell", None)
-        if threshold is not None and hasattr(cell, "threshold"):
-            cell.threshold = threshold
+        for attribute, value in changes.items():
+            if hasattr(cell, attribute):
+                setattr(cell, attribute, value)
         return layer
 
     def combine(self, layer, values):
@@ -192,10 +193,21 @@ class Builder:
             return values[0]
         return self.combine((layers.Average if average else layers.Add)(name=name), values)
 
-    def conv(self, x, filters, size, strides, name, use_bias=False, kernel_initializer=None):
-        """A convolution of maps, padded symmetrically by `size // 2`."""
+    def conv(
+        self,
+        x,
+        filters,
+        size,
+        strides,
+        name,
+        use_bias=False,
+        kernel_initializer=None,
+        groups=1,
+        padding=None,
+    ):
+        """A convolution of maps, padded symmetrically by `size // 2`, if nothing else is said."""
         # Without strides Keras's "same" is symmetric.
-        padding = "symmetric" if strides > 1 and size > 1 else "same"
+        padding = padding or ("symmetric" if strides > 1 and size > 1 else "same")
         kind = snn.PaddedConv2D if padding == "symmetric" else layers.Conv2D
         initializer = kernel_initializer or self._initializer.clone()
         layer = kind(
@@ -203,9 +215,25 @@ class Builder:
             size,
             strides,
             padding,
+            groups=groups,
             use_bias=use_bias,
             kernel_initializer=initializer,
-            bias_initializer=_bias(self._initializer, size * size * self.channels(x)),
+            bias_initializer=_bias(self._initializer, size * size * self.channels(x) // groups),
+            name=name,
+        )
+        return self.apply(layer, x)
+
+    def depthwise(self, x, size, name, use_bias=False):
+        """A convolution of each channel by itself, which keeps the size."""
+        uniform = self._initializer is TORCH_UNIFORM
+        bias = _bias(self._initializer, size * size)
+        layer = layers.DepthwiseConv2D(
+            size,
+            padding="same",
+            use_bias=use_bias,
+            # Keras's fans of a depthwise kernel are those of all channels.
+            depthwise_initializer=bias if uniform else self._initializer.clone(),
+            bias_initializer=bias,
             name=name,
         )
         return self.apply(layer, x)

@@ -4,6 +4,8 @@
 
 from keras_snn.applications import (
     danet,
+    e_spikeformer,
+    max_former,
     max_resnet,
     ms_resnet,
     qkformer,
@@ -12,11 +14,14 @@ from keras_snn.applications import (
     small,
     spike_driven_transformer,
     spikformer,
+    spiking_resformer,
     spiking_resnet,
     spiking_vgg,
     tdbn_resnet,
 )
 from keras_snn.applications.danet import *
+from keras_snn.applications.e_spikeformer import *
+from keras_snn.applications.max_former import *
 from keras_snn.applications.max_resnet import *
 from keras_snn.applications.ms_resnet import *
 from keras_snn.applications.qkformer import *
@@ -25,6 +30,7 @@ from keras_snn.applications.sew_resnet import *
 from keras_snn.applications.small import *
 from keras_snn.applications.spike_driven_transformer import *
 from keras_snn.applications.spikformer import *
+from keras_snn.applications.spiking_resformer import *
 from keras_snn.applications.spiking_resnet import *
 from keras_snn.applications.spiking_vgg import *
 from keras_snn.applications.tdbn_resnet import *
@@ -41,6 +47,9 @@ FAMILIES = (
     spikformer,
     qkformer,
     spike_driven_transformer,
+    e_spikeformer,
+    max_former,
+    spiking_resformer,
     small,
 )
 __all__ = [name for family in FAMILIES for name in family.__all__]

@@ -5,6 +5,7 @@ from keras_snn.layers import (
     base,
     connections,
     convolution,
+    dual_attention,
     encoders,
     neurons,
     normalization,
@@ -20,6 +21,7 @@ from keras_snn.layers.attention import *
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.convolution import *
+from keras_snn.layers.dual_attention import *
 from keras_snn.layers.encoders import *
 from keras_snn.layers.neurons import *
 from keras_snn.layers.normalization import *
@@ -38,6 +40,7 @@ __all__ = [
     *base.__all__,
     *connections.__all__,
     *convolution.__all__,
+    *dual_attention.__all__,
     *encoders.__all__,
     *neurons.__all__,
     *normalization.__all__,

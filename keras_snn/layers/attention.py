@@ -86,24 +86,25 @@ class SpikeProducts(Part):
         self.heads, self.scale, self.order = heads, scale, order
 
     def shape_of(self, q, k, v):
-        return q
+        return v
 
-    def is_linear(self, q):
-        """Whether keys and values are multiplied first, for queries of shape `q`."""
+    def is_linear(self, q, k, v):
+        """Whether keys and values are multiplied first, for inputs of these shapes."""
         if self.order != "auto":
             return self.order == "q_kv"
         tokens = [q[axis] for axis in token_axes(q)]
-        return None in tokens or q[-1] // self.heads <= math.prod(tokens)
+        keys, values = q[-1] // self.heads, v[-1] // self.heads
+        return None in tokens or 2 * keys * values <= math.prod(tokens) * (keys + values)
 
     def call(self, inputs):
         q, k, v = (self._split(self.exact(x)) for x in inputs)
         k = ops.swapaxes(k, -1, -2)
-        if self.is_linear(inputs[0].shape):
+        if self.is_linear(*(x.shape for x in inputs)):
             y = ops.matmul(q, ops.matmul(k, v))
         else:
             y = ops.matmul(ops.matmul(q, k), v)
         y = ops.swapaxes(y, 1, 2) * self.scale
-        return ops.reshape(y, (-1, *ops.shape(inputs[0])[1:]))
+        return ops.reshape(y, (-1, *ops.shape(inputs[2])[1:]))
 
     def _split(self, x):
         """`(batch and time, heads, tokens, channels of a head)`."""
@@ -185,6 +186,7 @@ class SpikingAttention(Configured, keras.layers.Layer):
     """
 
     names, heads = ("q", "k", "v"), 1
+    wide = None  # the input whose channels may be more or fewer than the others'
 
     def __init__(self, neuron=None, **kwargs):
         super().__init__(**kwargs)
@@ -201,29 +203,38 @@ class SpikingAttention(Configured, keras.layers.Layer):
         """The layer, as a composition of `apply(part, inputs of the part)`."""
         raise NotImplementedError
 
-    def charged(self, shape):
-        """Shape of what the neuron takes, for inputs of `shape`."""
-        return shape
+    def charged(self, *shapes):
+        """Shape of what the neuron takes, for inputs of these shapes."""
+        return shapes[0]
+
+    @property
+    def ranks(self):
+        """How many axes inputs may have: those without time only where the neuron needs none."""
+        return (3, 4, 5) if graph.role_of(self.neuron).time == "pointwise" else (4, 5)
 
     def build(self, input_shape):
         several = isinstance(input_shape[0], (list, tuple))
         shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
-        timed = graph.role_of(self.neuron).time != "pointwise"
+        common = [
+            (*shape[:-1], shapes[0][-1]) if name == self.wide else shape
+            for name, shape in zip(self.names, shapes)
+        ]
         ranks = {len(shape) for shape in shapes}
-        alike = len(ranks) == 1 and all(len({*sizes} - {None}) < 2 for sizes in zip(*shapes))
-        if len(shapes) != len(self.names) or not alike or not ranks <= {4, 5, 4 if timed else 3}:
+        alike = len(ranks) == 1 and all(len({*sizes} - {None}) < 2 for sizes in zip(*common))
+        if len(shapes) != len(self.names) or not alike or not ranks <= {*self.ranks}:
             raise ValueError(
                 f"{self.name} expects a list [{', '.join(self.names)}] of tensors of one shape, "
                 "(batch, time, tokens, channels) or (batch, time, height, width, channels)"
-                f"{'' if timed else ', or (batch, tokens, channels)'}; got the shapes {shapes}."
+                f"{', or (batch, tokens, channels)' if 3 in self.ranks else ''}; got the shapes "
+                f"{shapes}."
             )
-        shape = shapes[0]
-        if shape[-1] is None or shape[-1] % self.heads:
-            raise ValueError(
-                f"{self.name} has heads={self.heads}, each of the same number of channels; got "
-                f"inputs of the shape {shape}."
-            )
-        self.neuron.build(self.charged(shape))
+        for shape in shapes:
+            if shape[-1] is None or shape[-1] % self.heads:
+                raise ValueError(
+                    f"{self.name} has heads={self.heads}, each of the same number of channels; got "
+                    f"inputs of the shape {shape}."
+                )
+        self.neuron.build(self.charged(*shapes))
         self.built = True
 
     def compute_output_shape(self, input_shape):
@@ -234,10 +245,10 @@ class SpikingAttention(Configured, keras.layers.Layer):
 
     def call(self, inputs, mask=None):
         mask = first_mask(mask)
-        masked = mask is not None and "mask" in inspect.signature(self.neuron.call).parameters
 
         def apply(part, inputs):
-            return part(inputs, mask=mask) if masked and part is self.neuron else part(inputs)
+            takes = mask is not None and "mask" in inspect.signature(part.call).parameters
+            return part(inputs, mask=mask) if takes else part(inputs)
 
         return self.compose(apply, inputs)
 
@@ -268,12 +279,12 @@ class SpikingSelfAttention(SpikingAttention):
 
     Call arguments:
         inputs: The list `[q, k, v]`, spikes `(batch, time, tokens, channels)` or maps
-            `(batch, time, height, width, channels)`, all of one shape. With a neuron that is an
-            activation also `(batch, tokens, channels)`.
+            `(batch, time, height, width, channels)`, all of one shape, but that values may have
+            other channels. With a neuron that is an activation also `(batch, tokens, channels)`.
         mask: Optional `(batch, time)`, true for steps to use: the neuron is silent in others.
 
     Returns:
-        Spikes of the shape of `q`.
+        Spikes of the shape of `v`.
 
     Raises:
         ValueError: If the inputs are not three tensors of one such shape, or their channels can't
@@ -288,6 +299,8 @@ class SpikingSelfAttention(SpikingAttention):
     True
     """
 
+    wide = "v"
+
     def __init__(self, heads, scale=0.125, order="auto", neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
         self.heads = check_integer("heads", heads)
@@ -296,6 +309,12 @@ class SpikingSelfAttention(SpikingAttention):
         self.products = SpikeProducts(
             heads, scale, order, name=f"{self.name}_products", dtype=self.dtype_policy
         )
+
+    def charged(self, q, k, v):
+        return v
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[2])
 
     def compose(self, apply, inputs):
         return apply(self.neuron, apply(self.products, inputs))
@@ -346,8 +365,8 @@ class QKTokenAttention(SpikingAttention):
         self.sums = self.part(HeadSums, "sums", heads)
         self.gate = self.part(SpikeGate, "gate")
 
-    def charged(self, shape):
-        return self.sums.shape_of(shape)
+    def charged(self, q, *others):
+        return self.sums.shape_of(q)
 
     def compose(self, apply, inputs):
         q, k = inputs
@@ -396,8 +415,8 @@ class QKChannelAttention(SpikingAttention):
         self.sums = self.part(TokenSums, "sums")
         self.gate = self.part(SpikeGate, "gate")
 
-    def charged(self, shape):
-        return self.sums.shape_of(shape)
+    def charged(self, q, *others):
+        return self.sums.shape_of(q)
 
     def compose(self, apply, inputs):
         q, k = inputs
@@ -440,8 +459,8 @@ class SpikeDrivenAttention(SpikingAttention):
         self.sums = self.part(TokenSums, "sums")
         self.gate = self.part(SpikeGate, "gate")
 
-    def charged(self, shape):
-        return self.sums.shape_of(shape)
+    def charged(self, q, *others):
+        return self.sums.shape_of(q)
 
     def compose(self, apply, inputs):
         q, k, v = inputs

@@ -9,6 +9,7 @@ from keras_snn.layers import (
     attention,
     connections,
     convolution,
+    dual_attention,
     encoders,
     normalization,
     parallel,
@@ -73,21 +74,32 @@ def _window_products(call):
 
 def _attention_products(call):
     """Two products of one head each, of which the second reads counts, no spikes, on one side."""
-    layer, shape = call.layer, call.shape(call.input)
-    tokens, channels = math.prod(shape[:-1]), shape[-1]
-    linear = layer.is_linear(call.input.shape)
-    # Both products of a head have as many columns as the head has channels, or as there are tokens.
-    macs = tokens * channels * (channels // layer.heads if linear else tokens)
+    layer, shapes = call.layer, [x.shape for x in call.inputs]
+    tokens, linear = math.prod(call.shape(call.input)[:-1]), layer.is_linear(*shapes)
+    keys, values = shapes[0][-1], shapes[2][-1]
+    macs = [tokens * keys * values // layer.heads] * 2
+    macs = macs if linear else [tokens**2 * keys, tokens**2 * values]
     sums = attention.HeadSums(layer.heads) if linear else attention.TokenSums()
     return [
         graph.Product(
-            macs,
+            macs[0],
             (1, 2) if linear else (0, 1),
             each_step=bool(call.reads_time),
             multiply=lambda a, b: sums(a) * sums(b),  # the sum of all products of spikes
         ),
-        graph.Product(macs, 0 if linear else 2, each_step=bool(call.reads_time)),
+        graph.Product(macs[1], 0 if linear else 2, each_step=bool(call.reads_time)),
     ]
+
+
+def _dual_products(x):
+    """One product of the first input, spikes, and currents; `x` is the place of the queries."""
+
+    def products(call):
+        queries, keys = call.inputs[x].shape, call.inputs[1].shape
+        pairs = dual_attention.tokens_of(queries) * dual_attention.tokens_of(keys)
+        return (graph.Product(pairs * queries[-1], each_step=bool(call.reads_time)),)
+
+    return products
 
 
 graph.EACH_STEP.append(time.FoldTime)
@@ -117,6 +129,8 @@ for layer, role in {
     readouts.Voting: graph.Role("per step"),
     connections.SpikeConnection: graph.Role("pointwise"),
     attention.SpikeProducts: graph.Role("per step", products=_attention_products),
+    dual_attention.DualScores: graph.Role("per step", products=_dual_products(x=0)),
+    dual_attention.DualSums: graph.Role("per step", products=_dual_products(x=2)),
     attention.HeadSums: graph.Role("per step"),
     attention.TokenSums: graph.Role("per step"),
     attention.SpikeGate: graph.Role("per step"),

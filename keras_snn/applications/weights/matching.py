@@ -19,6 +19,8 @@ from keras import layers, ops
 from keras_snn import graph
 from keras_snn import layers as snn
 from keras_snn.applications.weights import transformers
+from keras_snn.layers.attention import Part
+from keras_snn.layers.dual_attention import RatedProducts
 
 __all__ = ["WeightsReport", "load_keras_weights", "load_torch_weights"]
 
@@ -58,10 +60,11 @@ def load_torch_weights(
     """Loads a PyTorch state dict into a network of `keras_snn.applications`.
 
     It knows the names of SpikingJelly's zoo (SEW-ResNet, Spiking ResNet, Spiking VGG, MS-ResNet,
-    Spikformer, QKFormer, Spike-driven Transformer), of the papers' repositories (these
-    transformers, SEW-ResNet and its 7B-Nets, Spiking ResNet, MS-ResNet, S-ResNet, the VGGs and
-    ResNets of hybrid training) and of torchvision's ResNets and VGGs. It reads tensors and skips
-    plain records. A file with anything else is refused, and no code in it is run.
+    Max-ResNet, Spikformer, QKFormer, Spike-driven Transformer, Max-Former), of the papers'
+    repositories (these, E-SpikeFormer, SpikingResformer, SEW-ResNet and its 7B-Nets, Spiking
+    ResNet, S-ResNet, the VGGs and ResNets of hybrid training) and of torchvision's ResNets and
+    VGGs. It reads tensors and skips plain records. A file with anything else is refused, and no
+    code in it is run.
 
     A bias in front of a normalisation that the network lacks goes into that; one that the source
     lacks is 0.
@@ -112,10 +115,13 @@ def load_torch_weights(
     for module in modules:
         shape = flat.input.shape[-3:] if flat and module.target == first_dense else None
         module.values = _from_torch(module, shape)
-        kernel = module.values.get("kernel")
-        if kernel and kernel[1].ndim > 2 and _is_a(targets.get(module.target), layers.Dense):
+        kernel, target = module.values.get("kernel"), targets.get(module.target)
+        if kernel and kernel[1].ndim > 2 and _is_a(target, layers.Dense):
             tensor, kernel = kernel  # a convolution with a window of 1
             module.values["kernel"] = tensor, kernel.reshape(kernel.shape[-2:])
+        elif kernel and _is_a(target, layers.DepthwiseConv2D):
+            tensor, kernel = kernel
+            module.values["kernel"] = tensor, kernel.swapaxes(-1, -2)
     return _load(model, modules, targets, skip_mismatch, WeightsReport(unused=unused))
 
 
@@ -297,13 +303,15 @@ _WEIGHTS = {
     "dense": ("kernel", "bias"),
     "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
     "neuron": ("w",),
+    "rates": ("rates",),
     None: (),
 }
 _KINDS = {
-    "conv": layers.Conv2D,
+    "conv": (layers.Conv2D, layers.DepthwiseConv2D),
     "dense": layers.Dense,
     "norm": layers.BatchNormalization,
     "neuron": snn.ParametricLIFCell,
+    "rates": RatedProducts,
 }
 
 
@@ -331,16 +339,16 @@ def _targets(model):
 def _named(layers):
     """Names and layers (or cells) with weights; normalisation through time has one for each step.
 
-    A step's name is the layer's and its own, as in `"stem_bn/step_1"`, that of a neuron within
-    attention its own.
+    A step's name is the layer's and its own, as in `"stem_bn/step_1"`, that of a part of attention
+    its own.
     """
     for layer in layers:
         if isinstance(layer, snn.BatchNormalizationThroughTime):
             yield from ((f"{layer.name}/{step.name}", step) for step in layer.steps)
         elif graph.is_composed(layer):
             parts = graph.flatten_layers(layer, include_self=False)
-            parts = [part for part in parts if isinstance(part, snn.SpikingRNN)]
-            yield from ((part.name, part.cell) for part in parts if part.weights)
+            parts = [part for part in parts if isinstance(part, (snn.SpikingRNN, Part))]
+            yield from ((part.name, _unwrap(part)) for part in parts if part.weights)
         elif layer.weights:
             yield layer.name, _unwrap(layer)
 
@@ -374,6 +382,8 @@ _ALIASES = (
     (re.compile(r"(^|\.)_orig_mod\."), r"\1"),
     (re.compile(r"(^|\.)conv(\d*)_s\.bn\."), r"\1bn\2."),
     (re.compile(r"(\w+)_s\.layer\."), r"\1."),
+    (re.compile(r"\.firing_rate_x$"), ".scores.rates"),
+    (re.compile(r"\.firing_rate_attn$"), ".sums.rates"),
 )
 
 
@@ -516,8 +526,9 @@ def _natural(key):
 
 def _torch_kind(module):
     tensors = module.tensors
-    if "w" in tensors:
-        return "neuron"
+    for leaf, kind in (("w", "neuron"), ("rates", "rates")):
+        if leaf in tensors:
+            return kind
     dimensions = tensors["weight"].ndim if "weight" in tensors else 0
     return {4: "conv", 3: "conv", 2: "dense", 1: "norm"}.get(dimensions)
 
@@ -537,6 +548,8 @@ def _from_torch(module, flattened):
     if kind == "conv":
         kernel = tensors["weight"]
         values["kernel"] = "weight", kernel.transpose(*range(2, kernel.ndim), 1, 0)
+    elif kind == "rates":
+        values["rates"] = "rates", tensors["rates"].reshape(-1)
     elif kind == "dense":
         kernel = tensors["weight"]
         if flattened and None not in flattened and kernel.shape[1] == np.prod(flattened):
@@ -554,8 +567,9 @@ def _name_projections(modules):
     Projections that are stored as one become a module each.
     """
     named, unused = [], []
+    rename = transformers.names_of(module.path for module in modules)
     for module in modules:
-        names = transformers.our_names(module.path, _torch_kind(module))
+        names = rename(module.path, _torch_kind(module))
         if not names:
             unused += [f"{module.path}.{leaf}" for leaf in module.tensors]
         for index, name in enumerate(names):
