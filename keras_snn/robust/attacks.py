@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_snn import graph
 from keras_snn.robust import boxes, rules
-from keras_snn.robust.bounds import check_box, check_labels
+from keras_snn.robust.bounds import check_box, check_labels, classes_of
 from keras_snn.utils.arguments import check_integer
 
 __all__ = ["fgsm", "pgd"]
@@ -93,7 +93,7 @@ def pgd(model, inputs, labels, eps, steps=10, restarts=1, box=boxes.box, seed=No
 
 def _attack(model, inputs, labels, eps, box, batch_size, search):
     """What `search(gradient, x, lower, upper)` finds, batch by batch."""
-    graph.check_functional(model, "An attack")
+    classes = classes_of(model)
     if len(model.inputs) != 1:
         raise ValueError(f"Attacks are on models with one input, got {len(model.inputs)}.")
     check_integer("batch_size", batch_size)
@@ -104,7 +104,7 @@ def _attack(model, inputs, labels, eps, box, batch_size, search):
         raise ValueError(
             f"Attacks start from inputs of the box's shape, {lower.shape}, got {inputs.shape}."
         )
-    labels = ops.convert_to_numpy(check_labels(labels, len(inputs), model.output_shape[-1]))
+    labels = ops.convert_to_numpy(check_labels(labels, len(inputs), classes))
     gradient, found = _gradient(model), []
     for start in range(0, len(inputs), batch_size):
         part = slice(start, start + batch_size)

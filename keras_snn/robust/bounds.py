@@ -6,13 +6,12 @@ what comes before, layer by layer, down to the inputs: S-CROWN. Without lines fo
 stops at the last ones, which is S-IBP with the margins folded into the layers behind.
 """
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_snn import graph
+from keras_snn import layers as snn
 from keras_snn.analysis.probes import with_timesteps
 from keras_snn.robust import boxes, rules
 from keras_snn.robust.boxes import Box
@@ -46,22 +45,22 @@ class Replay:
         self.outputs = graph.run(model, self.inputs, self._rule)
 
     def _rule(self, call):
-        if self.timesteps is not None:
+        if self.timesteps is not None and not isinstance(call.layer, snn.PoissonEncoder):
             call = with_timesteps(call, self.timesteps)
         inputs = [x for x in call.inputs if isinstance(x, Interval)]
         if not inputs:
             return call()
         if call.role.idle:
             return inputs[0]
-        output = self._step(call)
-        name = rules.activation_of(call.layer)
-        if name == "linear" or isinstance(call.layer, keras.layers.Activation):
+        rule = rules.find(call)
+        output = self._step(rule, call)
+        if not isinstance(rule, rules.Product) or rules.activation_of(call.layer) == "linear":
             return output
         layer = keras.layers.Activation(call.layer.activation)
-        return self._step(graph.Call(call.name, layer, layer, call.index, False, (output,), {}))
+        call = graph.Call(call.name, layer, layer, call.index, False, (output,), {})
+        return self._step(rules.find(call), call)
 
-    def _step(self, call):
-        rule = rules.find(call)
+    def _step(self, rule, call):
         output = rule.forward(call, self.rounds)
         self._tape.append((rule, call, output))
         self.intervals[call.name] = output
@@ -103,17 +102,11 @@ def _sum(terms):
     return ops.sum(ops.reshape(terms, (*ops.shape(terms)[:2], -1)), axis=-1)
 
 
-def replay_margins(model, box, labels, method, rounds, lines="authors", timesteps=None):
+def replay_margins(model, method, lines, box, labels, rounds=True, timesteps=None):
     """`margins` of tensors, for training too."""
     replay = Replay(model, box, rounds, timesteps)
-    outputs = tree.flatten(replay.outputs)
-    if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] < 2:
-        shapes = [tuple(x.shape) for x in outputs]
-        raise ValueError(
-            "Margins are those of a model with one output, a score for each class, (batch, "
-            f"classes); got outputs of the shapes {shapes}."
-        )
-    logits = outputs[0].logits or outputs[0]
+    (output,) = tree.flatten(replay.outputs)
+    logits = output.logits or output
     classes = logits.shape[1]
     identity = ops.eye(classes, dtype=logits.lower.dtype)
     rows = ops.one_hot(labels, classes, dtype=identity.dtype)[None] - identity[:, None]
@@ -157,9 +150,8 @@ def margins(model, box, labels, method="crown", lines="authors"):
     check_choice("method", method, METHODS)
     check_choice("lines", lines, LINES)
     box = check_box(model, box)
-    with _no_gradients():
-        labels = check_labels(labels, tree.flatten(box.lower)[0].shape[0], model.output_shape[-1])
-        return ops.convert_to_numpy(replay_margins(model, box, labels, method, True, lines))
+    labels = check_labels(labels, len(box.lower[0]), classes_of(model))
+    return _compiled(replay_margins, model, method, lines)(box, labels)
 
 
 def certify(model, data, eps, method="crown", box=boxes.box, lines="authors", batch_size=32):
@@ -193,15 +185,17 @@ def certify(model, data, eps, method="crown", box=boxes.box, lines="authors", ba
     boxes.check_eps(eps)
     check_choice("method", method, METHODS)
     check_integer("batch_size", batch_size)
-    certified, count = 0, 0
+    check_choice("lines", lines, LINES)
+    classes = classes_of(model)
+    worst, certified, count = _compiled(replay_margins, model, method, lines), 0, 0
     for inputs, labels in batches_of(model, data, batch_size):
         if labels is None:
             raise ValueError("Certificates need labels: give `data` as (inputs, labels).")
-        labels = ops.convert_to_numpy(check_labels(labels, len(inputs[0]), model.output_shape[-1]))
-        found = margins(model, box_of(inputs, eps, box), labels, method, lines)
-        found[np.arange(len(labels)), labels] = np.inf
+        labels = check_labels(labels, len(inputs[0]), classes)
+        found = worst(check_box(model, box_of(inputs, eps, box)), labels)
+        found[np.arange(len(found)), ops.convert_to_numpy(labels)] = np.inf
         certified += int(np.sum(found.min(axis=1) > 0))
-        count += len(labels)
+        count += len(found)
     if not count:
         raise ValueError("Received an invalid value for argument `data`, it has no examples.")
     return certified / count
@@ -232,11 +226,16 @@ def bounds(model, box, method="ibp", lines="authors"):
     """
     check_choice("method", method, METHODS)
     check_choice("lines", lines, LINES)
-    with _no_gradients():
-        replay = Replay(model, check_box(model, box), True)
-        used = lines if method == "crown" else None
-        outputs = [_output_bounds(replay, x, used) for x in tree.flatten(replay.outputs)]
-    return Box(*(tree.pack_sequence_as(replay.outputs, ends) for ends in zip(*outputs)))
+    used = lines if method == "crown" else None
+
+    return Box(*_compiled(_replay_bounds, model, used)(check_box(model, box)))
+
+
+def _replay_bounds(model, lines, box):
+    """`bounds` of tensors."""
+    replay = Replay(model, box, True)
+    outputs = [_output_bounds(replay, x, lines) for x in tree.flatten(replay.outputs)]
+    return [tree.pack_sequence_as(replay.outputs, ends) for ends in zip(*outputs)]
 
 
 def _output_bounds(replay, x, lines):
@@ -248,7 +247,7 @@ def _output_bounds(replay, x, lines):
         found = [replay.lower(x, rows, lines), -replay.lower(x, -rows, lines)]
         found = [ops.reshape(ops.transpose(b), shape) for b in found]
         ends = [ops.maximum(ends[0], found[0]), ops.minimum(ends[1], found[1])]
-    return [ops.convert_to_numpy(b) for b in ends]
+    return ends
 
 
 def layer_bounds(model, box):
@@ -265,10 +264,14 @@ def layer_bounds(model, box):
         TypeError: If the model has no graph, or a layer without a rule; it is named.
         ValueError: If the bounds of the box are not bounds.
     """
-    with _no_gradients():
-        found = Replay(model, check_box(model, box), True).intervals
-    convert = ops.convert_to_numpy
-    return {name: Box(convert(x.lower), convert(x.upper)) for name, x in found.items()}
+    found = _compiled(_replay_layers, model)(check_box(model, box))
+    return {name: Box(*ends) for name, ends in found.items()}
+
+
+def _replay_layers(model, box):
+    """`layer_bounds` of tensors."""
+    found = Replay(model, box, True).intervals
+    return {name: [x.lower, x.upper] for name, x in found.items()}
 
 
 def box_of(inputs, eps, box):
@@ -311,6 +314,23 @@ def _arrays(model, values):
     return [np.asarray(ops.convert_to_numpy(x), keras.config.floatx()) for x in values]
 
 
+def classes_of(model):
+    """The number of classes that a model tells apart.
+
+    Raises:
+        TypeError: If the model has no graph.
+        ValueError: If it has not one output, `(batch, classes)`.
+    """
+    graph.check_functional(model, "A certificate")
+    shapes = [tuple(x.shape) for x in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] in (None, 1):
+        raise ValueError(
+            "Certificates and attacks are for models with one output, a score for each class, "
+            f"(batch, classes); {model.name!r} has outputs of the shapes {shapes}."
+        )
+    return shapes[0][1]
+
+
 def check_labels(labels, count, classes):
     """Labels as integers `(batch,)`, from these or from one-hot vectors."""
     labels = np.asarray(ops.convert_to_numpy(labels))
@@ -325,9 +345,24 @@ def check_labels(labels, count, classes):
     return ops.convert_to_tensor(labels.astype("int32"))
 
 
-def _no_gradients():
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
+def _compiled(function, *first):
+    """A function of tensors that gives arrays, without gradients; seeds stay as they are.
 
-    return torch.no_grad()
+    JAX compiles it as a whole: each operation by itself takes longer.
+    """
+
+    def run(*tensors):
+        with keras.StatelessScope():
+            return function(*first, *tensors)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        run = jax.jit(run)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        run = torch.no_grad()(run)
+    return lambda *tensors: tree.map_structure(
+        lambda x: np.array(ops.convert_to_numpy(x)), run(*tensors)
+    )

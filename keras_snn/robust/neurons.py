@@ -29,6 +29,8 @@ class NeuronRule(Rule):
                 return f"it has `{name}=True`"
         if call.argument("initial_state") is not None:
             return "it takes an `initial_state`"
+        if call.each_step:
+            return "it runs within each step of a sequence"
         if call.input.shape[1] is None:
             return "its number of steps is unknown"
         neuron = _neuron(layer.cell)

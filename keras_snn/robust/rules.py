@@ -148,6 +148,9 @@ class Softmax(Monotone):
 class Poisson(Monotone):
     """That of an encoder which draws: both bounds are coded with the same draws."""
 
+    def refusal(self, call):
+        return "it draws within each step of a sequence" if call.each_step else None
+
     def forward(self, call, rounds):
         (x,), layer = _intervals(call), call.layer
         lower, upper = (ops.cast(b, layer.variable_dtype) for b in (x.lower, x.upper))

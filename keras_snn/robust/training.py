@@ -5,7 +5,7 @@ from keras import ops, tree
 
 from keras_snn import graph
 from keras_snn.robust import boxes
-from keras_snn.robust.bounds import METHODS, replay_margins
+from keras_snn.robust.bounds import METHODS, classes_of, replay_margins
 from keras_snn.robust.neurons import LINES
 from keras_snn.utils.arguments import check_choice, check_integer, check_number
 
@@ -59,13 +59,13 @@ class RobustModel(keras.Model):
         method: `"ibp"` or, slower and tighter, `"crown"`, see `margins`.
         lines: How S-CROWN bounds neurons, see `margins`.
         box: A function from inputs and `eps` to a `Box`, see `certify`.
-        timesteps: Steps for which bounds are computed of a model on images that repeats or codes
-            them; all of them by default.
+        timesteps: Steps for which bounds are computed of a model that repeats images; all of them
+            by default.
         **kwargs: Those of `keras.Model` (`name`).
 
     Raises:
         TypeError: If the model has no graph.
-        ValueError: If an argument is not as above.
+        ValueError: If an argument is not as above, or the model's output.
 
     Source: Liang et al. (2022), `liangling76/certify_snn` (`weight=0.6`, gradient norms clipped to
     0.25, from a trained network).
@@ -97,7 +97,7 @@ class RobustModel(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        graph.check_functional(model, "Robust training")
+        self.classes = classes_of(model)
         schedule = isinstance(eps, keras.optimizers.schedules.LearningRateSchedule)
         self.eps = eps if schedule else check_number("eps", eps, minimum=0)
         self.weight = check_number("weight", weight, minimum=0, maximum=1)
@@ -124,12 +124,11 @@ class RobustModel(keras.Model):
         found = [self.box(x, self.current_eps) for x in inputs]
         box = boxes.Box([b.lower for b in found], [b.upper for b in found])
         labels = tree.flatten(y)[0]
-        classes = self.model.output_shape[-1]
-        if len(labels.shape) == 2 and labels.shape[1] == classes:
+        if len(labels.shape) == 2 and labels.shape[1] == self.classes:
             labels = ops.argmax(labels, axis=-1)
         labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
         found = replay_margins(
-            self.model, box, labels, self.method, False, self.lines, self.timesteps
+            self.model, self.method, self.lines, box, labels, False, self.timesteps
         )
         crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         robust = crossentropy(labels, -found, sample_weight)
