@@ -297,3 +297,74 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"should end in \.c"):
         export.to_c(model, tmp_path / "net.tflite")
     assert not list(tmp_path.iterdir())
+
+
+# What a Cortex-M4 starts with: the end of its memory, where to begin; and where things go.
+START = """
+extern void _start(void);
+extern char __stack;
+__attribute__((section(".vectors"), used)) void *vectors[16] = {&__stack, (void *)_start};
+"""
+MEMORY = """
+MEMORY { FLASH : ORIGIN = 0, LENGTH = 4M RAM : ORIGIN = 0x20000000, LENGTH = 4M }
+SECTIONS {
+  .text : { KEEP(*(.vectors)) *(.text*) KEEP(*(.init)) KEEP(*(.fini)) *(.rodata*) *(.ARM*) } > FLASH
+  .init_array : {
+    __preinit_array_start = .; __preinit_array_end = .;
+    __init_array_start = .; KEEP(*(.init_array*)) __init_array_end = .;
+    __fini_array_start = .; KEEP(*(.fini_array*)) __fini_array_end = .;
+  } > FLASH
+  .data : { *(.data*) } > RAM
+  .bss : { __bss_start__ = .; *(.bss*) *(COMMON) __bss_end__ = .; } > RAM
+  . = ALIGN(8); end = .; __end__ = .; __stack = ORIGIN(RAM) + LENGTH(RAM);
+}
+"""
+PRINT = """
+#include <stdio.h>
+#include "net.h"
+
+static const int8_t clips[][NET_TIMESTEPS][4] = {%s};
+
+int main(void)
+{
+    int8_t y[3];
+    for (unsigned k = 0; k < sizeof clips / sizeof *clips; ++k) {
+        net_reset();
+        for (int t = 0; t < NET_TIMESTEPS; ++t) {
+            net_step(clips[k][t], y);
+            printf("%%d %%d %%d\\n", y[0], y[1], y[2]);
+        }
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(
+    not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")),
+    reason="needs arm-none-eabi-gcc and qemu-system-arm",
+)
+def test_cortex_m4(tmp_path):
+    """Cross-compiled for a Cortex-M4 and run in qemu, the source gives the same numbers."""
+    dense = keras.layers.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0.2, 0.7, 1))
+    parts = [dense, layers.LIF(), keras.layers.Dense(3), layers.MeanOverTime()]
+    model = keras.Sequential([keras.Input((STEPS, 4)), *parts])
+    clips = np.random.default_rng(0).normal(0.5, 1, (8, STEPS, 4)).astype("float32")
+    report = export.to_c(model, tmp_path / "net.c", "int8", clips)
+    wanted = program(tmp_path / "net.c")({report.inputs[0]["name"]: clips})
+    row, out = report.inputs[0], report.outputs[0]
+    codes = stored(clips, target._details(row)).tolist()
+    numbers = str(codes).replace("[", "{").replace("]", "}")[1:-1]
+    files = {"main.c": PRINT % numbers, "start.c": START, "m4.ld": MEMORY}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    flags = ["-std=c99", "-mcpu=cortex-m4", "-mthumb", "-Os", "-Wall", "-Wextra", "-Werror"]
+    flags += ["--specs=rdimon.specs", "-T", "m4.ld", "-o", "net.elf"]
+    sources = ["net.c", "main.c", "start.c"]
+    subprocess.run(["arm-none-eabi-gcc", *flags, *sources, "-lm"], cwd=tmp_path, check=True)
+    machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting"]
+    run = subprocess.run(
+        [*machine, "-kernel", "net.elf"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    found = np.array(run.stdout.split(), "int8").reshape(len(clips), STEPS, 3)
+    np.testing.assert_array_equal(real(found, target._details(out)), wanted[out["name"]])
