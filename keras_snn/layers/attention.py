@@ -3,7 +3,8 @@
 Each layer takes queries, keys and values that neurons have made, `(batch, time, tokens, channels)`
 or maps `(batch, time, height, width, channels)`, whose positions are the tokens. It owns its heads
 and its neuron, and treats each step alone but for that neuron. Projections are `Dense` layers in
-front of it and behind it, see `keras_snn.applications.transformer`.
+front of it and behind it, see `keras_snn.applications.transformer`. To leave tokens out, multiply
+their keys by 0, and for `QKChannelAttention` their queries.
 
 The layers are made of parts (products, sums, a neuron, a gate). Whoever reads a graph sees the
 parts in its place: the neuron of the layer `attention` is called `attention_neuron`.
