@@ -255,7 +255,7 @@ def test_layer_names(name):
         ("Spikformer", {"biases": ("head",)}, "`biases`.*'head'"),
         ("Spikformer", {"input_shape": (None, 32, 3)}, "known height and width.*None"),
         ("QKFormer", {"attention": "pixel"}, "`attention`.*'pixel'"),
-        ("QKFormer", {"heads": 3}, "heads=3.*16"),
+        ("QKFormer", {"heads": 3}, "heads=3.*64, 32"),
         ("MaxFormer", {"patch_size": 8}, "`patch_size`.*8"),
         ("MaxFormer", {"shortcut": "both"}, "`shortcut`.*'both'"),
         ("SpikingResformer", {"group_size": 5}, "`group_size`.*16 hidden.*5"),
