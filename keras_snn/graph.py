@@ -267,6 +267,8 @@ class Role:
         products: A function from a `Call` to its `Product`s; `None` if nobody knows them. The
             default is none.
         spikes: Whether its outputs are spikes, or a function from the layer to that.
+        unit: What a spike is in its outputs, or a function from the layer to that. Integer spikes
+            count as often as they say, those of either sign alike.
         linear: Whether the output of each example is a linear function of its input, so that it may
             stay in conversion, or a function from a `Call` to that.
         idle: Whether it does nothing in inference.
@@ -280,6 +282,7 @@ class Role:
     memory: int | Callable | None = None
     products: Callable | None = lambda call: ()
     spikes: bool | Callable = False
+    unit: float | Callable = 1.0
     linear: bool | Callable = False
     idle: bool = False
     updates: Callable = lambda call: (0, 0, 0)
@@ -437,6 +440,11 @@ class Call:
     def spikes(self):
         """Whether its outputs are spikes."""
         return self.role.spikes(self.layer) if callable(self.role.spikes) else self.role.spikes
+
+    @property
+    def unit(self):
+        """What a spike is in its outputs."""
+        return self.role.unit(self.layer) if callable(self.role.unit) else self.role.unit
 
     @property
     def linear(self):

@@ -339,3 +339,29 @@ def test_plot_of_energy():
     shares = [float(text.get_text()[:-1]) for text in layers.texts]
     wanted = [found.layer_energy(x, memory=True) / found.total_energy for x in found.layers]
     np.testing.assert_allclose(shares, np.round(100 * np.array(wanted)))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("neuron", "each"),
+    [
+        (snn.ILIF(3), lambda s: s),
+        (snn.ILIF(3, normalize=True), lambda s: 3 * s),
+        (snn.TernaryIF(), np.abs),
+    ],
+)
+def test_integer_and_ternary_spikes(neuron, each):
+    """By hand: as many accumulates as the expansion has spikes, or as there are of either sign."""
+    x = np.random.default_rng(0).normal(0.5, 1.5, (4, 2, 3, 5)).astype("float32")
+    inputs = keras.Input(x.shape[1:])
+    spikes = neuron(inputs)
+    outputs = layers.Dense(7, name="dense")(snn.FoldTime(layers.Flatten())(spikes))
+    profile = analysis.profile(keras.Model(inputs, outputs), x)
+    found = {layer.name: layer for layer in profile.layers}
+    count = each(np.asarray(keras.Model(inputs, spikes).predict(x, verbose=0), "float64")).sum() / 4
+    np.testing.assert_allclose(found["dense"].synops, 7 * count, rtol=1e-6)
+    assert found["dense"].macs_spent == 0
+    rate = count / (2 * 15)
+    np.testing.assert_allclose(found[neuron.name].rate, rate, rtol=1e-6)
+    rates = analysis.firing_rates(keras.Model(inputs, outputs), x)
+    np.testing.assert_allclose(rates[neuron.name], rate, rtol=1e-6)

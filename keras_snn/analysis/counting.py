@@ -122,7 +122,7 @@ class _Plan:
     def __init__(self, model, shapes, timesteps, exact):
         trace = probes.traced(model, timesteps, shapes)
         self.calls, self.static, self.examples = trace.calls, not any(trace.timed), 0
-        may_spike, spiking = _what_may_spike(trace)
+        may_spike, spiking, units = _what_may_spike(trace)
         self.uncharged = [
             f"{call.name} ({type(call.layer).__name__})"
             for call in trace.calls
@@ -131,7 +131,7 @@ class _Plan:
         self.probes = {}
         for call in trace.calls:
             for place, product in enumerate(call.products or ()):
-                reading = _reading(call, product, exact, may_spike, spiking)
+                reading = _reading(call, product, exact, may_spike, spiking, units)
                 self.probes[call.name, place] = reading, product.macs
             if call.spikes:
                 self.probes[call.name, FIRED] = _fires(call), None
@@ -244,7 +244,23 @@ def _what_may_spike(trace):
         inherits = call.time not in ("removes", "recurrent")
         if call.timed or (inherits and any(id(x) in found for x in call.inputs)):
             found.update(id(x) for x in call.outputs)
-    return found, {id(call.output) for call in trace.calls if call.spikes}
+    units = {}
+    for call in trace.calls:
+        if call.spikes:
+            units[id(call.output)] = call.unit
+        elif not call.products and len({units.get(id(x)) for x in call.inputs}) == 1:
+            units |= {id(x): units.get(id(call.input)) for x in call.outputs}
+    known = {id(call.output) for call in trace.calls if call.spikes}
+    return found, known, {key: unit for key, unit in units.items() if unit not in (None, 1)}
+
+
+def _counted(x, unit):
+    """Spikes as often as they count; what is no whole number of them stays so."""
+    x = ops.abs(x)
+    if unit is None:
+        return x
+    whole = ops.round(x / unit)
+    return ops.where(ops.abs(x / unit - whole) < 1e-4, whole, x / unit)
 
 
 def _total(x):
@@ -256,7 +272,7 @@ def _fraction(x):
     return ops.max(ops.abs(x - ops.round(x)), axis=tuple(range(1, len(x.shape))))
 
 
-def _reading(call, product, exact, may_spike, spiking):
+def _reading(call, product, exact, may_spike, spiking, units):
     """What one multiplication of a layer reads: sums of each example, symbolic."""
     mask = probes.mask_of(call) if product.each_step else None
     steps = _steps(call, product.each_step)
@@ -272,17 +288,17 @@ def _reading(call, product, exact, may_spike, spiking):
             tensors = []  # a static integer, a pixel say, is no spike
     if not tensors:
         return outputs
-    x = probes.unmasked(ops.cast(tensors[0], "float32"), mask)
+    unit = call.unit if product.reads == "output" else units.get(id(tensors[0]))
+    x = _counted(probes.unmasked(ops.cast(tensors[0], "float32"), mask), unit)
     known = product.reads == "output" or id(tensors[0]) in spiking
-    magnitude = x if known else ops.abs(x)
     size = math.prod(x.shape[2 if product.each_step else 1 :])
-    outputs |= {"input": _total(magnitude), "entries": size * steps}
+    outputs |= {"input": _total(x), "entries": size * steps}
     if not known:
         outputs["fraction"] = _fraction(x)
     if len(tensors) == 2:
-        return outputs | _pair(product, tensors, magnitude, may_spike)
+        return outputs | _pair(product, tensors, x, may_spike, units)
     if exact and product.reach is not None:
-        outputs["reached"] = _total(magnitude * np.asarray(product.reach, "float32"))
+        outputs["reached"] = _total(x * np.asarray(product.reach, "float32"))
     return outputs
 
 
@@ -298,9 +314,9 @@ def _ones(x):
     return ops.ones_like(x[:, 0] if len(x.shape) > 1 else x, dtype="float32")
 
 
-def _pair(product, tensors, first, may_spike):
+def _pair(product, tensors, first, may_spike, units):
     """Accumulates where the first tensor has spikes, where the second has, where both have."""
-    second = ops.cast(tensors[1], "float32")
+    second = _counted(ops.cast(tensors[1], "float32"), units.get(id(tensors[1])))
     ones = [ops.ones_like(x) for x in (first, second)]
 
     def reached(a, b):
@@ -311,8 +327,8 @@ def _pair(product, tensors, first, may_spike):
         outputs["fraction"] = _ones(first[..., 0]) * 0.5
     if id(tensors[1]) in may_spike:
         outputs["other"] = _fraction(second)
-        outputs["reached by other"] = reached(ones[0], ops.abs(second))
-        outputs["reached by both"] = reached(first, ops.abs(second))
+        outputs["reached by other"] = reached(ones[0], second)
+        outputs["reached by both"] = reached(first, second)
     return outputs
 
 
@@ -345,7 +361,7 @@ def _spent(products):
 def _fires(call):
     """What a layer's neurons do: sums over examples and steps, symbolic."""
     spikes, mask = probes.sequence_of(call), probes.mask_of(call)
-    fired = probes.unmasked(ops.cast(spikes, "float32"), mask)
+    fired = _counted(probes.unmasked(ops.cast(spikes, "float32"), mask), call.unit)
     # One pass over the spikes: how often each neuron fired in the batch.
     outputs = {"fired": ops.sum(fired, axis=(0, 1)), "steps": probes.steps_of(spikes, mask)}
     v = probes.membrane_of(call, first=SAMPLED)

@@ -63,7 +63,7 @@ def firing_rates(model, data, steps=None, batch_size=32) -> dict[str, float]:
     tensors = []
     for call in calls:
         x, mask = probes.sequence_of(call), probes.mask_of(call)
-        fired = probes.unmasked(ops.cast(x, "float32"), mask)
+        fired = probes.unmasked(ops.abs(ops.cast(x, "float32")) / call.unit, mask)
         means = ops.mean(fired, axis=tuple(range(2, len(x.shape))))
         tensors += [ops.sum(means, axis=1), probes.steps_of(x, mask)]
     totals = 0.0

@@ -34,6 +34,11 @@ def _spikes(layer):
     return isinstance(cell, NeuronCell) and cell.spiking
 
 
+def _unit(layer):
+    """What a spike of a loop's last cell is in its outputs."""
+    return 1 / layer.cell.max_spikes if getattr(layer.cell, "normalize", False) else 1.0
+
+
 def _loop_updates(call):
     """States of a neuron, each of which decays but in integrators without leak."""
     cell = call.layer.cell
@@ -105,7 +110,11 @@ def _dual_products(x):
 graph.EACH_STEP.append(time.FoldTime)
 for layer, role in {
     SpikingRNN: graph.Role(
-        "recurrent", products=roles.loop_products, spikes=_spikes, updates=_loop_updates
+        "recurrent",
+        products=roles.loop_products,
+        spikes=_spikes,
+        unit=_unit,
+        updates=_loop_updates,
     ),
     parallel.PSN: graph.Role("across", products=_matrix_products, spikes=True),
     parallel.SlidingPSN: graph.Role(
