@@ -263,7 +263,11 @@ def test_every_neuron_in_int16(mode, tmp_path):
     data = np.random.default_rng(0).normal(size=(16, 3, 4)).astype("float32")
     report = export.to_tflite(model, tmp_path / "m.tflite", mode, "int16x8", data)
     names = {layer["name"] for layer in report.layers}
-    assert names == {*layers.neuron_names(), "recurrent"} - {"Accumulator", "LeakyIntegrator"}
+    assert names == {*layers.neuron_names(), "recurrent"} - {
+        "Accumulator",
+        "LIAF",
+        "LeakyIntegrator",
+    }
     assert all(layer["agreement"] >= 0.98 for layer in report.layers), str(report)
     assert not report.warnings
 
@@ -551,3 +555,38 @@ def test_the_report_warns_of_outputs_that_differ_alone(quantize, limit):
     assert warnings(report(0.9 * limit)) == []
     (warning,) = warnings(report(1.1 * limit))
     assert "outputs differ by" in warning and "all spikes agree" in warning
+
+
+def grid(shape, rng):
+    """Weights of a layer that int8 holds exactly, and the size of their steps."""
+    steps = rng.integers(-127, 128, shape)
+    steps.reshape(-1, shape[-1])[0] = 127
+    size = rng.uniform(0.002, 0.004, shape[-1])
+    return steps * size, size
+
+
+@pytest.mark.once
+def test_integer_spikes_of_an_int8_file_are_those_of_the_model(tmp_path):
+    """Of inputs, weights and biases that the file holds exactly: conv outputs are the spikes."""
+    fold, rng = layers.FoldTime, np.random.default_rng(0)
+    inputs = keras.Input((6, 6, 1))
+    x = fold(keras.layers.Conv2D(3, 3, padding="same"))(layers.RepeatTime(1)(inputs))
+    x = layers.ILIF(4, threshold=0.25, name="first")(x)
+    x = fold(keras.layers.MaxPooling2D(2))(x)
+    x = fold(keras.layers.Conv2D(5, 2))(x)
+    x = layers.ILIF(7, tau=1.0, normalize=True, name="second")(x)
+    x = keras.layers.Dense(6)(fold(keras.layers.Flatten())(x))
+    x = layers.MeanOverTime()(layers.ILIF(4, threshold=0.1, name="third")(x))
+    model, weights = keras.Model(inputs, x), []
+    for kernel, step in zip(model.get_weights()[::2], (1 / 255, 1, 1 / 7)):
+        values, size = grid(kernel.shape, rng)
+        weights += [values, np.round(0.2 / (size * step)) * size * step]
+    model.set_weights(weights)
+    images = (rng.integers(0, 256, (64, 6, 6, 1)) / 255).astype("float32")
+    images[0, 0, 0] = 1
+    report = export.to_tflite(
+        model, tmp_path / "model.tflite", quantize="int8", representative_data=images
+    )
+    rates = [layer["rate"] for layer in report.layers]
+    assert [layer["agreement"] for layer in report.layers] == [1, 1, 1] and min(rates) > 0.05
+    assert not {"ROUND", "DEQUANTIZE"} & set(report.operations)

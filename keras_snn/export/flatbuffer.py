@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import re
 import zlib
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "main_first",
     "operations",
     "read",
+    "with_exact_integers",
     "with_float_constants",
     "with_reset",
     "with_sum",
@@ -116,6 +118,41 @@ def _packed(model, blob):
     builder = flatbuffers.Builder(len(blob) + 1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def with_exact_integers(blob, mark, largest):
+    """The same file with ranges whose steps are the integers that some tensors hold.
+
+    What makes these tensors rounds to such steps in int8, so that operations that round are gone.
+
+    Args:
+        blob: A file with calibrated ranges, before it is quantised.
+        mark: Part of the names of these tensors, behind which a number stands.
+        largest: Their ranges are from 0 to this over that number.
+    """
+    model, names = read(blob)
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    for graph in model.subgraphs:
+        ranges, same, kept = {}, {}, []
+        for index, tensor in enumerate(graph.tensors):
+            found = re.search(rf"{mark}(\d+)", (tensor.name or b"").decode())
+            if found and model.buffers[tensor.buffer].data is None:
+                ranges[index] = largest / int(found[1])
+        for operation in graph.operators:
+            operation.inputs = [same.get(i, i) for i in operation.inputs]
+            known = [ranges[i] for i in operation.inputs if i in ranges]
+            code = codes[operation.opcodeIndex]
+            if known and code == "ROUND":
+                same[operation.outputs[0]] = operation.inputs[0]
+                continue
+            if known and code == "MINIMUM":  # its name may be that of an output
+                ranges[operation.outputs[0]] = known[0]
+            kept.append(operation)
+        graph.operators = kept
+        for index, value in ranges.items():
+            quantization = graph.tensors[index].quantization
+            quantization.min, quantization.max = [0.0], [value]
+    return _packed(model, blob)
 
 
 def with_float_constants(blob):

@@ -57,6 +57,8 @@ class Lowering:
         timesteps: Steps of a clip.
         states: `None` for a whole clip; for one step, a dictionary of state tensors by name. Those
             that are missing are at their first values.
+        rounds: Whether integer spikes of clips of one step get the names of `INTEGERS`: what runs
+            the program in integers rounds them by itself.
         floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`: the same step in float32,
             of operations that XNNPACK has; a comparison is better where integers compute.
 
@@ -65,9 +67,10 @@ class Lowering:
     is called twice has two states, `lif/membrane` and `lif:1/membrane`.
     """
 
-    def __init__(self, model, trace, timesteps, states=None, floor=False):
+    def __init__(self, model, trace, timesteps, states=None, floor=False, rounds=False):
         self.model, self.trace, self.timesteps = model, trace, timesteps
         self.old, self.step, self.floor = states, states is not None, floor
+        self.rounds = rounds and not self.step and timesteps == 1
         self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
 
     def run(self, tensors):
@@ -373,6 +376,8 @@ def _recurrent(lowering, call, x, initial_state=None, **kwargs):
     first = _first_states(cell, shape)
     linear = _linear_step(cell, lowering.floor)
     states = [lowering.state(name, value) for name, value in zip(names, first)]
+    if lowering.rounds and isinstance(cell, snn.ILIFCell):
+        return _integers(cell, x, first)
     if linear is None:
         states = [ops.convert_to_tensor(f) if s is None else s for s, f in zip(states, first)]
         prepared, step = x, _general_step(cell)
@@ -388,6 +393,25 @@ def _recurrent(lowering, call, x, initial_state=None, **kwargs):
     if not layer.return_sequences:
         return Value(outputs[-1], False, late=True)
     return Value(ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0], True)
+
+
+# Part of the names of integer spikes, or of these times 1 / D: the number behind it.
+INTEGERS = "integer_spikes_over_"
+
+
+def _integers(cell, x, first):
+    """Integer spikes of one step; their minimum with the most comes last."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        threshold = _numpy(cell.current_threshold)
+    h, most = cell.charge(ops.convert_to_tensor(first[0]), x.tensor), cell.max_spikes
+    with tf.name_scope(f"{INTEGERS}1"):
+        spikes = ops.round(ops.relu(h * _constant(1 / threshold)))
+    if cell.normalize:
+        with tf.name_scope(f"{INTEGERS}{most}"):
+            spikes = spikes * _constant(1 / most)
+    return Value(ops.minimum(spikes, 1 if cell.normalize else most), True)
 
 
 def _first_states(cell, shape):

@@ -9,8 +9,10 @@ import tempfile
 
 from keras_snn.export import flatbuffer, micro, trial
 from keras_snn.export.job import run
+from keras_snn.export.lowering import INTEGERS
 from keras_snn.export.streaming import StreamingInterpreter
 from keras_snn.export.targets import MODES, Job, Target, check
+from keras_snn.layers import ILIFCell
 
 __all__ = ["TARGET", "TFLite", "convert", "to_tflite"]
 
@@ -186,7 +188,9 @@ def convert(program, probe):
     job, options = program.job, program.job.options
     inside = options["state"] == "internal"
     floor = options["target"] == "litert" and options["quantize"] not in CALIBRATED
-    module, signatures = program.module(probe, inside, floor)
+    cells = [getattr(call.layer, "cell", None) for call in program.trace.calls]
+    rounds = options["quantize"] == "int8" and any(isinstance(c, ILIFCell) for c in cells)
+    module, signatures = program.module(probe, inside, floor, rounds)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
@@ -194,8 +198,11 @@ def convert(program, probe):
         )
         _quantize(converter, program, signatures)
         converter.experimental_enable_resource_variables = inside
+        converter._experimental_calibrate_only = rounds
         try:
             blob = converter.convert()
+            if rounds:
+                blob = _with_integers(blob)
         except Exception as error:
             raise RuntimeError(
                 f"TensorFlow's converter can't write {program.model.name!r} with `quantize="
@@ -227,6 +234,15 @@ def _quantize(converter, program, signatures):
     if quantize == "int16x8":
         both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         converter.target_spec.supported_ops = [both, sets.TFLITE_BUILTINS]
+
+
+def _with_integers(blob):
+    """The file with calibrated ranges, quantised so that integer spikes are exact in int8."""
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    blob = flatbuffer.with_exact_integers(blob, INTEGERS, 255)
+    return mlir_quantize(blob, input_data_type=tf.int8, output_data_type=tf.int8)
 
 
 def _ranges(program, signatures):
