@@ -18,7 +18,7 @@ from keras_snn.layers import (
     time,
 )
 from keras_snn.layers.base import NeuronCell
-from keras_snn.layers.neurons import AccumulatorCell, IFCell
+from keras_snn.layers.neurons import AccumulatorCell, GLIFCell, IFCell, MPBNLIFCell
 from keras_snn.layers.rnn import SpikingRNN
 
 __all__ = []
@@ -153,4 +153,7 @@ for layer, role in {
     normalization.BatchNormalizationThroughTime: graph.Role("across", updates=_scale),
 }.items():
     graph.register(layer, **vars(role))
+# Their weights scale each neuron, and multiply no spikes.
+NOTHING = dict.fromkeys((GLIFCell, MPBNLIFCell), lambda cell, shape: [])
 roles.CELLS |= {NeuronCell: _cell_products, connections.RecurrentCell: _recurrent_products}
+roles.CELLS |= NOTHING
