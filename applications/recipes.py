@@ -349,7 +349,7 @@ RECIPES = {
         **SPIKFORMER,
     },
     "qkformer_cifar10": {
-        "about": "Zhou et al. (2024), 96.18 %; their log has 96.05 % after the last epoch",
+        "about": "Zhou et al. (2024); their log: 96.21 % at its best epoch, 96.05 % at the last",
         "model": "QKFormer_4_384",
         **SPIKFORMER,
         "epochs": 410,
@@ -357,14 +357,14 @@ RECIPES = {
         "learning_rate": 1e-3,
     },
     "sdt_cifar10": {
-        "about": "Yao et al. (2023), 95.6 % (what no source tells is Spikformer's)",
+        "about": "Yao et al. (2023); what no source tells is Spikformer's",
         "model": "SDT_2_512",
         **SPIKFORMER,
         "batch_size": 64,
         "learning_rate": 3e-4,
     },
     "max_former_cifar10": {
-        "about": "Fang et al. (2025), 97.04 %",
+        "about": "Fang et al. (2025)",
         "model": "MaxFormer_4_384",
         **MAX,
     },
@@ -374,7 +374,7 @@ RECIPES = {
         **MAX,
     },
     "max_former_cifar100": {
-        "about": "Fang et al. (2025), 82.65 %; --model=MaxResNet18 83.06 %",
+        "about": "Fang et al. (2025); --model=MaxResNet18: 83.06 %",
         "model": "MaxFormer_4_384",
         **MAX,
         "dataset": "cifar100",
