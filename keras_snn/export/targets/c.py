@@ -36,8 +36,8 @@ def to_c(
     `NAME.c` and `NAME.h` have two functions, `NAME_reset()` and `NAME_step(inputs, outputs)`. They
     are C99, call nothing but the standard library, and allocate no memory. After the steps of a
     clip the outputs are those of the clip. What is computed is the step of
-    `to_tflite(model, path, "step", quantize)`, with `"int8"` to the last bit of TensorFlow Lite's
-    reference kernels (a softmax may differ by one).
+    `to_tflite(model, path, "step", quantize)`, with `"int8"` by the arithmetic of TensorFlow Lite's
+    reference kernels; few outputs differ by one step of their scale.
 
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
