@@ -12,7 +12,7 @@ TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
 WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
-.PHONY: demo gallery test test-graphs test-triton test-prerelease lint clean
+.PHONY: demo docs gallery test test-graphs test-triton test-prerelease lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -28,6 +28,11 @@ demo: $(VENV)/.demo
 gallery: demo
 	mkdir -p docs/gallery
 	cp results/demo/*.png docs/gallery/
+
+# The site, into `site/`; a broken link or reference fails.
+docs: $(VENV)/.test
+	$(PIP) --editable ".[docs]"
+	KERAS_BACKEND=torch NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --config-file .mkdocs.yml
 
 # Every test runs under each backend, side by side; one summary. The process that collects the
 # results imports Keras too: with torch, TensorFlow's start-up lines don't follow the summary.
@@ -71,4 +76,4 @@ $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PRERELEASE) results
+	rm -rf $(VENV) $(PRERELEASE) results site
