@@ -411,6 +411,8 @@ REFUSED = {
     "latency": (snn.LatencyEncoder(2), "there is no rule"),
     "half": (L.Dense(3, dtype="mixed_bfloat16"), "computes in bfloat16"),
     "gelu": (L.Activation("gelu"), "there is no rule"),
+    "elu": (L.ELU(alpha=-1.0), "alpha=-1.0"),
+    "bicubic": (L.UpSampling2D(interpolation="bicubic"), "interpolation='bicubic'"),
     "lstm": (L.LSTM(3), "there is no rule"),
     "layer norm": (L.LayerNormalization(), "there is no rule"),
 }
@@ -420,7 +422,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_refused_by_name(name):
     layer, reason = REFUSED[name]
-    inputs = keras.Input((3,) if name == "latency" else (4, 3))
+    inputs = keras.Input({"latency": (3,), "bicubic": (4, 4, 1)}.get(name, (4, 3)))
     layer.name = "this"
     outputs = keras.tree.flatten(layer(inputs))[0]
     model = keras.Model(inputs, L.Dense(2)(L.Flatten()(outputs)))

@@ -123,6 +123,26 @@ class Relu(Monotone):
         return [(x, low * tangent + high * chord)], [high * offset]
 
 
+class Refused(Monotone):
+    """A monotone rule that does not hold for all values of an argument of the layer.
+
+    Args:
+        argument: Its name; a layer without it is taken.
+        allowed: Whether the rule holds, a function of the argument.
+        kind: That of `Monotone`.
+    """
+
+    def __init__(self, argument, allowed, kind="any"):
+        super().__init__(kind)
+        self.argument, self.allowed = argument, allowed
+
+    def refusal(self, call):
+        value = getattr(call.layer, self.argument, None)
+        if value is None or self.allowed(value):
+            return None
+        return f"its outputs may fall where an input rises, with {self.argument}={value!r}"
+
+
 class Softmax(Monotone):
     """That of a softmax. At a network's end certificates are about what it is taken of."""
 
@@ -335,6 +355,8 @@ _CONNECTIONS = {
 AFFINE, ANY = Monotone("affine"), Monotone()
 MOVED, LARGEST = Monotone("affine", exact=True), Monotone("convex", exact=True)
 RELU, SOFTMAX = Relu(), Softmax()
+ELU = Refused("alpha", lambda alpha: alpha >= 0)
+UPSAMPLING = Refused("interpolation", ("nearest", "bilinear").__contains__, "affine")
 PRODUCT, DIFFERENCE = Pair(lambda layer: (0, 0, 1)), Pair(lambda layer: (1, -1, 0))
 
 ACTIVATIONS = {"relu": RELU, "softmax": SOFTMAX, "linear": MOVED}
@@ -405,13 +427,15 @@ for rule, names in {
     LARGEST: "Maximum",
     DIFFERENCE: "Subtract",
     PRODUCT: "Multiply",
-    ANY: "ELU Minimum",
+    ANY: "Minimum",
+    ELU: "ELU",
     SOFTMAX: "Softmax",
     NeuronRule(): "RNN",
 }.items():
     LAYERS |= {getattr(keras.layers, name): rule for name in names.split()}
 for rule, names in {
-    AFFINE: "AveragePooling GlobalAveragePooling UpSampling",
+    AFFINE: "AveragePooling GlobalAveragePooling",
+    UPSAMPLING: "UpSampling",
     MOVED: "ZeroPadding Cropping",
     LARGEST: "MaxPooling GlobalMaxPooling",
 }.items():
@@ -441,8 +465,9 @@ for rule, names in {
     "Repeat Pad Copy",
     LARGEST: "Max Amax Maximum MaxPool",
     RELU: "Relu",
-    ANY: "Min Amin Minimum Clip Sigmoid Tanh Softplus Relu6 Elu HardSigmoid HardTanh Exp Expm1 "
+    ANY: "Min Amin Minimum Clip Sigmoid Tanh Softplus Relu6 HardSigmoid HardTanh Exp Expm1 "
     "Floor Ceil Round Sign Erf",
+    ELU: "Elu",
     SOFTMAX: "Softmax",
     DIFFERENCE: "Subtract",
     PRODUCT: "Multiply",
