@@ -329,7 +329,7 @@ def stubs_of_export(trace, module, model):
         trace.asked("step")(x)
         return {"output": np.zeros((1, 10))}
 
-    report = types.SimpleNamespace(to_json=str, timesteps=2)
+    report = types.SimpleNamespace(to_json=str, timesteps=2, mode="step")
     yield tflite, "run", trace.asked("run", report)
     yield flatbuffer, "litert", lambda: None
     stream = types.SimpleNamespace(step=answer, run=answer)
