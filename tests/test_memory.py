@@ -1,11 +1,10 @@
 """Spikes as bits and recomputed segments: less memory, and the same gradients."""
 
-import platform
 
 import keras
 import numpy as np
 import pytest
-from helpers import SERVER, to_numpy
+from helpers import to_numpy
 
 from keras_snn import analysis, layers, memory
 
@@ -223,28 +222,3 @@ def test_remat_is_seen_through():
     assert len(plain) == len(remat) == 5
     for a, b in zip(plain, remat):
         assert {**a, "name": None} == {**b, "name": None}
-
-
-def faults():
-    """Page faults of a training step of one layer, on sequences of 16 MB; the median of many."""
-    import resource
-    import statistics
-
-    import torch
-
-    layer, x = layers.LIF(), torch.rand(16, 4, 2**16, requires_grad=True)
-
-    def count():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        x.grad = None
-        layer(x).backward(x.detach())
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    return statistics.median(count() for _ in range(15))
-
-
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others free from several threads")
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
-def test_freed_memory_is_kept():
-    with SERVER.Pool(1) as pool:
-        assert pool.apply(faults) < 400  # a tenth of one such sequence
