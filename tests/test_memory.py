@@ -1,6 +1,5 @@
 """Spikes as bits and recomputed segments: less memory, and the same gradients."""
 
-
 import keras
 import numpy as np
 import pytest
