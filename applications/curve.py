@@ -14,6 +14,7 @@ import common
 import numpy as np
 from absl import flags
 
+from keras_snn.analysis import plots
 from keras_snn.utils.tables import table_lines
 
 FLAGS = flags.FLAGS
@@ -80,9 +81,7 @@ def main(argv):
 
 def draw(curves):
     """Draws the curves."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plots.pyplot().subplots(figsize=(7, 4))
     for name, (hours, accuracies) in curves.items():
         axes.plot(hours, accuracies, label=name)
     axes.set(xlabel="hours", ylabel="held-out accuracy (%)")

@@ -64,3 +64,18 @@ def gradients(function, variables, *arrays):
         found = torch.autograd.grad(value, watched, allow_unused=True, materialize_grads=True)
     found = [np.asarray(to_numpy(g)) for g in found]
     return float(to_numpy(value)), found[: len(arrays)], found[len(arrays) :]
+
+
+def lively(net, shift):
+    """Random weights and statistics for a network of PyTorch, by which its neurons fire."""
+    import torch
+
+    with torch.no_grad():
+        for part in net.modules():
+            if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                part.running_mean.normal_(0, 0.2)
+                part.running_var.uniform_(0.5, 1.5)
+                part.weight.uniform_(1, 3)
+                part.bias.normal_(shift, 0.3)
+            elif isinstance(part, (torch.nn.Conv1d, torch.nn.Conv2d)):
+                part.weight.normal_(0, part.weight[0].numel() ** -0.5)

@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, to_numpy
+from helpers import gradients, lively, to_numpy
 from keras import ops
 from test_analysis import op_counter
 from test_zoo_gradients import float64, same_gradients, short  # noqa: F401
@@ -220,15 +220,7 @@ def peer(zoo, case):
     module, name, arguments, title, ours = CASES[case]
     arguments |= {"T": T, "num_classes": 3, "tau": 2.0, "detach_reset": True}
     net = getattr(getattr(zoo, module), name)(**arguments)
-    with torch.no_grad():
-        for part in net.modules():
-            if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-                part.running_mean.normal_(0, 0.2)
-                part.running_var.uniform_(0.5, 1.5)
-                part.weight.uniform_(1, 3)
-                part.bias.normal_(0.6, 0.3)
-            elif isinstance(part, (torch.nn.Conv1d, torch.nn.Conv2d)):
-                part.weight.normal_(0, part.weight[0].numel() ** -0.5)
+    lively(net, 0.6)
     model = getattr(applications, title)(
         input_shape=shape_of(case),
         timesteps=T,

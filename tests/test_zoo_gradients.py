@@ -10,7 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import gradients
+from helpers import gradients, lively
 from keras import ops
 from keras.src.backend.common import dtypes
 from test_zoo_parity import peer_network
@@ -465,15 +465,7 @@ def max_former(zoo, case, training=False):
     net = zoo.maxformer.MaxFormer(
         T=T, num_classes=CLASSES, embed_dims=32, depths=(1, 1, 1), **theirs
     )
-    with torch.no_grad():
-        for part in net.modules():
-            if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-                part.running_mean.normal_(0, 0.2)
-                part.running_var.uniform_(0.5, 1.5)
-                part.weight.uniform_(1, 3)
-                part.bias.normal_(0.8, 0.3)
-            elif isinstance(part, (torch.nn.Conv1d, torch.nn.Conv2d)):
-                part.weight.normal_(0, part.weight[0].numel() ** -0.5)
+    lively(net, 0.8)
     size = 8 * ours.get("patch_size", 4) // 2
     model = build("MaxFormer", (size, size, 3), width=32, blocks=(1, 1, 1), **ours)
     report = applications.load_torch_weights(model, net.state_dict())

@@ -138,11 +138,10 @@ def accuracy_over_time(
             f"The accuracy of one output can be told, the model {model.name!r} has "
             f"{len(model.outputs)}: give a `keras.Model` of one of them."
         )
-    own = next((c.output.shape[1] for c in graph.trace(model).calls if c.time == "adds"), None)
     if timesteps is None and rollout.static:
-        if own is None:
+        timesteps = rollout.timesteps
+        if timesteps is None:
             raise TypeError(f"The model {model.name!r} has no encoder to tell the number of steps.")
-        timesteps = own
     right, decided, rates, examples, labelled = 0, 0, {}, 0, True
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
     for inputs, labels in batches_of(model, data, batch_size, steps):
@@ -187,7 +186,7 @@ def accuracy_over_time(
         {name: rate / examples for name, rate in rates.items()},
         examples,
         None if confidence is None else decided / examples,
-        model_timesteps=own,
+        model_timesteps=rollout.timesteps,
     )
 
 

@@ -22,7 +22,8 @@ __all__ = [
 BLUE, ORANGE, GREEN = "#3182bd", "#e6802b", "#2ca089"
 
 
-def _pyplot():
+def pyplot():
+    """Matplotlib, or an error that names the extra."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -33,7 +34,7 @@ def _pyplot():
 def _axes(ax, size=None):
     """`ax`, or new axes, without a box around them."""
     if ax is None:
-        _, ax = _pyplot().subplots(figsize=size, layout="constrained")
+        _, ax = pyplot().subplots(figsize=size, layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -53,7 +54,7 @@ def _panels(ax, heights, size=None, gap=0.0):
 
 def _gray():
     """The colour of text, which suits the ground."""
-    return _pyplot().rcParams["text.color"]
+    return pyplot().rcParams["text.color"]
 
 
 def _bars(ax, names, values, labels, **kwargs):
@@ -251,7 +252,7 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
         spikes = np.moveaxis(spikes, 1, -1)
     chosen = np.argsort(-spikes.sum((0, 1, 2)), kind="stable")[:channels]
     times = np.unique(np.linspace(0, len(spikes) - 1, steps).round().astype(int))
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         len(chosen),
         len(times),
@@ -386,7 +387,7 @@ def save_event_animation(frames, path, fps=10, data_format="channels_last"):
             "`frames` should be (time, height, width, 1 or 2 polarities), got shape "
             f"{frames.shape}."
         )
-    _pyplot()
+    pyplot()
     from PIL import Image
 
     strength = np.clip(frames / max(frames.max(), 1e-9), 0, 1) ** 0.5

@@ -77,6 +77,9 @@ class Rollout:
         self.chunk = check_integer("chunk", chunk)
         trace = graph.trace(model)
         self.model, self.timed, self.static = model, trace.timed, not any(trace.timed)
+        # How often the model repeats static inputs, `None` if it does not tell.
+        steps = (call.output.shape[1] for call in trace.calls if call.time == "adds")
+        self.timesteps = next(steps, None)
         self.spikes = {}
         self._traced = {call.name: call for call in trace.calls}
         self._states, self._readouts, self._constants = [], [], {}

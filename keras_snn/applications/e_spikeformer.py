@@ -8,6 +8,7 @@ for 5.1, 10 and 19 million parameters.
 from keras_snn import layers as snn
 from keras_snn.applications import builder, factory, inputs, transformer
 from keras_snn.applications import spike_driven_transformer as membrane
+from keras_snn.applications.transformer import unit
 
 __all__ = ["ESpikeFormer", "ESpikeFormerL", "ESpikeFormerM", "ESpikeFormerS", "ESpikeFormerT"]
 
@@ -18,13 +19,6 @@ preprocess_input = inputs.preprocess_input
 def ilif():
     """The paper's neuron: integers from 0 to 4, divided by 4, of each step alone."""
     return snn.ILIF(max_spikes=4, tau=1.0, normalize=True)
-
-
-def unit(net, x, filters, size, name, strides=1, use_bias=False, spikes=True):
-    """A neuron, a convolution, its normalisation."""
-    x = net.neuron(x, f"{name}_neuron") if spikes else x
-    x = net.conv(x, filters, size, strides, f"{name}_conv", use_bias)
-    return net.norm(x, f"{name}_bn")
 
 
 def separable(net, x, ratio, size, name):
@@ -91,7 +85,8 @@ def e_spikeformer(
     for stage, filters in enumerate((width[0] // 2, *width), start=1):
         name, first = f"stage{stage}", stage == 1
         size = 7 if first else 3
-        x = unit(net, x, filters, size, name, strides[stage - 1], True, spikes=not first)
+        add = transformer.convolution if first else unit
+        x = add(net, x, filters, size, name, strides[stage - 1], use_bias=True)
         for index in range(1, blocks[stage - 1] + 1):
             block = f"{name}_block{index}"
             if stage < 4:
@@ -109,17 +104,12 @@ def top(net, x, classes, classifier_activation):
     return net.dense(x, classes, "predictions", activation=classifier_activation)
 
 
-def _e_spikeformer(title, name, about, **kwargs):
-    return factory.application(
-        title,
-        name,
-        e_spikeformer,
-        top,
-        about=about,
-        kernel_initializer=builder.TORCH_UNIFORM,
-        defaults={"neuron": ilif, "timesteps": 1},
-        **kwargs,
-    )
+_e_spikeformer = factory.family(
+    e_spikeformer,
+    top,
+    kernel_initializer=builder.TORCH_UNIFORM,
+    defaults={"neuron": ilif, "timesteps": 1},
+)
 
 
 def _sized(suffix, width, millions):

@@ -13,7 +13,7 @@ from keras_snn.applications.weights import presets
 from keras_snn.utils.arguments import check_integer
 from keras_snn.utils.docs import entries_of, sections
 
-__all__ = ["application", "pooled_top"]
+__all__ = ["application", "family", "pooled_top"]
 
 
 def pooled_top(net, x, classes, classifier_activation):
@@ -130,6 +130,26 @@ def application(
     build.__signature__ = signature
     build.__doc__ = _documentation(title, about, example, features, top, options)
     return build
+
+
+def family(features, top=pooled_top, **common):
+    """Makes `application` for the sizes of a family, which share some of its arguments.
+
+    Args:
+        features: That of `application`.
+        top: That of `application`.
+        **common: Those that all sizes have; a size's `defaults` go over these.
+
+    Returns:
+        A function of the title, the name and `about`, and of what a size has for itself.
+    """
+
+    def made(title, name, about, defaults=None, **kwargs):
+        defaults = common.get("defaults", {}) | (defaults or {})
+        kwargs = common | kwargs | {"defaults": defaults}
+        return application(title, name, features, top, about=about, **kwargs)
+
+    return made
 
 
 def _documentation(title, about, example, features, top, options):

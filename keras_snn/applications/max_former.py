@@ -8,6 +8,7 @@ convolutions, which see spikes only.
 from keras_snn import layers as snn
 from keras_snn.applications import builder, factory, inputs, transformer
 from keras_snn.applications import spike_driven_transformer as membrane
+from keras_snn.applications.transformer import convolution
 from keras_snn.utils.arguments import check_choice
 
 __all__ = [
@@ -22,33 +23,30 @@ decode_predictions = inputs.decode_predictions
 preprocess_input = inputs.preprocess_input
 
 
-def unit(net, x, filters, name, index="", size=3, strides=1, use_bias=False):
-    """A convolution and its normalisation."""
-    x = net.conv(x, filters, size, strides, f"{name}_conv{index}", use_bias)
-    return net.norm(x, f"{name}_bn{index}")
-
-
 def stem(net, x, width, strides, use_bias):
     """A 3x3 convolution, then one or two of 3x3 beside one of 1x1; the first two have strides.
 
     There are two where the maps become smaller.
     """
     name = "stage1_embedding"
-    x = net.neuron(unit(net, x, width // 2, "stem", "", 3, strides, use_bias), "stem_neuron")
-    y = unit(net, x, width, name, 1, 3, strides, use_bias)
+    x = net.neuron(
+        convolution(net, x, width // 2, 3, "stem", strides, use_bias=use_bias), "stem_neuron"
+    )
+    y = convolution(net, x, width, 3, name, strides, 1, use_bias=use_bias)
     if strides > 1:
-        y = unit(net, net.neuron(y, f"{name}_neuron"), width, name, 2, use_bias=use_bias)
-    x = unit(net, x, width, f"{name}_shortcut", "", 1, strides, use_bias)
+        y = net.neuron(y, f"{name}_neuron")
+        y = convolution(net, y, width, 3, name, index=2, use_bias=use_bias)
+    x = convolution(net, x, width, 1, f"{name}_shortcut", strides, use_bias=use_bias)
     return net.join(y, x, f"{name}_add")
 
 
 def embedding(net, x, filters, name, use_bias):
     """3x3 convolutions beside one of 1x1; on either side a max pooling halves the maps."""
     x = net.neuron(x, f"{name}_neuron1")
-    y = unit(net, x, filters, name, 1, use_bias=use_bias)
+    y = convolution(net, x, filters, 3, name, index=1, use_bias=use_bias)
     y = net.neuron(net.max_pool(y, f"{name}_pool", 3, 2), f"{name}_neuron2")
-    y = unit(net, y, filters, name, 2, use_bias=use_bias)
-    x = unit(net, x, filters, f"{name}_shortcut", "", 1, use_bias=use_bias)
+    y = convolution(net, y, filters, 3, name, index=2, use_bias=use_bias)
+    x = convolution(net, x, filters, 1, f"{name}_shortcut", use_bias=use_bias)
     return net.join(y, net.max_pool(x, f"{name}_shortcut_pool", 3, 2), f"{name}_add")
 
 
@@ -114,18 +112,12 @@ def max_former(
     return x
 
 
-def _max_former(title, name, about, initializer, **kwargs):
-    return factory.application(
-        title,
-        name,
-        max_former,
-        membrane.top,
-        about=about,
-        kernel_initializer=initializer,
-        dense_initializer=transformer.TRUNCATED_NORMAL,
-        defaults={"neuron": transformer.lif} | kwargs.pop("defaults", {}),
-        **kwargs,
-    )
+_max_former = factory.family(
+    max_former,
+    membrane.top,
+    dense_initializer=transformer.TRUNCATED_NORMAL,
+    defaults={"neuron": transformer.lif},
+)
 
 
 def _large(width):
@@ -133,7 +125,7 @@ def _large(width):
         f"MaxFormer_10_{width}",
         f"max_former_10_{width}",
         f"a spiking transformer of 1, 2, 7 blocks with up to {width} channels for 224x224 pixels",
-        transformer.TRUNCATED_NORMAL,
+        kernel_initializer=transformer.TRUNCATED_NORMAL,
         width=width,
         blocks=(1, 2, 7),
         heads=width // 64,
@@ -143,12 +135,11 @@ def _large(width):
     )
 
 
-SMALL = {"size": 32, "minimum": 4}
+SMALL = {"size": 32, "minimum": 4, "kernel_initializer": builder.TORCH_UNIFORM}
 MaxFormer = _max_former(
     "MaxFormer",
     "max_former",
     "a spiking transformer with depthwise convolutions, of any size",
-    builder.TORCH_UNIFORM,
     example="(input_shape=(8, 8, 3), classes=10, timesteps=2, width=32, heads=2)",
     **SMALL,
 )
@@ -156,7 +147,6 @@ MaxFormer_4_384 = _max_former(
     "MaxFormer_4_384",
     "max_former_4_384",
     "a spiking transformer of 1, 1, 2 blocks with up to 384 channels for 32x32 pixels",
-    builder.TORCH_UNIFORM,
     width=384,
     blocks=(1, 1, 2),
     heads=8,

@@ -4,19 +4,12 @@ Neurons let slow changes pass and damp quick ones, on maps as in time; a maximum
 the edges that they take away. It follows the first convolution of each block that halves the maps.
 """
 
-from keras_snn import layers as snn
-from keras_snn import surrogates
-from keras_snn.applications import builder, factory, inputs, residual
+from keras_snn.applications import builder, factory, inputs, residual, transformer
 
 __all__ = ["MaxResNet18"]
 
 decode_predictions = inputs.decode_predictions
 preprocess_input = inputs.preprocess_input
-
-
-def lif():
-    """The paper's neuron."""
-    return snn.LIF(surrogate=surrogates.Sigmoid(4.0))
 
 
 def resnet(net, x, *, blocks, filters):
@@ -49,5 +42,5 @@ MaxResNet18 = factory.application(
     blocks=(3, 3, 2),
     filters=(128, 256, 512),
     kernel_initializer=builder.TORCH_UNIFORM,
-    defaults={"neuron": lif},
+    defaults={"neuron": transformer.lif},
 )

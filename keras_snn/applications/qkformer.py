@@ -22,8 +22,7 @@ ATTENTION = {"token": snn.QKTokenAttention, "channel": snn.QKChannelAttention}
 
 def unit(net, x, filters, name, index="", pool=False, use_bias=False, size=3, strides=1):
     """A convolution and its normalisation, a pool of currents where there is one, a neuron."""
-    x = net.conv(x, filters, size, strides, f"{name}_conv{index}", use_bias)
-    x = net.norm(x, f"{name}_bn{index}")
+    x = transformer.convolution(net, x, filters, size, name, strides, index, use_bias=use_bias)
     x = net.max_pool(x, f"{name}_pool{index}", 3, 2) if pool else x
     return net.neuron(x, f"{name}_neuron{index}")
 
@@ -88,16 +87,11 @@ def qkformer(
     return x
 
 
-def _qkformer(title, name, about, **kwargs):
-    return factory.application(
-        title,
-        name,
-        qkformer,
-        about=about,
-        kernel_initializer=builder.TORCH_UNIFORM,
-        defaults={"neuron": transformer.lif} | kwargs.pop("defaults", {}),
-        **kwargs,
-    )
+_qkformer = factory.family(
+    qkformer,
+    kernel_initializer=builder.TORCH_UNIFORM,
+    defaults={"neuron": transformer.lif},
+)
 
 
 def _sized(blocks, width, heads, size, patch_size, biases):

@@ -75,18 +75,13 @@ def top(net, x, classes, classifier_activation):
     return net.dense(x, classes, "predictions", activation=classifier_activation)
 
 
-def _sdt(title, name, about, **kwargs):
-    return factory.application(
-        title,
-        name,
-        transformer_v1,
-        top,
-        about=about,
-        kernel_initializer=transformer.TRUNCATED_NORMAL,
-        dense_initializer=transformer.TRUNCATED_NORMAL,
-        defaults={"neuron": transformer.lif},
-        **kwargs,
-    )
+_sdt = factory.family(
+    transformer_v1,
+    top,
+    kernel_initializer=transformer.TRUNCATED_NORMAL,
+    dense_initializer=transformer.TRUNCATED_NORMAL,
+    defaults={"neuron": transformer.lif},
+)
 
 
 def _sized(blocks, width, size, patch_size):

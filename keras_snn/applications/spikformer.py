@@ -79,17 +79,12 @@ def spikformer(
     return transformer.maps(net, x, stem, "maps")
 
 
-def _spikformer(title, name, about, **kwargs):
-    return factory.application(
-        title,
-        name,
-        spikformer,
-        about=about,
-        kernel_initializer=builder.TORCH_UNIFORM,
-        dense_initializer=transformer.TRUNCATED_NORMAL,
-        defaults={"neuron": transformer.lif} | kwargs.pop("defaults", {}),
-        **kwargs,
-    )
+_spikformer = factory.family(
+    spikformer,
+    kernel_initializer=builder.TORCH_UNIFORM,
+    dense_initializer=transformer.TRUNCATED_NORMAL,
+    defaults={"neuron": transformer.lif},
+)
 
 
 def _sized(blocks, width, heads, size, patch_size):

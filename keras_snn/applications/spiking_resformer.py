@@ -6,6 +6,7 @@ Attention is to a coarser map, which a strided convolution makes of the same spi
 
 from keras_snn import layers as snn
 from keras_snn.applications import factory, inputs, transformer
+from keras_snn.applications.transformer import unit
 
 __all__ = [
     "SpikingResformer",
@@ -17,14 +18,6 @@ __all__ = [
 
 decode_predictions = inputs.decode_predictions
 preprocess_input = inputs.preprocess_input
-
-
-def unit(net, x, filters, size, name, strides=1, groups=1):
-    """A neuron, a convolution, its normalisation."""
-    x = net.conv(
-        net.neuron(x, f"{name}_neuron"), filters, size, strides, f"{name}_conv", groups=groups
-    )
-    return net.norm(x, f"{name}_bn")
 
 
 def attention(net, x, heads, patch_size, name):
@@ -103,18 +96,13 @@ def top(net, x, classes, classifier_activation):
     return net.dense(x, classes, "predictions", False, activation=classifier_activation)
 
 
-def _resformer(title, name, about, **kwargs):
-    return factory.application(
-        title,
-        name,
-        resformer,
-        top,
-        about=about,
-        kernel_initializer=transformer.TRUNCATED_NORMAL,
-        dense_initializer=transformer.TRUNCATED_NORMAL,
-        defaults={"neuron": snn.LIF},
-        **kwargs,
-    )
+_resformer = factory.family(
+    resformer,
+    top,
+    kernel_initializer=transformer.TRUNCATED_NORMAL,
+    dense_initializer=transformer.TRUNCATED_NORMAL,
+    defaults={"neuron": snn.LIF},
+)
 
 
 def _sized(suffix, width, heads):

@@ -53,6 +53,17 @@ def maps(net, x, like, name):
     return net.apply(layers.Permute((3, 1, 2), name=f"{name}_channels_first"), x)
 
 
+def convolution(net, x, filters, size, name, strides=1, index="", **kwargs):
+    """A convolution of maps, and its normalisation; `index` numbers both."""
+    x = net.conv(x, filters, size, strides, f"{name}_conv{index}", **kwargs)
+    return net.norm(x, f"{name}_bn{index}")
+
+
+def unit(net, x, filters, size, name, strides=1, **kwargs):
+    """A neuron, a convolution, its normalisation."""
+    return convolution(net, net.neuron(x, f"{name}_neuron"), filters, size, name, strides, **kwargs)
+
+
 def projection(net, x, units, name, use_bias=False):
     """A dense layer of each token, and its normalisation."""
     return net.norm(net.dense(x, units, f"{name}_dense", use_bias), f"{name}_bn")

@@ -116,20 +116,10 @@ def load(
         classes = classes if one_hot else None
         return Preparation(1 / 255, normalization, names, classes, augmentation_options)
 
-    if str(name).startswith(hugging_face.PREFIX):
-        return hugging_face.load(
-            name,
-            batch_size,
-            seed,
-            data_dir,
-            image_size,
-            augmentation,
-            preparation,
-            validation_split,
-        )
-    held = _in_memory(name, seed)
+    hub = str(name).startswith(hugging_face.PREFIX)
+    held = None if hub else _in_memory(name, seed)
     if held is None:
-        return images.tfds(
+        return (hugging_face.load if hub else images.tfds)(
             name,
             batch_size,
             seed,

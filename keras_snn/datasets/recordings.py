@@ -292,14 +292,15 @@ def _of_folders(names, pattern, parts):
     """A finder for a folder for each class, of which the last one of so many parts is held out."""
 
     def find(folder):
-        found = [
-            (path, label)
-            for label, name in enumerate(names(folder))
-            for path in _files(folder / name, pattern)
-        ]
-        return hold_out(found, parts)
+        listed = _by_class(names(folder), lambda name: _files(folder / name, pattern))
+        return hold_out(listed, parts)
 
     return find
+
+
+def _by_class(names, files):
+    """`(path, label)` of the files of each class; `files` is a function of its name."""
+    return [(path, label) for label, name in enumerate(names) for path in files(name)]
 
 
 def hold_out(examples, parts):
@@ -333,25 +334,18 @@ def _dvs_lip(folder):
         raise FileNotFoundError(
             f"train and test in {folder} should have folders of the same words."
         )
-    return {
-        split: [
-            (path, label)
-            for label, word in enumerate(words)
-            for path in _files(folder / split / word, "*.npy")
-        ]
-        for split in ("train", "test")
-    }
+
+    def files(split):
+        return lambda word: _files(folder / split / word, "*.npy")
+
+    return {split: _by_class(words, files(split)) for split in ("train", "test")}
 
 
 def _ncars(folder):
-    return {
-        split: [
-            (path, label)
-            for label, kind in enumerate(("background", "cars"))
-            for path in _files(folder / f"n-cars_{split}", f"**/{kind}/*.dat")
-        ]
-        for split in ("train", "test")
-    }
+    def files(split):
+        return lambda kind: _files(folder / f"n-cars_{split}", f"**/{kind}/*.dat")
+
+    return {split: _by_class(("background", "cars"), files(split)) for split in ("train", "test")}
 
 
 def _es_imagenet(folder):

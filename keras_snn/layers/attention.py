@@ -38,6 +38,18 @@ def token_axes(shape):
     return (-3, -2) if len(shape) == 5 else (-2,)
 
 
+def tokens_of(shape):
+    """Number of tokens, `None` if it is open."""
+    sizes = [shape[axis] for axis in token_axes(shape)]
+    return None if None in sizes else math.prod(sizes)
+
+
+def split_heads(x, heads):
+    """`(batch and time, heads, tokens, channels of a head)`."""
+    x = ops.reshape(x, (-1, tokens_of(ops.shape(x)), heads, x.shape[-1] // heads))
+    return ops.swapaxes(x, 1, 2)
+
+
 def first_mask(masks):
     """The first mask of those that a layer's inputs have, or `None`."""
     return next((mask for mask in tree.flatten(masks) if mask is not None), None)
@@ -93,12 +105,11 @@ class SpikeProducts(Part):
         """Whether keys and values are multiplied first, for inputs of these shapes."""
         if self.order != "auto":
             return self.order == "q_kv"
-        tokens = [q[axis] for axis in token_axes(q)]
-        keys, values = q[-1] // self.heads, v[-1] // self.heads
-        return None in tokens or 2 * keys * values <= math.prod(tokens) * (keys + values)
+        tokens, keys, values = tokens_of(q), q[-1] // self.heads, v[-1] // self.heads
+        return tokens is None or 2 * keys * values <= tokens * (keys + values)
 
     def call(self, inputs):
-        q, k, v = (self._split(self.exact(x)) for x in inputs)
+        q, k, v = (split_heads(self.exact(x), self.heads) for x in inputs)
         k = ops.swapaxes(k, -1, -2)
         if self.is_linear(*(x.shape for x in inputs)):
             y = ops.matmul(q, ops.matmul(k, v))
@@ -106,13 +117,6 @@ class SpikeProducts(Part):
             y = ops.matmul(ops.matmul(q, k), v)
         y = ops.swapaxes(y, 1, 2) * self.scale
         return ops.reshape(y, (-1, *ops.shape(inputs[2])[1:]))
-
-    def _split(self, x):
-        """`(batch and time, heads, tokens, channels of a head)`."""
-        sizes = ops.shape(x)
-        tokens = math.prod([sizes[axis] for axis in token_axes(sizes)])
-        x = ops.reshape(x, (-1, tokens, self.heads, x.shape[-1] // self.heads))
-        return ops.swapaxes(x, 1, 2)
 
     def get_config(self):
         own = {"heads": self.heads, "scale": self.scale, "order": self.order}
@@ -307,9 +311,7 @@ class SpikingSelfAttention(SpikingAttention):
         self.heads = check_integer("heads", heads)
         self.scale = check_number("scale", scale, above=0)
         self.order = check_choice("order", order, ("auto", "q_kv", "qk_v"))
-        self.products = SpikeProducts(
-            heads, scale, order, name=f"{self.name}_products", dtype=self.dtype_policy
-        )
+        self.products = self.part(SpikeProducts, "products", heads, scale, order)
 
     def charged(self, q, k, v):
         return v
@@ -325,8 +327,28 @@ class SpikingSelfAttention(SpikingAttention):
         return super().get_config() | own
 
 
+class QKAttention(SpikingAttention):
+    """Base of Q-K attention: a neuron of sums of the queries lets keys pass or not.
+
+    A subclass has the part that sums, `sums`.
+    """
+
+    names = ("q", "k")
+
+    def __init__(self, neuron=None, **kwargs):
+        super().__init__(neuron, **kwargs)
+        self.gate = self.part(SpikeGate, "gate")
+
+    def charged(self, q, *others):
+        return self.sums.shape_of(q)
+
+    def compose(self, apply, inputs):
+        q, k = inputs
+        return apply(self.gate, [apply(self.neuron, apply(self.sums, q)), k])
+
+
 @keras.saving.register_keras_serializable(package="keras_snn")
-class QKTokenAttention(SpikingAttention):
+class QKTokenAttention(QKAttention):
     """Q-K attention of tokens: a neuron of each head and token lets the token's keys pass or not.
 
     `neuron(sum of q over the channels of a head) * k`. There are no values and no products of
@@ -358,27 +380,17 @@ class QKTokenAttention(SpikingAttention):
     True
     """
 
-    names = ("q", "k")
-
     def __init__(self, heads, neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
         self.heads = check_integer("heads", heads)
         self.sums = self.part(HeadSums, "sums", heads)
-        self.gate = self.part(SpikeGate, "gate")
-
-    def charged(self, q, *others):
-        return self.sums.shape_of(q)
-
-    def compose(self, apply, inputs):
-        q, k = inputs
-        return apply(self.gate, [apply(self.neuron, apply(self.sums, q)), k])
 
     def get_config(self):
         return super().get_config() | {"heads": self.heads}
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class QKChannelAttention(SpikingAttention):
+class QKChannelAttention(QKAttention):
     """Q-K attention of channels: a neuron of each channel lets the keys of all tokens pass or not.
 
     `neuron(sum of q over the tokens) * k`. Each channel is treated alone: heads would change
@@ -409,19 +421,9 @@ class QKChannelAttention(SpikingAttention):
     True
     """
 
-    names = ("q", "k")
-
     def __init__(self, neuron=None, **kwargs):
         super().__init__(neuron, **kwargs)
         self.sums = self.part(TokenSums, "sums")
-        self.gate = self.part(SpikeGate, "gate")
-
-    def charged(self, q, *others):
-        return self.sums.shape_of(q)
-
-    def compose(self, apply, inputs):
-        q, k = inputs
-        return apply(self.gate, [apply(self.neuron, apply(self.sums, q)), k])
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

@@ -3,12 +3,17 @@
 As the layers of `keras_snn.layers.attention` it is made of parts, which readers of a graph see.
 """
 
-import math
-
 import keras
 from keras import KerasTensor, ops
 
-from keras_snn.layers.attention import Part, SpikingAttention, first_mask, token_axes
+from keras_snn.layers.attention import (
+    Part,
+    SpikingAttention,
+    first_mask,
+    split_heads,
+    token_axes,
+    tokens_of,
+)
 from keras_snn.utils.arguments import check_integer, check_number
 
 __all__ = ["DualSpikeAttention"]
@@ -64,19 +69,10 @@ class RatedProducts(Part):
 
     def split(self, x):
         """`(batch and time, heads, tokens, channels of a head)` in float32."""
-        sizes = ops.shape(x)
-        tokens = math.prod([sizes[axis] for axis in token_axes(sizes)])
-        x = ops.reshape(self.exact(x), (-1, tokens, self.heads, x.shape[-1] // self.heads))
-        return ops.swapaxes(x, 1, 2)
+        return split_heads(self.exact(x), self.heads)
 
     def get_config(self):
         return super().get_config() | {"heads": self.heads, "momentum": self.momentum}
-
-
-def tokens_of(shape):
-    """Number of tokens, `None` if it is open."""
-    sizes = [shape[axis] for axis in token_axes(shape)]
-    return None if None in sizes else math.prod(sizes)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

@@ -800,14 +800,13 @@ class GLIFCell(SpikingCell):
 
     def build(self, input_shape):
         super().build(input_shape)
+        leak = self.threshold / (2 * (self.timesteps or 1))
         first = {
             "decay": self.decay,
-            "leak": self.threshold / (2 * (self.timesteps or 1)),
+            "leak": leak if self.leak is None else self.leak,
             "subtracted": self.threshold if self.subtracted is None else self.subtracted,
             "threshold": self.threshold,
         }
-        if self.leak is not None:
-            first["leak"] = self.leak
         shape = self.parameter_shape
         self.gates = {
             name: self.add_parameter(name, self.gate_initializer, shape)

@@ -101,7 +101,7 @@ def _dual_products(x):
 
     def products(call):
         queries, keys = call.inputs[x].shape, call.inputs[1].shape
-        pairs = dual_attention.tokens_of(queries) * dual_attention.tokens_of(keys)
+        pairs = attention.tokens_of(queries) * attention.tokens_of(keys)
         return (graph.Product(pairs * queries[-1], each_step=bool(call.reads_time)),)
 
     return products

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import weakref
 
 import numpy as np
 
@@ -126,8 +127,19 @@ class C(Target):
 TARGET = C()
 
 
+# Sources by program and file: a job asks for each several times.
+SOURCES = weakref.WeakKeyDictionary()
+
+
 def _written(program, blob):
     """The source of a file."""
+    known = SOURCES.setdefault(program, {})
+    if blob not in known:
+        known[blob] = _write(program, blob)
+    return known[blob]
+
+
+def _write(program, blob):
     outputs = [*program.output_names]
     names = {m.name.decode() for s in flatbuffer.read(blob)[0].signatureDefs for m in s.outputs}
     outputs += [name for name in program.probe_names if name in names]
