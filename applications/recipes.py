@@ -159,6 +159,21 @@ MAX = {
         until=200,
     ),
 }
+# Two networks of as many parameters: one step of integer spikes, which a device runs as four.
+SMALL = {
+    "neuron": "ILIF",
+    "neuron_options": '{"max_spikes": 4, "tau": 1.0, "normalize": true}',
+    "timesteps": 1,
+    "epochs": 20,
+    "batch_size": 128,
+    "learning_rate": 2e-3,
+    "warmup_epochs": 1,
+    "weight_decay": 0.02,
+    "label_smoothing": 0.1,
+    "validation_split": 0.04,
+    "dtype": "mixed_bfloat16",
+    **CIFAR10,
+}
 # Yao et al. (2025), and Fang et al. (2025) on ImageNet, without their stochastic depth.
 LARGE_IMAGES = {
     "dataset": "imagenet2012",
@@ -211,6 +226,18 @@ RECIPES = {
         "schedule": "cosine",
         **SGD,
         **CIFAR10,
+    },
+    "spikformer_small_cifar10": {
+        "about": "a Spikformer of one block on two CPU cores (ours)",
+        "model": "Spikformer",
+        "options": '{"width": 112, "blocks": 1, "heads": 2}',
+        **SMALL,
+    },
+    "conv_small_cifar10": {
+        "about": "a convolutional network of as many parameters as spikformer_small_cifar10 (ours)",
+        "model": "SpikingConvNet",
+        "options": '{"filters": [[32], [64, 64], [80, 80], [72, 80]]}',
+        **SMALL,
     },
     "nmnist": {
         "about": "recordings of N-MNIST on a CPU (ours)",

@@ -120,9 +120,12 @@ PAPERS = {
     "max_resnet18_cifar10": {"weight_decay": 0.06, "rates": timm(410, 1.5e-3, 20, 8e-5)},
     "spiking_resformer_cifar10": {"rates": timm(600, 5e-4, 3, 1e-5, cooldown=0)},
     "joint_resnet18_cifar100": {"decay": 0.25, "weight_decay": 5e-4},
+    "spikformer_small_cifar10": {"neuron": "ILIFCell"},
+    "conv_small_cifar10": {"neuron": "ILIFCell"},
 }
 # Trained by AdamW, whose decay is beside the gradient in PyTorch too.
 DECOUPLED = {"fashion_mnist_small", "speech_commands", "e_spikeformer_imagenet"}
+DECOUPLED |= {"spikformer_small_cifar10", "conv_small_cifar10"}
 DECOUPLED |= {f"max_former_{data}" for data in ("cifar10", "cifar100", "imagenet")}
 DECOUPLED |= {
     f"{model}_cifar10"
@@ -143,6 +146,8 @@ def test_recipes_build_what_the_papers_tell():
                 np.testing.assert_allclose(found[recipe][what], value, atol=1e-7, rtol=1e-5)
             else:
                 assert found[recipe][what] == value, (recipe, what)
+    pair = [found[f"{name}_small_cifar10"]["parameters"] for name in ("spikformer", "conv")]
+    assert max(pair) < 400_000 and max(pair) / min(pair) < 1.02
     for recipe, one in found.items():
         if one["weight_decay"] and recipe not in DECOUPLED:
             assert one["optimizer"] == "keras_snn.optimizers.SGD", recipe
