@@ -20,6 +20,7 @@ from keras_snn import (
     regularizers,
     robust,
     surrogates,
+    testing,
     training,
 )
 from keras_snn.utils.deprecation import renamed
@@ -44,6 +45,7 @@ __all__ = [
     "regularizers",
     "robust",
     "surrogates",
+    "testing",
     "training",
 ]
 __version__ = "0.1.0"

@@ -1,11 +1,12 @@
-"""What tests of all backends need: arrays in, arrays and gradients out."""
+"""What tests of all backends need."""
 
 import multiprocessing
 
 import keras
-import numpy as np
 import pytest
 from keras import ops
+
+from keras_snn.testing import gradients  # noqa: F401
 
 # Imports take seconds: a process that has done so starts those that follow.
 SERVER = multiprocessing.get_context("forkserver")
@@ -20,50 +21,6 @@ def first_everywhere(first, *others):
 def to_numpy(tensors):
     """Tensors, nested or not, as numpy arrays."""
     return keras.tree.map_structure(ops.convert_to_numpy, tensors)
-
-
-def gradients(function, variables, *arrays):
-    """Gradients of the scalar `function(*arrays)` to each array and to each Keras variable.
-
-    Args:
-        function: From tensors to a scalar tensor.
-        variables: Keras variables that the function reads.
-        arrays: numpy arrays.
-
-    Returns:
-        `(value, gradients to arrays, gradients to variables)`, numpy.
-    """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tensors = [tf.convert_to_tensor(a) for a in arrays]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = function(*tensors)
-        watched = tensors + [v.value for v in variables]
-        found = tape.gradient(value, watched, unconnected_gradients="zero")
-    elif backend == "jax":
-        import jax
-
-        def run(tensors, values):
-            with keras.StatelessScope(state_mapping=list(zip(variables, values))):
-                return function(*tensors)
-
-        tensors = [jax.numpy.asarray(a) for a in arrays]
-        value, (a, b) = jax.value_and_grad(run, argnums=(0, 1))(
-            tensors, [v.value for v in variables]
-        )
-        found = [*a, *b]
-    else:
-        import torch
-
-        tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
-        value = function(*tensors)
-        watched = tensors + [v.value for v in variables]
-        found = torch.autograd.grad(value, watched, allow_unused=True, materialize_grads=True)
-    found = [np.asarray(to_numpy(g)) for g in found]
-    return float(to_numpy(value)), found[: len(arrays)], found[len(arrays) :]
 
 
 def lively(net, shift):
