@@ -26,6 +26,7 @@ from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.normalization import _FoldedBatchNormalization
 from keras_snn.layers.readouts import _OverTime
 from keras_snn.layers.rnn import state_names
+from keras_snn.qat import QuantizedLIFCell
 
 __all__ = ["Lowering"]
 
@@ -59,6 +60,8 @@ class Lowering:
             that are missing are at their first values.
         rounds: Whether integer spikes of clips of one step get the names of `INTEGERS`: what runs
             the program in integers rounds them by itself.
+        grids: Whether layers of `keras_snn.qat` are lowered to what TensorFlow's converter reads as
+            quantised.
         floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`: the same step in float32,
             of operations that XNNPACK has; a comparison is better where integers compute.
 
@@ -67,8 +70,10 @@ class Lowering:
     is called twice has two states, `lif/membrane` and `lif:1/membrane`.
     """
 
-    def __init__(self, model, trace, timesteps, states=None, floor=False, rounds=False):
-        self.model, self.trace, self.timesteps = model, trace, timesteps
+    def __init__(
+        self, model, trace, timesteps, states=None, floor=False, rounds=False, grids=False
+    ):
+        self.model, self.trace, self.timesteps, self.grids = model, trace, timesteps, grids
         self.old, self.step, self.floor = states, states is not None, floor
         self.rounds = rounds and not self.step and timesteps == 1
         self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
@@ -105,6 +110,11 @@ class Lowering:
         timed, late = any(v.timed for v in values), any(v.late for v in values)
         if self.step and late and (timed or call.time == "adds"):
             raise self.unsupported(call, "it reads the answer of a whole clip at each step")
+        if self.grids and hasattr(call.layer, "fake_quantized"):
+            layer = call.layer.fake_quantized
+            if timed:
+                return self.apply(call, layer, args, {})
+            call, kwargs = dataclasses.replace(call, operation=layer), {}
         if not timed and call.time != "adds":
             return _plain(self, call, *args, **kwargs)
         outputs = self.find(call)(self, call, *args, **kwargs)
@@ -375,6 +385,8 @@ def _recurrent(lowering, call, x, initial_state=None, **kwargs):
     names = [f"{call.name}/{name}" for name in state_names(cell)]
     first = _first_states(cell, shape)
     linear = _linear_step(cell, lowering.floor)
+    if lowering.grids and isinstance(cell, QuantizedLIFCell):
+        linear = cell.fake_quantized_inputs, cell.fake_quantized
     states = [lowering.state(name, value) for name, value in zip(names, first)]
     if lowering.rounds and isinstance(cell, snn.ILIFCell):
         return _integers(cell, x, first)

@@ -111,8 +111,8 @@ class Program:
         tf.function(lambda *xs: lowering.run(xs), autograph=False).get_concrete_function(*specs)
         return lowering
 
-    def _lowering(self, states, floor=False, rounds=False):
-        return Lowering(self.model, self.trace, self.job.timesteps, states, floor, rounds)
+    def _lowering(self, states, **options):
+        return Lowering(self.model, self.trace, self.job.timesteps, states, **options)
 
     @property
     def representative(self):
@@ -133,18 +133,18 @@ class Program:
         """First values of the states, by their names in the file."""
         return {self.state_names[n]: v for n, v in self.initial.items()}
 
-    def module(self, probe=False, internal=False, floor=False, rounds=False):
+    def module(self, probe=False, internal=False, **options):
         """A `tf.Module` and its signatures by name.
 
         Args:
             probe: Whether there are further outputs, the spikes of each layer.
             internal: Whether states are kept in variables.
-            floor, rounds: See `Lowering`.
+            **options: See `Lowering`.
         """
         import tensorflow as tf
 
         def run(states, inputs):
-            lowering = self._lowering(states, floor, rounds)
+            lowering = self._lowering(states, **options)
             outputs = lowering.run([inputs[n] for n in self.input_names])
             found = dict(zip(self.output_names, outputs))
             if probe:

@@ -16,7 +16,7 @@ from keras_snn.export.c.writer import write
 from keras_snn.export.job import run
 from keras_snn.export.streaming import Runner, StreamingInterpreter, real, stored
 from keras_snn.export.targets import Job, Target, check
-from keras_snn.export.targets.tflite import convert
+from keras_snn.export.targets.tflite import check_data, convert
 
 __all__ = ["TARGET", "C", "CRunner", "to_c"]
 
@@ -47,7 +47,7 @@ def to_c(
         quantize: `None` (float32), or `"int8"`: integers alone, int8 weights and potentials, sums
             in int32.
         representative_data: Inputs as for `model.predict`, at least a few dozen examples, from
-            which ranges are taken; needed for `"int8"`.
+            which ranges are taken; needed for `"int8"`, but of a model of `keras_snn.qat.prepare`.
         verify_data: Inputs to compare with; by default the representative data, else noise.
         timesteps: Number of steps where the model does not tell it.
         verify_samples: Examples to compare at most.
@@ -73,8 +73,7 @@ def to_c(
     ```
     """
     check("quantize", quantize, QUANTIZATIONS)
-    if quantize and representative_data is None:
-        raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
+    check_data(model, quantize, representative_data)
     flatbuffer.litert()
     path = pathlib.Path(path)
     path = path if path.suffix else path.with_suffix(".c")

@@ -13,8 +13,9 @@ from keras_snn.export.lowering import INTEGERS
 from keras_snn.export.streaming import StreamingInterpreter
 from keras_snn.export.targets import MODES, Job, Target, check
 from keras_snn.layers import ILIFCell
+from keras_snn.qat import is_prepared
 
-__all__ = ["TARGET", "TFLite", "convert", "to_tflite"]
+__all__ = ["TARGET", "TFLite", "check_data", "convert", "to_tflite"]
 
 QUANTIZATIONS = (None, "dynamic", "float16", "int8", "int16x8")
 TARGETS = ("litert", "tflm")
@@ -56,7 +57,8 @@ def to_tflite(
         quantize: `None` (float32), `"dynamic"` (int8 weights), `"float16"` (weights), `"int8"`
             (all), `"int16x8"` (int16 activations, int8 weights).
         representative_data: Inputs as for `model.predict`, at least a few dozen examples, from
-            which ranges are taken; needed for `"int8"` and `"int16x8"`.
+            which ranges are taken; needed for `"int8"` and `"int16x8"`, but for `"int8"` of a
+            model of `keras_snn.qat.prepare`, which has its ranges.
         target: `"litert"`, or `"tflm"` for microcontrollers (float32 or int8 only).
         state: In step mode, whether states are inputs and outputs (`"explicit"`) or kept in the
             file's own variables (`"internal"`).
@@ -88,9 +90,8 @@ def to_tflite(
     check("quantize", quantize, QUANTIZATIONS)
     check("target", target, TARGETS)
     check("state", state, STATES)
+    check_data(model, quantize, representative_data)
     calibrated = quantize in CALIBRATED
-    if calibrated and representative_data is None:
-        raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
     if target == "tflm" and quantize not in (None, "int8"):
         raise ValueError(
             f"Microcontrollers run float32 and int8 files, got `quantize={quantize!r}`."
@@ -104,6 +105,13 @@ def to_tflite(
     data = {"representative": representative_data, "verify": verify_data}
     job = Job("tflite", mode, timesteps, verify_samples, options)
     return run(model, path, job, data)
+
+
+def check_data(model, quantize, representative_data):
+    """Raises a `ValueError` if there is nothing that ranges could be taken from."""
+    prepared = quantize == "int8" and is_prepared(model)
+    if quantize in CALIBRATED and representative_data is None and not prepared:
+        raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
 
 
 class TFLite(Target):
@@ -189,14 +197,15 @@ def convert(program, probe):
     inside = options["state"] == "internal"
     floor = options["target"] == "litert" and options["quantize"] not in CALIBRATED
     cells = [getattr(call.layer, "cell", None) for call in program.trace.calls]
+    grids = options["quantize"] == "int8" and is_prepared(program.model)
     rounds = options["quantize"] == "int8" and any(isinstance(c, ILIFCell) for c in cells)
-    module, signatures = program.module(probe, inside, floor, rounds)
+    module, signatures = program.module(probe, inside, floor=floor, rounds=rounds, grids=grids)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=list(signatures)
         )
-        _quantize(converter, program, signatures)
+        _quantize(converter, program, signatures, grids)
         converter.experimental_enable_resource_variables = inside
         converter._experimental_calibrate_only = rounds
         try:
@@ -217,7 +226,7 @@ def convert(program, probe):
     return flatbuffer.with_sum(blob)
 
 
-def _quantize(converter, program, signatures):
+def _quantize(converter, program, signatures, grids):
     import tensorflow as tf
 
     quantize, sets = program.job.options["quantize"], tf.lite.OpsSet
@@ -226,10 +235,11 @@ def _quantize(converter, program, signatures):
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize in CALIBRATED:
+    if quantize in CALIBRATED and not grids:
         converter.representative_dataset = lambda: _ranges(program, signatures)
     if quantize == "int8":
-        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
+        if not grids:
+            converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
     if quantize == "int16x8":
         both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8

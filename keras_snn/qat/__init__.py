@@ -1,0 +1,21 @@
+"""Quantisation-aware training: networks that compute in training what their int8 files compute."""
+
+from keras_snn.qat.grids import Grid
+from keras_snn.qat.layers import (
+    Quantize,
+    QuantizedLIF,
+    QuantizedLIFCell,
+    QuantizedWeights,
+    is_prepared,
+)
+from keras_snn.qat.prepare import prepare
+
+__all__ = [
+    "Grid",
+    "Quantize",
+    "QuantizedLIF",
+    "QuantizedLIFCell",
+    "QuantizedWeights",
+    "is_prepared",
+    "prepare",
+]

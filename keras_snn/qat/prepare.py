@@ -1,0 +1,453 @@
+"""From a trained float network to one that is trained on with the arithmetic of its int8 file."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_snn import graph
+from keras_snn import layers as snn
+from keras_snn.qat.grids import Grid, decay_without_ties, weight_steps
+from keras_snn.qat.layers import Quantize, QuantizedLIF, QuantizedWeights
+from keras_snn.utils.arguments import check_integer
+
+__all__ = ["fold", "prepare"]
+
+LAYERS = keras.layers
+WEIGHTED = (
+    LAYERS.Dense,
+    LAYERS.Conv1D,
+    LAYERS.Conv2D,
+    LAYERS.DepthwiseConv1D,
+    LAYERS.DepthwiseConv2D,
+)
+AVERAGES = (LAYERS.AveragePooling1D, LAYERS.AveragePooling2D)
+# What moves numbers, or chooses among them, and computes no new ones.
+MOVES = (
+    *AVERAGES,  # of spikes, see `_Plan.average`
+    *(
+        getattr(LAYERS, f"{name}{n}D")
+        for name in ("MaxPooling", "GlobalMaxPooling")
+        for n in (1, 2)
+    ),
+    *(getattr(LAYERS, f"{name}{n}D") for name in ("ZeroPadding", "Cropping") for n in (1, 2)),
+    LAYERS.Reshape,
+    LAYERS.Flatten,
+    LAYERS.Permute,
+    LAYERS.RepeatVector,
+    LAYERS.Concatenate,
+    LAYERS.Identity,
+    snn.RepeatTime,
+)
+MOVING_OPERATIONS = ("Reshape", "Transpose", "Concatenate", "GetItem", "Squeeze", "ExpandDims")
+# Of a binary spike, and of what a sum of spikes may be.
+SPIKE, LARGEST_COUNT = 4, 63
+# What a threshold may be, in steps of the potential.
+LEVELS = (24, 32, 40, 48, 56, 64, 80, 96)
+
+
+def prepare(model, data, bits=8, edge_bits=8, samples=64):
+    """A network with the arithmetic of its int8 file, to be trained on.
+
+    Batch normalisations are folded into the weights in front of them, and weights, currents and
+    potentials are brought to what int8 holds: weights with a step for each channel, currents and
+    potentials with one scale a layer, all sums exact. Scales are taken from data; what is trained
+    are the float weights, through the rounding. `export.to_tflite(prepared, path,
+    quantize="int8")` then writes exactly these scales: the file has the same spikes, on any kernels
+    of TensorFlow Lite.
+
+    Args:
+        model: A trained functional or Sequential model of dense layers and convolutions, batch
+            normalisations, pooling, IF, LIF, DecayLIF, PLIF or ILIF neurons (soft or hard reset to
+            0), sums and concatenations.
+        data: Inputs as for `model.predict`, of which `samples` are looked at.
+        bits: Bits of a weight: 3 to 8; 2 for the ternary -1, 0, 1, 1 for the binary -1, 1, each
+            times a number of the channel's.
+        edge_bits: Bits of the weights that read the inputs or give the outputs.
+        samples: Number of examples that scales are taken from.
+
+    Returns:
+        A Keras model with new weights; that it was given is as before.
+
+    Raises:
+        TypeError: If the model is no such one; the layer is named.
+        ValueError: If an argument is invalid.
+
+    Example:
+
+    ```python
+    quantized = qat.prepare(model, images, bits=8)
+    quantized.compile("adam", "sparse_categorical_crossentropy")
+    quantized.fit(images, labels, epochs=3)
+    export.to_tflite(quantized, "model.tflite", quantize="int8")
+    ```
+    """
+    for name, value in (("bits", bits), ("edge_bits", edge_bits)):
+        if check_integer(name, value) > 8:
+            raise ValueError(
+                f"Received an invalid value for argument `{name}`, expected 1 to 8, got {value}."
+            )
+    check_integer("samples", samples)
+    graph.check_functional(model, "`prepare`")
+    data = [np.asarray(x)[:samples] for x in graph.in_order(model, data)]
+    return _Plan(fold(model), data, bits, edge_bits).build()
+
+
+def fold(model):
+    """The same network with normalisations folded into weights, each with a bias and no activation.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        A Keras model with new weights.
+
+    Raises:
+        TypeError: If a normalisation does not follow weights that nobody else reads.
+    """
+    found = graph.trace(model)
+    readers = _readers(found)
+    layers, folded = {}, set()
+    for call in found.calls:
+        if isinstance(call.layer, WEIGHTED):
+            if call.index:
+                raise _refused(call, "its weights are shared; give each call a layer of its own")
+            if call.time == "across" and call.reads_time:
+                raise _refused(call, "it mixes steps")
+            scale, shift = 1.0, 0.0
+            after = readers.get(id(call.output), [])
+            if len(after) == 1 and _is_linear(call.layer) and _can_fold(after[0]):
+                folded.add(after[0].name)
+                scale, shift = graph.normalization(after[0].layer)
+            layers[call.name] = (call.layer, scale, shift)
+    for call in found.calls:
+        if call.role.folds and call.name not in folded:
+            raise _refused(call, "it does not follow a layer of weights that it could be folded in")
+
+    def rule(call):
+        if call.name in folded:
+            return call.input
+        if call.name not in layers:
+            return call()
+        layer, scale, shift = layers[call.name]
+        config = layer.get_config() | {"use_bias": True, "activation": "linear"}
+        new = type(layer).from_config(config)
+        y = (snn.FoldTime(new) if call.each_step or _has_steps(layer, call) else new)(call.input)
+        kernel, bias = ops.convert_to_numpy(layer.kernel), 0.0
+        if layer.use_bias:
+            bias = ops.convert_to_numpy(layer.bias)
+        depthwise = "Depthwise" in type(layer).__name__ and np.ndim(scale)
+        factor = np.reshape(scale, kernel.shape[-2:]) if depthwise else scale
+        new.set_weights([kernel * factor, np.zeros(new.bias.shape) + bias * scale + shift])
+        return y if _is_linear(layer) else LAYERS.Activation(layer.activation)(y)
+
+    inputs = [_input(x) for x in found.inputs]
+    outputs = graph.run(model, inputs, rule)
+    return keras.Model(_structure(inputs), outputs, name=model.name)
+
+
+def _structure(inputs):
+    return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _has_steps(layer, call):
+    return isinstance(layer, LAYERS.Dense) and len(call.input.shape) > 2
+
+
+def _input(x):
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
+
+
+def _is_linear(layer):
+    return layer.activation is keras.activations.linear
+
+
+def _can_fold(call):
+    """Whether a call normalises the last axis, that of the channels, alike at each step."""
+    if call is None or not call.role.folds:
+        return False
+    rank = len(call.input.shape) - (1 if call.each_step else 0)
+    return call.layer.axis in (-1, rank - 1)
+
+
+def _readers(found):
+    """By the identity of a tensor, the calls that read it; `None` for each output that it is."""
+    readers = {}
+    for call in found.calls:
+        for x in call.inputs:
+            readers.setdefault(id(x), []).append(call)
+    for x in found.outputs:
+        readers.setdefault(id(x), []).append(None)
+    return readers
+
+
+def _refused(call, why):
+    return TypeError(
+        f"The layer {call.name} ({type(call.layer).__name__}) can't be quantised: {why}."
+    )
+
+
+class _Tensors:
+    """Tensors of one grid.
+
+    Attributes:
+        made: Calls that compute them, `None` for an input.
+        read: Calls that read them, `None` for an output.
+        windows: How many spikes an average pooling among them takes.
+        values: What they hold in the data, an array for each tensor by its identity.
+    """
+
+    def __init__(self):
+        self.made, self.read, self.windows, self.values = [], [], 1, {}
+        self.grid, self.unit = None, 1
+
+
+class _Plan:
+    """Which grid each tensor of a folded network has, and the network that computes with them."""
+
+    def __init__(self, model, data, bits, edge_bits):
+        self.model, self.bits, self.edge_bits = model, bits, edge_bits
+        self.trace = graph.trace(model)
+        self.tensors = {}
+        readers = _readers(self.trace)
+        fires = self.before_neurons()
+        for x in self.trace.inputs:
+            self.add(x, None)
+        for call in self.trace.calls:
+            if len(call.outputs) != 1:
+                raise _refused(call, "it has several outputs")
+            self.add(call.output, call)
+            same = self.keeps_grid(call, fires)
+            for x in call.inputs if same else ():
+                self.unite(x, call.output)
+            if same and isinstance(call.layer, AVERAGES):
+                self.tensors[id(call.output)].windows *= int(np.prod(call.layer.pool_size))
+        for key, calls in readers.items():
+            self.tensors[key].read += calls
+        self.record(data)
+        for group in {id(g): g for g in self.tensors.values()}.values():
+            self.choose(group)
+
+    def add(self, tensor, call):
+        self.tensors[id(tensor)] = group = _Tensors()
+        group.made.append(call)
+
+    def unite(self, a, b):
+        a, b = self.tensors[id(a)], self.tensors[id(b)]
+        if a is not b:
+            a.made += b.made
+            a.windows = max(a.windows, b.windows)
+            for key, group in self.tensors.items():
+                if group is b:
+                    self.tensors[key] = a
+
+    def before_neurons(self):
+        """Names of the calls behind which there is a neuron."""
+        fires, found = set(), set()
+        for call in reversed(self.trace.calls):
+            if isinstance(call.layer, snn.SpikingRNN) or any(id(y) in fires for y in call.outputs):
+                fires |= {id(x) for x in call.inputs}
+                if any(id(y) in fires for y in call.outputs):
+                    found.add(call.name)
+        return found
+
+    def keeps_grid(self, call, fires):
+        """Whether outputs of a call are numbers of the grid of its inputs."""
+        layer = call.layer
+        if isinstance(layer, (*WEIGHTED, snn.SpikingRNN)):
+            return False
+        name = type(layer).__name__
+        sums = isinstance(layer, LAYERS.Add) or name == "Add"
+        sums = sums or (isinstance(layer, snn.SpikeConnection) and layer.mode == "add")
+        if sums and len(call.inputs) > 1:
+            return True
+        moves = isinstance(layer, MOVES) if isinstance(layer, LAYERS.Layer) else False
+        if moves or call.role.idle or name in MOVING_OPERATIONS:
+            return call.name in fires or not isinstance(layer, AVERAGES)
+        if call.name in fires:
+            raise _refused(call, "its outputs are no numbers of the grid of its inputs")
+        return False
+
+    def record(self, data):
+        """Gives each group what its tensors are in the data."""
+        tensors = {id(x): x for x in self.trace.inputs}
+        tensors |= {id(call.output): call.output for call in self.trace.calls}
+        recorder = keras.Model(self.trace.inputs, list(tensors.values()))
+        parts = []
+        for start in range(0, len(data[0]), 16):
+            outputs = recorder([x[start : start + 16] for x in data], training=False)
+            parts.append([ops.convert_to_numpy(y) for y in outputs])
+        for key, values in zip(tensors, zip(*parts)):
+            self.tensors[key].values[key] = np.concatenate(values)
+
+    def choose(self, group):
+        """Chooses the grid of a group of tensors."""
+        neurons = [c for c in group.made if c is not None and isinstance(c.layer, snn.SpikingRNN)]
+        weighted = [c for c in group.made if c is not None and isinstance(c.layer, WEIGHTED)]
+        read = [c for c in group.read if c is not None and isinstance(c.layer, snn.SpikingRNN)]
+        largest = max(float(np.max(x)) for x in group.values.values())
+        smallest = min(0.0, *(float(np.min(x)) for x in group.values.values()))
+        counts = all(np.all(x == np.round(x)) for x in group.values.values()) and not smallest
+        if neurons and weighted:
+            raise _refused(weighted[0], f"its currents are added to spikes of {neurons[0].name}")
+        if not read and not weighted and (neurons or (None in group.made and counts)):
+            group.unit = 1 if any(_cell(c, "max_spikes") for c in neurons) else SPIKE
+            codes = group.unit * group.windows
+            if largest * codes <= 255:
+                group.grid = Grid(1 / codes, 0)
+                return
+            if neurons:
+                raise _refused(
+                    neurons[0], f"sums of its spikes, up to {largest:g}, do not fit in int8"
+                )
+        group.unit = 1
+        if read:
+            scale = _scale_of_currents(read[0], group.values[id(read[0].input)])
+            group.grid = Grid(scale)
+            return
+        span = (max(largest, 0.0) - smallest) or 1.0
+        scale = float(np.float32(span / 255))
+        group.grid = Grid(scale, math.floor(smallest / scale + 0.5))
+
+    def build(self):
+        """The network on these grids."""
+        calls, weights = iter(self.trace.calls), []
+
+        def rule(call):
+            known = next(calls)
+            group = self.tensors[id(known.output)]
+            x = call.input
+            if isinstance(known.layer, WEIGHTED):
+                return self.weighted(known, x, group, weights)
+            if isinstance(known.layer, snn.SpikingRNN):
+                return _neuron(known, self.tensors[id(known.input)].grid, group.grid)(x)
+            y = call()
+            moves = group is self.tensors[id(known.input)] and len(known.inputs) == 1
+            return y if moves else Quantize(group.grid.scale, group.grid.low)(y)
+
+        inputs = [_input(x) for x in self.trace.inputs]
+        grids = [self.tensors[id(x)].grid for x in self.trace.inputs]
+        values = [Quantize(grid.scale, grid.low)(x) for x, grid in zip(inputs, grids)]
+        outputs = tree.map_structure(lambda y: y, graph.run(self.model, values, rule))
+        model = keras.Model(_structure(inputs), outputs, name=self.model.name)
+        for layer, arrays, step, shift in weights:
+            layer.layer.set_weights(arrays)
+            layer.step.assign(step)
+            layer.shift.assign(shift)
+        return model
+
+    def weighted(self, call, x, group, weights):
+        """The call of a layer with weights, with int8 ones."""
+        layer, before = call.layer, self.tensors[id(call.input)]
+        first = None in before.made
+        last = not any(c in self.before_neurons() for c in [call.name])
+        new = QuantizedWeights(
+            type(layer).from_config(layer.get_config()),
+            before.grid.scale,
+            group.grid.scale,
+            group.grid.low,
+            before.unit,
+            self.edge_bits if first or last else self.bits,
+            name=layer.name,
+        )
+        y = (snn.FoldTime(new) if call.each_step else new)(x)
+        kernel, bias = map(ops.convert_to_numpy, layer.get_weights())
+        ratio = group.grid.scale / before.grid.scale
+        steps = weight_steps(kernel, new.bits, new.unit_step, ratio, new.channel_axis)
+        steps = [s if new.channel_axis is not None else s[0] for s in steps]
+        weights.append((new, [kernel, bias], *steps))
+        return y
+
+
+def _cell(call, name):
+    return getattr(call.layer.cell, name, 0)
+
+
+def _numbers(call):
+    """Decay, gain and threshold of a neuron.
+
+    Raises:
+        TypeError: If the neuron is none with integer potentials.
+    """
+    cell, layer = call.layer.cell, call.layer
+    integer = isinstance(cell, snn.ILIFCell)
+    spec = cell.fused_spec() if isinstance(cell, snn.SpikingCell) else None
+    charge = cell.linear_charge() if integer else spec and spec[0]
+    if charge is None:
+        raise _refused(call, "its potential is no sum of a share of itself and the input")
+    if layer.go_backwards or layer.return_state or not layer.return_sequences:
+        raise _refused(call, "`go_backwards`, `return_state` and last spikes alone are not known")
+    if cell.v_reset or charge.v_rest:
+        raise _refused(call, f"its potential rests at {cell.v_reset}, not at 0")
+    if integer and cell.normalize:
+        raise _refused(call, "`normalize` makes its spikes fractions")
+    rate = None if charge.rate is None else ops.convert_to_numpy(charge.rate)
+    decay, gain = charge.slopes(rate)
+    numbers = [decay, gain, ops.convert_to_numpy(cell.current_threshold)]
+    if any(np.size(x) > 1 for x in numbers):
+        raise _refused(call, "its neurons differ; one time constant and one threshold are known")
+    return [float(x) for x in map(np.squeeze, numbers)]
+
+
+def _scale_of_currents(call, currents):
+    """The scale of currents with which most spikes of the neuron that reads them are right."""
+    decay, gain, threshold = _numbers(call)
+    cell, most = call.layer.cell, _cell(call, "max_spikes")
+    currents = currents.reshape(*currents.shape[:2], -1)
+    currents = gain * currents[:, :, _sample(currents.shape[2])]
+    best, found = None, None
+    for level in [math.floor(127 / (most + 0.5)) | 1] if most else LEVELS:
+        # Spikes are where codes are at `level` or above, potentials at the threshold or above.
+        scale = threshold / (level if cell.reset == "soft" else level - 0.5)
+        wrong = (
+            0
+            if most
+            else np.mean(
+                _spikes(currents, decay, threshold, cell.reset)
+                != _spikes(currents, decay, level * scale, cell.reset, scale)
+            )
+        )
+        if best is None or wrong < best:
+            best, found = wrong, scale
+    return float(np.float32(found / gain))
+
+
+def _sample(count, most=4096):
+    return np.random.default_rng(0).permutation(count)[:most]
+
+
+def _spikes(currents, decay, threshold, reset, scale=None):
+    """Spikes of a neuron without or, with `scale`, with integer potentials."""
+    v, spikes = 0.0, []
+    decay = decay if scale is None else decay_without_ties(decay)
+    for x in np.moveaxis(currents, 1, 0):
+        if scale is not None:
+            x = np.clip(np.round(x / scale), -128, 127) * scale
+        h = decay * v + x
+        if scale is not None:
+            h = np.clip(np.round(h / scale), -128, 127) * scale
+        fired = h >= threshold - (scale / 2 if scale else 0)
+        v = np.where(fired, {"hard": 0.0, "soft": h - threshold, "none": h}[reset], h)
+        spikes.append(fired)
+    return np.stack(spikes)
+
+
+def _neuron(call, currents, spikes):
+    """The neuron with integer potentials."""
+    layer, cell = call.layer, call.layer.cell
+    decay, gain, threshold = _numbers(call)
+    return QuantizedLIF(
+        currents.scale,
+        currents.low,
+        decay,
+        gain,
+        _cell(call, "max_spikes"),
+        spikes.scale,
+        threshold=threshold,
+        reset=cell.reset,
+        detach_reset=cell.detach_reset,
+        surrogate=cell.surrogate,
+        stateful=layer.stateful,
+        name=layer.name,
+    )

@@ -1,0 +1,182 @@
+"""Networks for quantisation-aware training have the spikes of integers, and so have their files."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+
+from keras_snn import graph, layers, qat
+
+STEPS = 3
+NEURONS = {
+    "lif": lambda: layers.LIF(threshold=0.5),
+    "if_soft": lambda: layers.IF(threshold=0.5, reset="soft"),
+    "decay_soft": lambda: layers.DecayLIF(0.874, reset="soft", threshold=0.7),
+    "plif": lambda: layers.ParametricLIF(tau=3.0, threshold=0.4),
+    "ilif": lambda: layers.ILIF(threshold=0.4),
+}
+
+
+def residual_net(neuron):
+    """An image, seen by a convolution; another one with a shortcut of spikes; dense layers."""
+    conv = {"padding": "same", "kernel_initializer": keras.initializers.HeNormal(3)}
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv1", **conv)(inputs)
+    x = keras.layers.BatchNormalization(name="bn1")(x)
+    shortcut = neuron()(layers.RepeatTime(STEPS)(x))
+    x = layers.FoldTime(keras.layers.Conv2D(4, 3, name="conv2", **conv))(shortcut)
+    x = neuron()(layers.FoldTime(keras.layers.BatchNormalization(name="bn2"))(x))
+    x = layers.SpikeConnection("add")([x, shortcut])
+    x = layers.FoldTime(keras.layers.MaxPooling2D())(x)
+    x = layers.FoldTime(keras.layers.Flatten())(x)
+    x = neuron()(keras.layers.Dense(8, name="dense", kernel_initializer="he_normal")(x))
+    return randomized(keras.Model(inputs, keras.layers.Dense(3, name="head")(x)))
+
+
+def randomized(model):
+    """The model, with statistics, scales and biases that are not those of a fresh one."""
+    rng = np.random.default_rng(0)
+    ranges = {
+        "moving_mean": (-0.3, 0.3),
+        "moving_variance": (0.3, 0.8),
+        "gamma": (0.7, 1.2),
+        "bias": (-0.1, 0.2),
+        "beta": (-0.1, 0.4),
+    }
+    for weight in model.weights:
+        if weight.name in ranges:
+            weight.assign(rng.uniform(*ranges[weight.name], weight.shape))
+    return model
+
+
+def images(count=4):
+    return np.random.default_rng(1).uniform(size=(count, 6, 6, 2)).astype("float32")
+
+
+class Integers:
+    """What a prepared network computes, in NumPy's integers, layer by layer.
+
+    Numbers of a grid are kept as their codes; everything between is integer arithmetic but for the
+    decay, whose products are rounded in float64.
+    """
+
+    def __init__(self, model):
+        self.model, self.spikes = model, {}
+        self.rules = {
+            "Quantize": self.quantize,
+            "QuantizedWeights": self.weighted,
+            "QuantizedLIF": self.neuron,
+            "RepeatTime": lambda layer, x: np.repeat(x[:, None], layer.timesteps, axis=1),
+            "SpikeConnection": lambda layer, a, b: a + b,
+            "MaxPooling2D": lambda layer, x: pooled(x),
+            "Flatten": lambda layer, x: x.reshape(len(x), -1),
+        }
+
+    def __call__(self, x):
+        return graph.run(self.model, x, self.rule)
+
+    def rule(self, call):
+        rule = self.rules[type(call.layer).__name__]
+        args = call.args[0] if isinstance(call.args[0], list) else call.args
+        if call.each_step:
+            return rule(call.layer, *[x.reshape(-1, *x.shape[2:]) for x in args]).reshape(
+                *args[0].shape[:2], *rule(call.layer, args[0][:, 0]).shape[1:]
+            )
+        return rule(call.layer, *args)
+
+    def quantize(self, layer, x):
+        if x.dtype.kind == "f":
+            x = np.round(x / np.float32(layer.scale)).astype(int)
+        return np.clip(x, layer.low, layer.low + 255)
+
+    def weighted(self, layer, x):
+        kernel, bias = (np.float64(to_numpy(w)) for w in layer.layer.weights)
+        step, shift = (to_numpy(w).astype(int) for w in (layer.step, layer.shift))
+        weight = layer.scale / layer.input_scale * 2.0**-shift
+        most = {8: 127 if layer.unit > 1 else 63, 4: 7, 2: 1}.get(layer.bits)
+        levels = np.where(kernel >= 0, 1, -1)
+        if layer.bits > 1:
+            levels = np.clip(np.round(kernel / (weight * step)), -most, most).astype(int)
+        codes = levels * step
+        assert np.abs(codes).max() <= 127
+        # Sums in units of `lattice`; the file has half a unit more, so that none is half way.
+        lattice = layer.unit * (1 if layer.unit > 1 else 2)
+        bias = np.round(bias / (layer.scale * 2.0**-shift * lattice)).astype(int)
+        sums = np.einsum("...i,io->...o", x, codes) if codes.ndim == 2 else convolved(x, codes)
+        assert not (sums % lattice).any()
+        sums, shift = sums // lattice + bias, shift - int(np.log2(lattice))
+        half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
+        rounded = (sums + half >> np.maximum(shift, 0)) << np.maximum(-shift, 0)
+        return np.clip(rounded, layer.low, layer.low + 255)
+
+    def neuron(self, layer, x):
+        cell, v, spikes = layer.cell, 0, []
+        level = round(cell.level / (cell.scale * cell.gain))
+        for current in np.moveaxis(x, 1, 0):
+            leaked = np.round(np.float64(cell.decay) * v).astype(int)
+            h = np.clip(current + leaked, -128, 127)
+            fired = (h >= level).astype(int)
+            if cell.max_spikes:
+                fired = np.clip((2 * h + level) // (2 * level), 0, cell.max_spikes)
+            v = h * (1 - fired) if cell.reset == "hard" else h - fired * level
+            spikes.append(fired)
+        self.spikes[layer.name] = np.stack(spikes, axis=1)
+        return self.spikes[layer.name] * round(1 / cell.spike_scale)
+
+
+def pooled(x):
+    """Maxima of 2x2."""
+    return x.reshape(-1, x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3]).max((2, 4))
+
+
+def convolved(x, kernel):
+    """A convolution of 3x3 with padding, of integers."""
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    return np.einsum("bhwiyx,yxio->bhwo", windows, kernel)
+
+
+def spikes_of(model, x):
+    """Spikes of each neuron layer and the outputs of a Keras model."""
+    found = graph.trace(model)
+    layers = {c.name: c.output for c in found.calls if isinstance(c.layer, qat.QuantizedLIF)}
+    outputs = keras.Model(found.inputs, [layers, found.outputs])(x)
+    return to_numpy(outputs)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "bits"), [("lif", 8), ("if_soft", 4), ("decay_soft", 2), ("plif", 1), ("ilif", 8)]
+)
+def test_spikes_are_those_of_integers(neuron, bits):
+    model, x = residual_net(NEURONS[neuron]), images()
+    quantized = qat.prepare(model, x, bits=bits)
+    spikes, (outputs,) = spikes_of(quantized, x)
+    integers = Integers(quantized)
+    codes = integers(x)
+    assert len(spikes) == 3
+    for name, layer in spikes.items():
+        assert 0.02 < layer.mean() < 3.0
+        np.testing.assert_array_equal(layer, integers.spikes[name])
+    head = quantized.layers[-1]
+    scale = getattr(head, "layer", head).scale
+    np.testing.assert_allclose(outputs, codes * scale, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's work")
+@pytest.mark.parametrize(
+    ("neuron", "mode"), [("lif", "sequence"), ("if_soft", "step"), ("ilif", "sequence")]
+)
+def test_files_have_the_same_spikes(neuron, mode, tmp_path):
+    """On XNNPACK's kernels and on the built-in ones."""
+    pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
+    from keras_snn import export
+
+    x = images()
+    quantized = qat.prepare(residual_net(NEURONS[neuron]), x)
+    report = export.to_tflite(
+        quantized, tmp_path / "m.tflite", mode, "int8", verify_data=x, target="tflm"
+    )
+    assert len(report.layers) == 3
+    for layer in report.layers:
+        assert layer["rate"] > 0.02
+        assert layer["agreement"] == layer["agreement, built-in"] == 1.0
