@@ -1,5 +1,7 @@
 """C source computes what TensorFlow Lite's reference kernels do, bit for bit."""
 
+import collections
+import functools
 import shutil
 import subprocess
 import types
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 
 from keras_snn import applications, datasets, export, layers
-from keras_snn.export import flatbuffer
-from keras_snn.export.c.pointwise import POINTWISE, multiplier, rescale
+from keras_snn.export import flatbuffer, worker
+from keras_snn.export.c.factors import multiplier
+from keras_snn.export.c.pointwise import POINTWISE, rescale
 from keras_snn.export.c.step import read
 from keras_snn.export.streaming import real, stored
+from keras_snn.export.targets import Job
 from keras_snn.export.targets import c as target
 
 pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
@@ -61,17 +65,20 @@ def reference_kernels(monkeypatch):
     kinds = types.SimpleNamespace(AUTO=kind, BUILTIN_WITHOUT_DEFAULT_DELEGATES=kind)
     fake = types.SimpleNamespace(Interpreter=litert.Interpreter, OpResolverType=kinds)
 
-    def interpreter(path, report):
-        states = {
-            name: np.full(before.shape, report.initial_states[name], "float32")
-            for name, (before, _) in opened(path, report).states.items()
-        }
+    def interpreter(blob, states):
         with monkeypatch.context() as patch:
             patch.setattr(flatbuffer, "litert", lambda: fake)
-            blob = flatbuffer.with_reset(path.read_bytes(), states)
-            return export.StreamingInterpreter(blob)
+            return export.StreamingInterpreter(flatbuffer.with_reset(blob, states))
 
     return interpreter
+
+
+def first_states(path, report):
+    """States before the first step by name."""
+    return {
+        name: np.full(before.shape, report.initial_states[name], "float32")
+        for name, (before, _) in opened(path, report).states.items()
+    }
 
 
 def opened(path, report):
@@ -161,12 +168,14 @@ def convolved(op, x, kernel, bias):
 
 def requantized(op, total):
     first, kernel = op.inputs[:2]
-    scales = np.float64(first.scale[0]) * kernel.scale.astype("float64")
-    if len(scales) == 1:
-        scales = np.full(total.shape[-1], np.float32(first.scale[0] * kernel.scale[0]))
-    factors = [multiplier(float(s) / float(op.output.scale[0])) for s in scales]
-    channels = [rescale(total[..., k], *factor) for k, factor in enumerate(factors)]
-    return np.clip(np.stack(channels, -1) + op.output.zero, -128, 127)
+    scales = np.float64(first.scale[0]) * kernel.scale.astype("float64") / op.output.scale[0]
+    if op.kind == "FULLY_CONNECTED":  # the reference kernel of dense layers rounds real numbers
+        found = total * scales
+        found = np.trunc(found + np.copysign(0.5, found)).astype("int64")
+    else:
+        channels = [rescale(total[..., k], *multiplier(s)) for k, s in enumerate(scales)]
+        found = np.stack(channels, -1)
+    return np.clip(found + op.output.zero, -128, 127)
 
 
 def averaged(op, x, axes):
@@ -199,7 +208,8 @@ def test_digits(both, reference_kernels, tmp_path):
     clips = {ins[0]["name"]: np.repeat(images[:, None], report.timesteps, axis=1)}
     found = program(tmp_path / "net.c")(clips)[out["name"]]
     np.testing.assert_array_equal(found, integers(tmp_path / "net.tflite", report, images))
-    interpreter = reference_kernels(tmp_path / "net.tflite", report)
+    path = tmp_path / "net.tflite"
+    interpreter = reference_kernels(path.read_bytes(), first_states(path, report))
     for image, wanted in zip(images[:20], found):
         interpreter.reset()
         steps = [interpreter.step(image[None])[out["name"]][0] for _ in wanted]
@@ -266,7 +276,8 @@ def test_layers(quantize, both, reference_kernels, tmp_path):
     report = export.to_c(model, tmp_path / "for.c", quantize, clips if quantize else None, clips)
     name = report.inputs[0]["name"]
     found = program(tmp_path / "for.c")({name: clips})
-    interpreter = reference_kernels(tmp_path / "for.tflite", report)
+    path = tmp_path / "for.tflite"
+    interpreter = reference_kernels(path.read_bytes(), first_states(path, report))
     for k, clip in enumerate(clips):
         interpreter.reset()
         for t, frame in enumerate(clip):
@@ -281,6 +292,67 @@ def test_layers(quantize, both, reference_kernels, tmp_path):
         for wanted, row in zip(model.predict(clips, verbose=0), report.outputs):
             np.testing.assert_allclose(found[row["name"]][:, -1], wanted, rtol=1e-4, atol=1e-5)
         assert all(layer["agreement"] == 1 for layer in report.layers)
+
+
+def every_net(seed):
+    """Every neuron, and every norm, each with weights of its own, behind one input."""
+
+    def random(layer):
+        return layer(kernel_initializer=keras.initializers.RandomNormal(0.1, 0.6))
+
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((STEPS, 3, 3, 2), name="x")
+    flat = layers.FoldTime(keras.layers.Flatten())(inputs)
+    norms = {
+        "BN": keras.layers.BatchNormalization(),
+        "tdBN": layers.ThresholdDependentBatchNormalization(),
+        "TEBN": layers.TemporalEffectiveBatchNormalization(STEPS),
+        "BNTT": layers.BatchNormalizationThroughTime(STEPS),
+    }
+    dense = functools.partial(keras.layers.Dense, 5)
+    # The reference kernels have no ROUND, which integer spikes take.
+    currents = [(name, random(dense)(flat)) for name in layers.list_neurons() if name != "ILIF"]
+    currents += [("SynapticLIF", norm(random(dense)(flat))) for norm in norms.values()]
+    conv = random(functools.partial(keras.layers.Conv2D, 3, 2))
+    x = layers.SynapticLIF()(
+        layers.ThresholdDependentBatchNormalization()(layers.FoldTime(conv)(inputs))
+    )
+    spikes = [layers.get_neuron(name)(current) for name, current in currents]
+    spikes.append(layers.FoldTime(keras.layers.Flatten())(x))
+    model = keras.Model(inputs, [layers.LastOverTime()(random(dense)(x)) for x in spikes])
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        name = weight.path.rpartition("/")[2]
+        if name in ("gamma", "moving_variance", "step_scale"):
+            weight.assign(rng.uniform(0.3, 1.2, weight.shape))
+        elif name in ("beta", "moving_mean"):
+            weight.assign(rng.uniform(-0.3, 0.3, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("quantize", ["int8"])
+def test_every_neuron_and_norm(quantize, reference_kernels, tmp_path):
+    """Random networks: each output of each step equals that of the reference kernels."""
+    model = every_net(seed=0)
+    clips = np.random.default_rng(0).normal(0.4, 1.5, (8, *model.input_shape[1:]))
+    clips = clips.astype("float32")
+    options = {"quantize": quantize, "target": "c", "state": "explicit"}
+    job = Job("c", "step", STEPS, 1, options, "net")
+    made = worker.Program(model, job, {"representative": [clips]})
+    blob = target.TARGET.convert(made)
+    source = target._written(made, blob)
+    for suffix, content in {"c": source.source, "h": source.header}.items():
+        (tmp_path / f"net.{suffix}").write_text(content)
+    found = program(tmp_path / "net.c")({"x": clips})
+    interpreter = reference_kernels(blob, made.states())
+    wrong = collections.Counter()
+    for k, clip in enumerate(clips):
+        interpreter.reset()
+        for t, frame in enumerate(clip):
+            for name, wanted in interpreter.step(frame[None]).items():
+                wrong[name] += np.sum(found[name][k, t] != wanted.ravel())
+    assert len(wrong) == len(model.outputs)
+    assert not +wrong
 
 
 def test_what_is_refused(tmp_path):

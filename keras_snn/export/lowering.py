@@ -326,7 +326,8 @@ def _affine(lowering, call, x, scale, shift):
     if len(scale) == 1:
         return Value(x.tensor * scale + shift, True, constant=x.constant)
     if lowering.step:
-        now = ops.cast(ops.minimum(lowering.time(), len(scale) - 1.0), "int32")
+        # Quantised, the number of a step may be a little less than that.
+        now = ops.cast(ops.minimum(lowering.time() + 0.5, len(scale) - 0.5), "int32")
         scale, shift = ops.take(scale, now, axis=0), ops.take(shift, now, axis=0)
     return Value(lowering.repeated(x) * scale + shift, True)
 

@@ -42,6 +42,12 @@ class ExportReport:
             such as `"block/lif/membrane"`, of the second call of a layer `"lif:1/membrane"`. Names
             in files are made of letters, digits and `_`, no two alike; a state `NAME` is
             `NAME_out` after a step.
+        tensors: Every tensor in the file: name, shape, type, whether it is constant, the code of
+            0 (`"zero_point"`) and its `"scale"`: a list, empty in float32, one number, or one for
+            each entry of `"axis"`.
+        arithmetic: Every operation, in order: its name, the places of its inputs (-1: left out) and
+            outputs in `tensors`; of those on integers also each `"multiplier"` and `"shift"`, see
+            `keras_snn.export.c.factors.factors`, and `"limits"`, the least and largest code.
         arena_bytes: Memory that TensorFlow Lite Micro needs; `None` if it was not asked.
         warnings: What to look at.
         path: Where the file is.
@@ -73,6 +79,8 @@ class ExportReport:
     synops: float = 0.0
     not_counted: list = dataclasses.field(default_factory=list)
     names: dict = dataclasses.field(default_factory=dict)
+    tensors: list = dataclasses.field(default_factory=list)
+    arithmetic: list = dataclasses.field(default_factory=list)
     warnings: list = dataclasses.field(default_factory=list)
     path: str = ""
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_snn.export.c.pointwise import limits, multiplier, number, quantized, scale
+from keras_snn.export.c.factors import factors, quantized, scale
+from keras_snn.export.c.pointwise import limits, number
 
 __all__ = ["INDEXED", "KERNELS", "SOURCES"]
 
@@ -30,6 +31,14 @@ static int32_t rescale(int32_t x, int32_t multiplier, int shift)
     const int64_t high = (product + nudge) / ((int64_t)1 << 31);
     const int64_t mask = ((int64_t)1 << right) - 1;
     return (int32_t)((high >> right) + ((high & mask) > (mask >> 1) + (high < 0)));
+}
+""",
+    "rescale_once": """
+/* The same, rounded once, halves away from zero: in dense layers, as TensorFlow Lite has it. */
+static int32_t rescale_once(int32_t x, int32_t multiplier, int shift)
+{
+    const int64_t product = (int64_t)x * multiplier;
+    return (int32_t)((product + ((int64_t)1 << (30 - shift)) - (product < 0)) >> (31 - shift));
 }
 """,
     "weigh": """
@@ -193,15 +202,10 @@ def _weigh(op, write):
     }
     zero = 0
     if quantized(y):
-        zero, scales = x.zero, np.asarray(kernel.scale, "float64")
-        if len(scales) == 1:  # as TensorFlow Lite has it: the product in float32
-            scales = np.repeat(float(x.scale[0] * kernel.scale[0]), outputs)
-        else:
-            scales = scale(x) * scales
-        factors = [multiplier(s / scale(y)) for s in scales]
-        fields["multiplier"] = write.constant(np.array([f for f, _ in factors]), "int32_t")
-        fields["shift"] = write.constant(np.array([s for _, s in factors]), "int8_t")
-        fields["out_zero"] = y.zero
+        zero, (multipliers, shifts) = x.zero, zip(*factors(op))
+        fields["multiplier"] = write.constant(np.array(multipliers), "int32_t")
+        fields["shift"] = write.constant(np.array(shifts), "int8_t")
+        fields |= {"out_zero": y.zero, "once": int(op.kind == "FULLY_CONNECTED")}
     fields |= dict(zip(("rows", "columns"), shape)) | {"inputs": weights.shape[2]}
     fields |= dict(zip(("out_rows", "out_columns"), out_shape)) | {"outputs": outputs}
     fields |= {"groups": groups, "kernel_rows": weights.shape[0]}
@@ -212,7 +216,7 @@ def _weigh(op, write):
     write.totals = max(write.totals, outputs)
     write.use("weigh", "clampf" if write.value == "float" else "clamp")
     if quantized(y):
-        write.use("rescale")
+        write.use("rescale", "rescale_once")
     layer = write.struct("layer", fields)
     return f"weigh(&{layer}, {write.name(x)}, {write.name(y)});"
 
@@ -261,7 +265,7 @@ def _reduce(mean):
             int(np.prod(part)) for part in (x.shape[:first], x.shape[first:last], x.shape[last:])
         )
         if quantized(y):
-            factor, shift = multiplier(scale(x) / scale(y))
+            ((factor, shift),) = factors(op)
             if mean:
                 more = min(int(np.log2(count)), 32, 31 + shift)
                 factor, shift = (factor << more) // count, shift - more
@@ -354,6 +358,15 @@ def _slice(op, read):
     return read(x, place(y.shape, [strides[k] * steps[k] for k in kept], first))
 
 
+def _gather(op, read):
+    x, rows = op.inputs
+    if op.options.axis or op.options.batchDims:
+        raise NotImplementedError
+    inner = x.size // x.shape[0]
+    row = read(rows, "0" if rows.size == 1 else f"i / {inner}")
+    return read(x, f"{row} * {inner} + i % {inner}")
+
+
 def _transpose(op, read):
     x = op.inputs[0]
     strides = _strides(x.shape)
@@ -392,6 +405,7 @@ def _pad(op, read):
 # Operations that move values: what entry `i` of the output is. `read(tensor, index)` is the text
 # of one value.
 INDEXED = {
+    "GATHER": _gather,
     "SLICE": _slice,
     "STRIDED_SLICE": _slice,
     "TRANSPOSE": _transpose,

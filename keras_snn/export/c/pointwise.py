@@ -11,7 +11,9 @@ efficient integer-arithmetic-only inference", and the quantisation specification
 
 import numpy as np
 
-__all__ = ["POINTWISE", "Text", "limits", "multiplier", "number", "quantized", "scale"]
+from keras_snn.export.c.factors import LEFT, factors, quantized, scale
+
+__all__ = ["POINTWISE", "Text", "limits", "number"]
 
 
 class Text(str):
@@ -98,27 +100,6 @@ def clamp(x, low, high):
     return both(kind + "({}, {}, {})", np.clip)(x, low, high)
 
 
-def multiplier(real):
-    """A positive factor as an integer of 31 bits and a power of two."""
-    if not real:
-        return 0, 0
-    share, shift = np.frexp(real)
-    whole = int(np.floor(share * 2.0**31 + 0.5))
-    if whole == 1 << 31:
-        whole, shift = whole // 2, shift + 1
-    return (0, 0) if shift < -31 else (whole, int(shift))
-
-
-def quantized(tensor):
-    """Whether a tensor has integers that stand for real numbers."""
-    return tensor.scale is not None and tensor.kind == "int8"
-
-
-def scale(tensor):
-    """The one scale of a tensor."""
-    return float(tensor.scale[0])
-
-
 # TensorFlow Lite's fused activations by number: the limits of RELU, RELU_N1_TO_1, RELU6.
 ACTIVATIONS = {0: (-np.inf, np.inf), 1: (0, np.inf), 2: (-1, 1), 3: (0, 6)}
 
@@ -150,12 +131,10 @@ def _sum(sign):
     def function(op, a, b):
         if not quantized(op.output):
             return limited(op, a + b if sign > 0 else a - b)
-        first, second = op.inputs
-        largest = 2 * max(scale(first), scale(second))
-        a = rescale((a - first.zero) * (1 << 20), *multiplier(scale(first) / largest))
-        b = rescale((b - second.zero) * (1 << 20), *multiplier(scale(second) / largest))
-        factor = multiplier(largest / ((1 << 20) * scale(op.output)))
-        return limited(op, rescale(a + b if sign > 0 else a - b, *factor) + op.output.zero)
+        left, (first, second, last) = 1 << LEFT[op.output.kind], factors(op)
+        a = rescale((a - op.inputs[0].zero) * left, *first)
+        b = rescale((b - op.inputs[1].zero) * left, *second)
+        return limited(op, rescale(a + b if sign > 0 else a - b, *last) + op.output.zero)
 
     return function
 
@@ -164,8 +143,7 @@ def _product(op, a, b):
     if not quantized(op.output):
         return limited(op, a * b)
     first, second = op.inputs
-    factor = np.float32(first.scale[0]) * np.float32(second.scale[0])
-    factor = multiplier(float(np.float32(factor / np.float32(op.output.scale[0]))))
+    (factor,) = factors(op)
     return limited(op, rescale((a - first.zero) * (b - second.zero), *factor) + op.output.zero)
 
 
@@ -175,8 +153,8 @@ def _comparison(sign, function):
     def compared(op, a, b):
         if quantized(op.inputs[0]):
             a, b = (
-                rescale((x - t.zero) * (1 << 8), *multiplier(scale(t)))
-                for x, t in zip((a, b), op.inputs)
+                rescale((x - t.zero) * (1 << 8), *factor)
+                for x, t, factor in zip((a, b), op.inputs, factors(op))
             )
         return relation(a, b)
 
@@ -196,7 +174,7 @@ def _quantize(op, x):
     source, output = op.inputs[0], op.output
     low, high = limits(op)
     if quantized(source):
-        factor = multiplier(scale(source) / scale(output))
+        (factor,) = factors(op)
         return clamp(rescale(x - source.zero, *factor) + output.zero, low, high)
     code = rounded(x / np.float32(output.scale[0])) + np.float32(output.zero)
     return to_whole(clamp(code, np.float32(low), np.float32(high)))
@@ -247,6 +225,7 @@ POINTWISE = {
     "LOGICAL_AND": lambda op, a, b: both("({} && {})", np.logical_and)(a, b),
     "LOGICAL_OR": lambda op, a, b: both("({} || {})", np.logical_or)(a, b),
     "LOGICAL_NOT": lambda op, a: both("(!{})", np.logical_not)(a),
+    "SELECT": lambda op, test, a, b: choose(test, a, b),
     "SELECT_V2": lambda op, test, a, b: choose(test, a, b),
     "CAST": _cast,
     "QUANTIZE": _quantize,

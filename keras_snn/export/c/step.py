@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_snn.export import flatbuffer
 
-__all__ = ["Operation", "Step", "Tensor", "read"]
+__all__ = ["Operation", "Step", "Tensor", "graph", "read"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -20,6 +20,7 @@ class Tensor:
         kind: `"float32"`, `"int8"`, ...
         scale: Scales of a quantised tensor, one or one for each channel; `None` of others.
         zero: The code of 0.
+        axis: The axis of the channels, where there is a scale for each.
         data: Values of a constant.
     """
 
@@ -28,6 +29,7 @@ class Tensor:
     kind: str
     scale: np.ndarray | None = None
     zero: int = 0
+    axis: int = 0
     data: np.ndarray | None = None
 
     @property
@@ -86,19 +88,7 @@ def read(blob, inputs, outputs, states):
     Returns:
         A `Step`.
     """
-    model, names = flatbuffer.read(blob)
-    graph = model.subgraphs[0]
-    tensors = [_tensor(model, tensor) for tensor in graph.tensors]
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-    operations = [
-        Operation(
-            codes[op.opcodeIndex],
-            [tensors[i] if i >= 0 else None for i in op.inputs],
-            [tensors[i] for i in op.outputs],
-            op.builtinOptions,
-        )
-        for op in graph.operators
-    ]
+    model, tensors, operations = graph(blob)
     signature = next(s for s in model.signatureDefs if s.subgraphIndex == 0)
     read, written = (
         {m.name.decode(): tensors[m.tensorIndex] for m in maps}
@@ -112,6 +102,29 @@ def read(blob, inputs, outputs, states):
     )
 
 
+def graph(blob):
+    """The first graph of a file.
+
+    Returns:
+        `(model, tensors, operations)`: the file in TensorFlow Lite's schema, its `Tensor`s, and its
+        `Operation`s in order.
+    """
+    model, names = flatbuffer.read(blob)
+    found = model.subgraphs[0]
+    tensors = [_tensor(model, tensor) for tensor in found.tensors]
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    operations = [
+        Operation(
+            codes[op.opcodeIndex],
+            [tensors[i] if i >= 0 else None for i in op.inputs],
+            [tensors[i] for i in op.outputs],
+            op.builtinOptions,
+        )
+        for op in found.operators
+    ]
+    return model, tensors, operations
+
+
 def _tensor(model, tensor):
     q, data = tensor.quantization, model.buffers[tensor.buffer].data
     shape = () if tensor.shape is None else tuple(map(int, tensor.shape))
@@ -119,6 +132,7 @@ def _tensor(model, tensor):
     found = Tensor(tensor.name.decode(), shape, kind)
     if q is not None and q.scale is not None and len(q.scale):
         found.scale, found.zero = np.asarray(q.scale, "float32"), int(q.zeroPoint[0])
+        found.axis = int(q.quantizedDimension)
     if data is not None and len(data):
         found.data = np.frombuffer(bytes(data), kind).reshape(shape)
     return found

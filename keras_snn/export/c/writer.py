@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_snn.export.c.factors import quantized
 from keras_snn.export.c.kernels import INDEXED, KERNELS, SOURCES, broadcast
-from keras_snn.export.c.pointwise import POINTWISE, Text, number, quantized
+from keras_snn.export.c.pointwise import POINTWISE, Text, number
 from keras_snn.export.c.step import Operation, Tensor
 from keras_snn.export.names import identifier
 
@@ -471,9 +472,10 @@ FORMS = {
     },
     "integer": {
         "SCALES": "const int32_t *multiplier;\n    const int8_t *shift;",
-        "EDGES": "int32_t zero, out_zero, low, high;",
+        "EDGES": "int once;\n    int32_t zero, out_zero, low, high;",
         "FINISH": (
-            "(value)clamp(\n                    rescale(totals[o], l->multiplier[o], l->shift[o]) "
+            "(value)clamp(\n                    (l->once ? rescale_once : rescale)("
+            "totals[o], l->multiplier[o], l->shift[o])\n                        "
             "+ l->out_zero, l->low, l->high)"
         ),
         "MEAN": "((sum + (sum > 0 ? count / 2 : -(count / 2))) / count)",

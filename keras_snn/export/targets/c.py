@@ -11,6 +11,7 @@ import weakref
 import numpy as np
 
 from keras_snn.export import flatbuffer
+from keras_snn.export.c.describe import describe
 from keras_snn.export.c.step import read
 from keras_snn.export.c.writer import write
 from keras_snn.export.job import run
@@ -101,6 +102,7 @@ class C(Target):
             "quantization": facts["quantization"],
             "inputs": inputs,
             "outputs": outputs,
+            **describe(blob),
         }
 
     def runners(self, program, blob):

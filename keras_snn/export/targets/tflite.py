@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 from keras_snn.export import flatbuffer, micro, trial
+from keras_snn.export.c.describe import describe
 from keras_snn.export.job import run
 from keras_snn.export.lowering import INTEGERS
 from keras_snn.export.streaming import StreamingInterpreter
@@ -125,7 +126,7 @@ class TFLite(Target):
     def check(self, program, blob, probe):
         options = program.job.options
         flatbuffer.check(blob, options["state"] == "internal", options["target"] == "tflm")
-        return {"arena_bytes": _tried(program, blob, probe)}
+        return {"arena_bytes": _tried(program, blob, probe), **describe(blob)}
 
     def runners(self, program, blob):
         kinds = {"XNNPACK": True, "built-in": False}
