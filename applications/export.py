@@ -4,9 +4,13 @@
     python applications/export.py --model_file=model.keras --mode=step --quantize=int8 --target=tflm
     python applications/export.py --model_file=model.keras --quantize=int8 --target=c
 
+The report goes beside the file, `.json`; `--tensors` adds the scale and zero point of every
+tensor, and the multipliers and shifts of every operation, for those who write their own hardware.
+For TensorFlow Lite Micro the folder `NAME_tflm` gets a C++ program: `TFLM=path make` there.
 Inputs to compare with, and to take the ranges of quantised files from, are those of a data set.
 """
 
+import dataclasses
 import pathlib
 
 import common
@@ -14,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from keras_snn import export
+from keras_snn.export.micro import project
 from keras_snn.export.targets.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
 from keras_snn.utils import files
 
@@ -27,6 +32,7 @@ flags.DEFINE_enum("mode", "sequence", MODES, "Whole clips, or steps with states.
 flags.DEFINE_enum("quantize", None, QUANTIZATIONS[1:], "Quantisation (default: float32).")
 flags.DEFINE_enum("target", "litert", (*TARGETS, "c"), "LiteRT, TensorFlow Lite Micro, or C.")
 flags.DEFINE_enum("state", "explicit", STATES, "Where a step's states are.")
+flags.DEFINE_bool("tensors", False, "Scales, multipliers and shifts in the report.")
 flags.DEFINE_integer("timesteps", None, "Steps, where the model does not tell.", lower_bound=1)
 
 
@@ -58,7 +64,14 @@ def main(argv):
     except (TypeError, RuntimeError) as error:  # what can't be exported
         raise ValueError(str(error)) from error
     print(report)
-    files.write(path.with_suffix(".json"), report.to_json())
+    kept = report if FLAGS.tensors else dataclasses.replace(report, tensors=[], arithmetic=[])
+    files.write(path.with_suffix(".json"), kept.to_json())
+    if FLAGS.target == "tflm":
+        folder = path.with_name(f"{path.stem}_tflm")
+        folder.mkdir(exist_ok=True)
+        for name, text in project(path.read_bytes(), report, path.stem).items():
+            files.write(folder / name, text)
+        print(f"A C++ program: TFLM=path make -C {folder}")
 
     images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
     stream = (export.CRunner if source else export.StreamingInterpreter)(path)

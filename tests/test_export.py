@@ -16,6 +16,7 @@ from helpers import to_numpy
 from keras import ops
 
 from keras_snn import applications, export, layers
+from keras_snn.export.micro import project
 from keras_snn.export.report import compare, warnings
 
 pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
@@ -323,6 +324,71 @@ def test_names_never_merge(kind, tmp_path):
             np.testing.assert_allclose(found[name][0], y[i], atol=1e-5)
 
 
+# As much of TensorFlow Lite Micro as its programs call.
+MICRO = """
+#pragma once
+#include <cstddef>
+#include <cstdint>
+enum TfLiteStatus { kTfLiteOk, kTfLiteError };
+struct TfLiteQuantizationParams { float scale; int32_t zero_point; };
+struct TfLiteTensor { size_t bytes; TfLiteQuantizationParams params; };
+namespace tflite {
+struct Model {};
+template <class T> T* GetTensorData(TfLiteTensor*) { return nullptr; }
+inline const Model* GetModel(const void*) { return nullptr; }
+inline void InitializeTarget() {}
+template <unsigned N> struct MicroMutableOpResolver {
+  static_assert(N == COUNT);
+  METHODS
+};
+struct MicroInterpreter {
+  template <class R> MicroInterpreter(const Model*, const R&, uint8_t*, size_t) {}
+  TfLiteStatus AllocateTensors() { return kTfLiteOk; }
+  TfLiteStatus Invoke() { return kTfLiteOk; }
+  TfLiteTensor* input(size_t) { return nullptr; }
+  TfLiteTensor* output(size_t) { return nullptr; }
+};
+}
+"""
+METHODS = {"CONV_2D": "Conv2D", "SELECT_V2": "SelectV2"}
+
+
+def check_project(texts, report, folder):
+    """A C++ program for Micro: correct C++, exactly the operations of the file, all states."""
+    names = [METHODS.get(op, op.title().replace("_", "")) for op in report.operations]
+    methods = "".join(f"TfLiteStatus Add{name}();" for name in names)
+    stub = MICRO.replace("COUNT", str(len(names))).replace("METHODS", methods)
+    lite = folder / "tflm/tensorflow/lite"
+    for header in re.findall(r'"(tensorflow/\S+)"', texts["main.cc"]):
+        place = folder / "tflm" / header
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text('#include "tensorflow/lite/all.h"\n')
+    (lite / "all.h").write_text(stub)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Itflm", "-I."]
+    subprocess.run([*command, "main.cc", "net-1.cc"], cwd=folder, check=True)
+    for name in names:
+        assert texts["main.cc"].count(f"resolver.Add{name}();") == 1
+    inputs, outputs = ([row["name"] for row in rows] for rows in (report.inputs, report.outputs))
+    for name in report.initial_states:
+        places = f"{{{inputs.index(name)}, {outputs.index(f'{name}_out')}, "
+        assert places in texts["main.cc"]
+    # The sources of Micro that are compiled: no tests.
+    (folder / "tflm/third_party/gemmlowp").mkdir(parents=True)
+    (lite / "micro/kernels").mkdir()
+    for name in ("kernels/conv", "kernels/conv_test", "micro_log", "micro_log_test"):
+        (lite / f"micro/{name}.cc").touch()
+    run = subprocess.run(
+        ["make", "-n", "TFLM=tflm"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "build/tensorflow/lite/micro/kernels/conv.o" in run.stdout
+    assert "tflm/third_party/flatbuffers/include" in run.stdout
+    assert "_test" not in run.stdout
+    run = subprocess.run(["make"], cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode and "TFLM=path make" in run.stderr
+
+
 @with_tensorflow
 def test_microcontroller(tmp_path):
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
@@ -340,6 +406,7 @@ def test_microcontroller(tmp_path):
     subprocess.run(
         ["g++", "-c", "-x", "c++", "net-1.cc", "-o", os.devnull, "-I."], cwd=tmp_path, check=True
     )
+    check_project(project(path.read_bytes(), report, "net-1"), report, tmp_path)
     # Micro's own interpreter, fed with its own states, gives the answers of TensorFlow Lite's.
     micro = runtime.Interpreter.from_bytes(path.read_bytes())
     stream, agree = export.StreamingInterpreter(path), 0

@@ -144,6 +144,7 @@ EFFECTS = {
         "quantize": ["int8", FILE],
         "target": ["tflm", FILE],
         "state": ["internal", FILE, "--mode=step"],
+        "tensors": ["true", FILE],
     },
     "profile_model": SAVED
     | BATCHES
