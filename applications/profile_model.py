@@ -3,7 +3,8 @@
     python applications/profile_model.py --model_file=results/demo/SEWResNet8_digits.keras
     python applications/profile_model.py --model=SEWResNet18 --dataset=cifar10 --examples=64
 
-Prints the table, writes it as JSON, and writes pictures where matplotlib is installed.
+Prints the table, writes it as JSON, and writes pictures and a page, `report.html`, where matplotlib
+is installed.
 """
 
 import importlib.util
@@ -34,12 +35,7 @@ def neuron_pictures(model, profile, images):
     name = next((x.name for x in profile.layers if x.rate is not None), None)
     if name is None:
         return {}
-    for kinds in (("spikes", "membrane", "charged", "currents"), ("spikes",)):
-        try:
-            recording = analysis.record(model, images[:1], name, kinds, timesteps=16)
-            break
-        except ValueError:  # it has no potential
-            continue
+    recording = analysis.record(model, images[:1], name, None, timesteps=16)
     values = {kind: found[0] for kind, found in recording[name].items()}
     pictures = {"raster": analysis.plot_raster(values["spikes"], title=name).figure}
     if "membrane" in values:
@@ -67,6 +63,7 @@ def draw(model, profile, images, labels, output):
         pictures["accuracy"] = analysis.plot_accuracy(accuracy).figure
     except (TypeError, ValueError) as error:  # some layers know their number of steps
         print(f"No picture of accuracy over time: {error}")
+    analysis.report(model, (images, labels), output / "report.html", timesteps=FLAGS.timesteps)
     for name, figure in pictures.items():
         with files.replacing(output / f"{name}.png") as (part,):
             figure.savefig(part, dpi=100)
@@ -105,7 +102,7 @@ def main(argv):
     print(f"Wrote {output / 'profile.json'} (keras_snn {keras_snn.__version__})")
     if importlib.util.find_spec("matplotlib"):
         draw(model, profile, images, labels, output)
-        print(f"Pictures are in {output}")
+        print(f"Pictures are in {output}; open report.html there in a browser")
     else:
         print("No pictures: pip install keras-snn[plot]")
 

@@ -6,6 +6,7 @@ from keras_snn.analysis.counting import profile, sparsity
 from keras_snn.analysis.device import profile_file
 from keras_snn.analysis.energy import ENERGY, MEMORY, Work
 from keras_snn.analysis.gradients import gradient_norms
+from keras_snn.analysis.page import report
 from keras_snn.analysis.plots import (
     plot_accuracy,
     plot_energy,
@@ -15,9 +16,9 @@ from keras_snn.analysis.plots import (
     plot_rates,
     save_event_animation,
 )
+from keras_snn.analysis.profiles import LayerProfile, Profile
 from keras_snn.analysis.rates import firing_rates, is_spiking
 from keras_snn.analysis.recording import Recording, record
-from keras_snn.analysis.report import LayerProfile, Profile
 from keras_snn.analysis.rollout import Rollout
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "profile",
     "profile_file",
     "record",
+    "report",
     "save_event_animation",
     "sparsity",
 ]

@@ -12,7 +12,7 @@ from keras_snn.analysis import energy as costs
 from keras_snn.analysis import probes
 from keras_snn.analysis.accuracy import accuracy_over_time
 from keras_snn.analysis.energy import ENERGY, MEMORY
-from keras_snn.analysis.report import LayerProfile, Profile
+from keras_snn.analysis.profiles import LayerProfile, Profile
 from keras_snn.utils.arguments import check_choice
 from keras_snn.utils.batches import batches_of
 

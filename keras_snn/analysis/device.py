@@ -6,7 +6,7 @@ import pathlib
 
 from keras_snn.analysis import energy
 from keras_snn.analysis.energy import MEMORY
-from keras_snn.analysis.report import LayerProfile, Profile
+from keras_snn.analysis.profiles import LayerProfile, Profile
 from keras_snn.export import flatbuffer
 from keras_snn.utils.arguments import check_choice, check_integer
 

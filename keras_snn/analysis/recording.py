@@ -46,7 +46,8 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
             nested model `block` is `"block/lif"`; the second call of a layer is `"lif:1"`. Any
             layer has `"spikes"`, which is its output, and `"currents"`, its input.
         what: What to record: `"spikes"`; `"membrane"`, the potential after each step's reset;
-            `"charged"`, the potential that is compared with the threshold; `"currents"`.
+            `"charged"`, the potential that is compared with the threshold; `"currents"`. `None`
+            stands for all that each layer has.
         batch_size: Batch size.
         timesteps: Number of steps for models on images; by default their own.
 
@@ -65,10 +66,10 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
     >>> found["neuron"]["spikes"][0, :, 0], found["neuron"]["charged"][0, :, 0]
     (array([0., 1., 0.], dtype=float32), array([0.6, 1.2, 0.6], dtype=float32))
     """
-    what = (what,) if isinstance(what, str) else tuple(what)
-    unknown = [kind for kind in what if kind not in WHAT]
-    if unknown or not what:
-        raise ValueError(f"`what` should be some of {WHAT}, got {what}.")
+    kinds = (what,) if isinstance(what, str) else tuple(WHAT if what is None else what)
+    unknown = [kind for kind in kinds if kind not in WHAT]
+    if unknown or not kinds:
+        raise ValueError(f"`what` should be some of {WHAT}, got {kinds}.")
     trace = probes.traced(model, timesteps)
     known = {call.name: call for call in trace.calls}
     if layers is None:
@@ -78,8 +79,13 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
     missing = [name for name in names if name not in known]
     if missing or not names:
         raise ValueError(f"The model has no layers {missing}. It has: {', '.join(known)}.")
-    places = [(name, kind) for name in names for kind in what]
-    tensors = [_tensor(known[name], kind) for name, kind in places]
+    found = {(name, kind): _tensor(known[name], kind) for name in names for kind in kinds}
+    for (name, kind), tensor in found.items():
+        if tensor is None and what is not None:
+            kind_of_layer = type(known[name].layer).__name__
+            raise ValueError(f"{name} ({kind_of_layer}) has no {kind!r} to record.")
+    places = [place for place, tensor in found.items() if tensor is not None]
+    tensors = [found[place] for place in places]
     batches = probes.looked_at(model, trace.inputs, tensors, data, batch_size)
     result = {name: {} for name in names}
     for (name, kind), values in zip(places, zip(*batches)):
@@ -97,7 +103,4 @@ def _tensor(call, kind):
         return call.output
     if kind == "currents":
         return call.input
-    potential = probes.membrane_of(call, "after" if kind == "membrane" else "charged")
-    if potential is None:
-        raise ValueError(f"{call.name} ({type(call.layer).__name__}) has no {kind!r} to record.")
-    return potential
+    return probes.membrane_of(call, "after" if kind == "membrane" else "charged")
