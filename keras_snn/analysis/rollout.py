@@ -286,10 +286,27 @@ class Rollout:
         if timesteps is None and not lengths:
             raise ValueError(f"The model {self.model.name!r} is on images: give `timesteps`.")
         timesteps = min([*lengths, *([] if timesteps is None else [timesteps])])
-        totals, states = [running.start for _, _, running in self._readouts], None
-        for start in range(0, timesteps, self.chunk):
-            count = min(self.chunk, timesteps - start)
-            parts = [self._part(x, start) if t else x for x, t in zip(inputs, self.timed)]
+        yield from self.feed(
+            (
+                min(self.chunk, timesteps - start),
+                [self._part(x, start) if t else x for x, t in zip(inputs, self.timed)],
+            )
+            for start in range(0, timesteps, self.chunk)
+        )
+
+    def feed(self, pieces) -> Iterator[tuple[list, dict[str, np.ndarray]]]:
+        """Runs one batch piece by piece, as the pieces come.
+
+        Args:
+            pieces: An iterable of `(count, parts)`: the number of steps, which is `chunk` but for
+                the last piece, and an array for each input of the model, of a sequence `chunk`
+                steps, of which those behind the first `count` do not matter.
+
+        Yields:
+            What `run` yields, after each piece.
+        """
+        totals, states, start = [running.start for _, _, running in self._readouts], None, 0
+        for count, parts in pieces:
             states = self._first(parts) if states is None else states
             found = tree.flatten(self._step.predict_on_batch([*parts, *states]))
             found = iter([np.asarray(x) for x in found])
@@ -303,6 +320,7 @@ class Rollout:
                 so_far = running.totals(totals[place], x[:, :count].astype("float64"))
                 totals[place] = so_far[:, -1:]
                 values.append(running.values(so_far, steps).astype(entry.dtype))
+            start += count
             values += [np.repeat(x[:, None], count, 1) for x in constants]
             yield (
                 self._outputs(values, [x[:, :count] for x in sequences]),

@@ -171,7 +171,7 @@ def assemble(
 
     def frames(recording):
         cut = row.frames(recording, timesteps, row.size)
-        return cut if image_size is None else _shrunk(cut, shrink)
+        return cut if image_size is None else shrunk(cut, shrink)
 
     def vary(recording, generator):
         for kind in of_recordings:
@@ -207,7 +207,7 @@ def checked(read, size):
     return read_checked
 
 
-def _shrunk(frames, factor):
+def shrunk(frames, factor):
     """Means of squares of `factor` by `factor` pixels, of `(time, height, width, polarity)`."""
     time, height, width, polarities = frames.shape
     squares = (time, height // factor, factor, width // factor, factor, polarities)

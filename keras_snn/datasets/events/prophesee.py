@@ -99,6 +99,8 @@ def _words(path, data, place, dtype, what):
     return np.frombuffer(data, dtype, offset=place)
 
 
+# One event of a `.dat` file.
+DAT_EVENT = np.dtype([("t", "<u4"), ("address", "<u4")])
 # Bits of a column and of a row, and the place of the polarity, by the version of DAT.
 DAT = {"0": (9, 8, 17), "1": (9, 8, 17), "2": (14, 14, 28)}
 # Types of events: of any kind, and of a change of light; others are triggers and measurements.
@@ -114,7 +116,11 @@ def _dat(path, data, place, header):
         raise damaged(
             path, place, f"events should have the type 0 or 12 and 8 bytes, got {kind} and {size}"
         )
-    raw = _words(path, data, place + 2, [("t", "<u4"), ("address", "<u4")], "event")
+    return dat_events(_words(path, data, place + 2, DAT_EVENT, "event"), version)
+
+
+def dat_events(raw, version="2"):
+    """The events of an array of `DAT_EVENT`."""
     address = raw["address"].astype(np.int64)
     columns, rows, polarity = DAT[version]
     return Events(
