@@ -18,7 +18,7 @@ from keras_snn.export.targets import load
 from keras_snn.utils import files
 from keras_snn.utils.arguments import check_integer
 
-__all__ = ["run"]
+__all__ = ["clip_timesteps", "run"]
 
 
 def run(model, path, job, data):
@@ -38,7 +38,7 @@ def run(model, path, job, data):
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError("Exports are TensorFlow's work, on any backend: pip install tensorflow")
     job = dataclasses.replace(
-        job, timesteps=_timesteps(model, job.timesteps), stem=path.stem, modules=_modules(model)
+        job, timesteps=clip_timesteps(model, job.timesteps), stem=path.stem, modules=_modules(model)
     )
     data = {name: _arrays(model, value, name) for name, value in data.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def run(model, path, job, data):
     return report
 
 
-def _timesteps(model, given):
+def clip_timesteps(model, given):
     """Steps of a clip, from the argument, the inputs or the layers; 1 where nothing knows time."""
     if given is not None:
         check_integer("timesteps", given)
