@@ -36,6 +36,7 @@ __all__ = [
     "Role",
     "Trace",
     "check_functional",
+    "count_spikes",
     "flatten_layers",
     "functional",
     "get_mask",
@@ -45,6 +46,7 @@ __all__ = [
     "register",
     "role_of",
     "run",
+    "spike_units",
     "trace",
 ]
 
@@ -269,6 +271,7 @@ class Role:
         spikes: Whether its outputs are spikes, or a function from the layer to that.
         unit: What a spike is in its outputs, or a function from the layer to that. Integer spikes
             count as often as they say, those of either sign alike.
+        most: How often a neuron fires in a step at most, or a function from the layer to that.
         linear: Whether the output of each example is a linear function of its input, so that it may
             stay in conversion, or a function from a `Call` to that.
         idle: Whether it does nothing in inference.
@@ -283,6 +286,7 @@ class Role:
     products: Callable | None = lambda call: ()
     spikes: bool | Callable = False
     unit: float | Callable = 1.0
+    most: int | Callable = 1
     linear: bool | Callable = False
     idle: bool = False
     updates: Callable = lambda call: (0, 0, 0)
@@ -445,6 +449,11 @@ class Call:
     def unit(self):
         """What a spike is in its outputs."""
         return self.role.unit(self.layer) if callable(self.role.unit) else self.role.unit
+
+    @property
+    def most(self):
+        """How often a neuron fires in a step at most."""
+        return self.role.most(self.layer) if callable(self.role.most) else self.role.most
 
     @property
     def linear(self):
@@ -638,6 +647,29 @@ def trace(model, timesteps=None, replace=lambda call: call, shapes=None):
         for call in calls
     ]
     return Trace(tensors, calls, outputs, timed, [times.get(id(x), False) for x in outputs])
+
+
+def spike_units(trace):
+    """What a spike is in the tensors of a trace, by their `id`, where it is not 1.
+
+    What layers without products make of spikes, a maximum or a sum say, has their unit.
+    """
+    units = {}
+    for call in trace.calls:
+        if call.spikes:
+            units[id(call.output)] = call.unit
+        elif not call.products and len({units.get(id(x)) for x in call.inputs}) == 1:
+            units |= {id(x): units.get(id(call.input)) for x in call.outputs}
+    return {key: unit for key, unit in units.items() if unit not in (None, 1)}
+
+
+def count_spikes(x, unit=None):
+    """Spikes as often as they count; what is no whole number of them stays so."""
+    x = ops.abs(x)
+    if unit is None:
+        return x
+    whole = ops.round(x / unit)
+    return ops.where(ops.abs(x / unit - whole) < 1e-4, whole, x / unit)
 
 
 def _times(calls):

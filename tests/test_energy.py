@@ -353,15 +353,20 @@ def test_plot_of_energy():
 def test_integer_and_ternary_spikes(neuron, each):
     """By hand: as many accumulates as the expansion has spikes, or as there are of either sign."""
     x = np.random.default_rng(0).normal(0.5, 1.5, (4, 2, 3, 5)).astype("float32")
+    x[..., 0] = 9  # fires as often as it can
     inputs = keras.Input(x.shape[1:])
     spikes = neuron(inputs)
     outputs = layers.Dense(7, name="dense")(snn.FoldTime(layers.Flatten())(spikes))
     profile = analysis.profile(keras.Model(inputs, outputs), x)
     found = {layer.name: layer for layer in profile.layers}
-    count = each(np.asarray(keras.Model(inputs, spikes).predict(x, verbose=0), "float64")).sum() / 4
+    fired = np.asarray(keras.Model(inputs, spikes).predict(x, verbose=0), "float64")
+    count = each(fired).sum() / 4
     np.testing.assert_allclose(found["dense"].synops, 7 * count, rtol=1e-6)
     assert found["dense"].macs_spent == 0
     rate = count / (2 * 15)
     np.testing.assert_allclose(found[neuron.name].rate, rate, rtol=1e-6)
+    highest = getattr(neuron.cell, "max_spikes", 1)
+    full = (each(fired).sum((0, 1)) == highest * fired.shape[0] * fired.shape[1]).mean()
+    assert found[neuron.name].saturated == pytest.approx(full) and full > 0
     rates = analysis.firing_rates(keras.Model(inputs, outputs), x)
     np.testing.assert_allclose(rates[neuron.name], rate, rtol=1e-6)

@@ -93,6 +93,7 @@ NEURONS = {
     "AdaptiveLIF": lambda name: layers.AdaptiveLIF(name=name),
     "SynapticLIF": lambda name: layers.SynapticLIF(name=name),
     "KLIF": lambda name: layers.KLIF(name=name),
+    "MPBN": lambda name: layers.MPBNLIF(name=name),
 }
 NORMS = {
     "tdBN": lambda: layers.ThresholdDependentBatchNormalization(threshold=0.7),
@@ -622,6 +623,16 @@ def test_the_report_warns_of_outputs_that_differ_alone(quantize, limit):
     assert warnings(report(0.9 * limit)) == []
     (warning,) = warnings(report(1.1 * limit))
     assert "outputs differ by" in warning and "all spikes agree" in warning
+
+
+@pytest.mark.once
+def test_the_report_counts_integer_spikes_by_their_unit():
+    """Of quarters, 1/2 for 1/4 is another number of spikes; noise below half of one is none."""
+    spikes, other = np.array([[0.25, 0.5], [0.75, 1.0]]), np.array([[0.5, 0.5], [0.7, 1.05]])
+    keras_row, file_row = ((np.zeros(2), [x]) for x in (spikes, other))
+    row = {"Keras": keras_row, "XNNPACK": file_row, "built-in": keras_row, "file": file_row}
+    (layer,) = compare([row], ["a"], [0.25])["layers"]
+    assert (layer["rate"], layer["agreement"], layer["agreement, built-in"]) == (2.5, 0.75, 1.0)
 
 
 def grid(shape, rng):

@@ -1078,6 +1078,7 @@ def test_threshold_that_stands_for_the_normalisation_of_the_membrane(data_format
     folded = np.broadcast_to(layer.cell.folded_threshold(), x.shape[2:])
     plain.cell.threshold_weight.assign(folded.astype("float32"))
     assert_same(plain(x), wanted, exact=True)
+    np.testing.assert_array_equal(layer.cell.inference_spec()[-1], layer.cell.folded_threshold())
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert_same(loaded.predict(x, verbose=0), wanted, exact=True)

@@ -244,23 +244,8 @@ def _what_may_spike(trace):
         inherits = call.time not in ("removes", "recurrent")
         if call.timed or (inherits and any(id(x) in found for x in call.inputs)):
             found.update(id(x) for x in call.outputs)
-    units = {}
-    for call in trace.calls:
-        if call.spikes:
-            units[id(call.output)] = call.unit
-        elif not call.products and len({units.get(id(x)) for x in call.inputs}) == 1:
-            units |= {id(x): units.get(id(call.input)) for x in call.outputs}
     known = {id(call.output) for call in trace.calls if call.spikes}
-    return found, known, {key: unit for key, unit in units.items() if unit not in (None, 1)}
-
-
-def _counted(x, unit):
-    """Spikes as often as they count; what is no whole number of them stays so."""
-    x = ops.abs(x)
-    if unit is None:
-        return x
-    whole = ops.round(x / unit)
-    return ops.where(ops.abs(x / unit - whole) < 1e-4, whole, x / unit)
+    return found, known, graph.spike_units(trace)
 
 
 def _total(x):
@@ -289,7 +274,7 @@ def _reading(call, product, exact, may_spike, spiking, units):
     if not tensors:
         return outputs
     unit = call.unit if product.reads == "output" else units.get(id(tensors[0]))
-    x = _counted(probes.unmasked(ops.cast(tensors[0], "float32"), mask), unit)
+    x = graph.count_spikes(probes.unmasked(ops.cast(tensors[0], "float32"), mask), unit)
     known = product.reads == "output" or id(tensors[0]) in spiking
     size = math.prod(x.shape[2 if product.each_step else 1 :])
     outputs |= {"input": _total(x), "entries": size * steps}
@@ -316,7 +301,7 @@ def _ones(x):
 
 def _pair(product, tensors, first, may_spike, units):
     """Accumulates where the first tensor has spikes, where the second has, where both have."""
-    second = _counted(ops.cast(tensors[1], "float32"), units.get(id(tensors[1])))
+    second = graph.count_spikes(ops.cast(tensors[1], "float32"), units.get(id(tensors[1])))
     ones = [ops.ones_like(x) for x in (first, second)]
 
     def reached(a, b):
@@ -361,9 +346,10 @@ def _spent(products):
 def _fires(call):
     """What a layer's neurons do: sums over examples and steps, symbolic."""
     spikes, mask = probes.sequence_of(call), probes.mask_of(call)
-    fired = _counted(probes.unmasked(ops.cast(spikes, "float32"), mask), call.unit)
+    fired = graph.count_spikes(probes.unmasked(ops.cast(spikes, "float32"), mask), call.unit)
     # One pass over the spikes: how often each neuron fired in the batch.
     outputs = {"fired": ops.sum(fired, axis=(0, 1)), "steps": probes.steps_of(spikes, mask)}
+    outputs["most"] = call.most * outputs["steps"]
     v = probes.membrane_of(call, first=SAMPLED)
     if v is None:
         return outputs
@@ -386,7 +372,7 @@ def _firing(x):
         "neurons": neurons,
         "rate": float(np.sum(x["fired"]) / max(x["steps"] * neurons, 1)),
         "silent": float(np.mean(x["fired"] == 0)),
-        "saturated": float(np.mean(x["fired"] >= max(x["steps"], 1))),
+        "saturated": float(np.mean(x["fired"] >= max(x["most"], 1))),
     }
     if "sum" in x:
         count = max(x["sampled"] * neurons, 1)

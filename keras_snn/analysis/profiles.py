@@ -36,7 +36,8 @@ class LayerProfile:
         neurons: Number of neurons of a spiking layer.
         rate: Mean spikes per neuron and step of a spiking layer, else `None`.
         silent: Share of its neurons that never fired on the data.
-        saturated: Share of its neurons that fired at every step.
+        saturated: Share of its neurons that fired at every step, integer spikes as often as they
+            can.
         membrane: Mean, standard deviation, least and largest of its membrane potential, after
             reset, of the first examples of each batch; `None` if it has none.
         fixed: The `Work` that spikes don't change: products of values, biases, updates of neurons,

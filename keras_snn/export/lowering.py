@@ -62,7 +62,7 @@ class Lowering:
             the program in integers rounds them by itself.
         grids: Whether layers of `keras_snn.qat` are lowered to what TensorFlow's converter reads as
             quantised.
-        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`: the same step in float32,
+        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, if thresholds are above 0:
             of operations that XNNPACK has; a comparison is better where integers compute.
 
     After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
@@ -456,7 +456,7 @@ def _linear_step(cell, floor):
     import tensorflow as tf
 
     with tf.init_scope():
-        parts = cell.fused_spec() if isinstance(cell, snn.SpikingCell) else None
+        parts = cell.inference_spec() if isinstance(cell, snn.SpikingCell) else None
         if parts is None:
             return None
         form, fire, threshold = parts
@@ -473,7 +473,7 @@ def _linear_step(cell, floor):
         if v is not None and np.any(np.not_equal(decay, 1)):
             v = v * _constant(decay)
         h = x if v is None else v + x
-        if floor and not fire.strict:
+        if floor and not fire.strict and np.all(np.greater(threshold, 0)):
             share = h if np.all(np.equal(threshold, 1)) else h / _constant(threshold)
             spikes = ops.clip(ops.floor(share), 0, 1)
         else:

@@ -129,7 +129,7 @@ def _number(value):
     return "-" if value is None else f"{value:.2g}"
 
 
-def compare(found, names):
+def compare(found, names, units=None):
     """The report's figures of equality.
 
     Args:
@@ -137,15 +137,17 @@ def compare(found, names):
             `(outputs, spikes)`, with spikes `(time, ...)` of each layer, and `"file"` to
             `(outputs, None)`; one output, or a list.
         names: Names of the layers.
+        units: What a spike is in the outputs of each layer (default: 1).
     """
+    units = units or [1] * len(names)
     equal = {
-        kind: np.array([_equal(row["Keras"][1], row[kind][1]) for row in found])
+        kind: np.array([_equal(row["Keras"][1], row[kind][1], units) for row in found])
         for kind in ("XNNPACK", "built-in")
     }
     layers = []
-    for i, name in enumerate(names):
+    for i, (name, unit) in enumerate(zip(names, units)):
         sizes = np.array([row["Keras"][1][i].size for row in found], "float64")
-        ones = sum(float(row["Keras"][1][i].sum()) for row in found)
+        ones = sum(float(np.abs(row["Keras"][1][i]).sum()) for row in found) / unit
         # Examples in which all layers before this one agree.
         first = np.all(equal["XNNPACK"][:, :i] == sizes_of(found, i), axis=1)
         layers.append(
@@ -183,9 +185,10 @@ def sizes_of(found, count):
     )
 
 
-def _equal(wanted, given):
-    # Quantised spikes are 0 and 1 up to the steps of their scale.
-    return [int((np.round(b) == np.round(a)).sum()) for a, b in zip(wanted, given)]
+def _equal(wanted, given, units):
+    # Quantised spikes are whole numbers of their unit up to the steps of their scale.
+    pairs = zip(wanted, given, units)
+    return [int((np.round(b / unit) == np.round(a / unit)).sum()) for a, b, unit in pairs]
 
 
 # Least share of spikes that should agree, and largest difference of outputs relative to their size

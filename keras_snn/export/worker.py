@@ -61,6 +61,7 @@ class Program:
         timed_inputs, timed_outputs: Whether each input and output is a sequence.
         state_names: Names in the file of the states of one step, by those of the lowering.
         spike_names: Names of the layers whose spikes are compared.
+        spike_units: What a spike is in the outputs of each of them.
         names: What each name in the file stands for.
     """
 
@@ -69,12 +70,15 @@ class Program:
         self.trace = graph.trace(model, job.timesteps)
         self.timed_inputs, self.timed_outputs = self.trace.timed, self.trace.timed_outputs
         self.products = [call.products for call in self.trace.calls]
+        self.units = graph.spike_units(self.trace)
         self.one_step = job.mode == "step"
         self.shapes = [self._shape(i) for i in range(len(model.inputs))]
         lowering = self._look()
         self.initial = lowering.initial if self.one_step else {}
         self.thresholds = lowering.thresholds
         self.spike_names = list(lowering.spikes)
+        units = {call.name: call.unit for call in self.trace.calls}
+        self.spike_units = [units[name] for name in self.spike_names]
         kinds = (
             graph.input_names(model),
             graph.output_names(model),
@@ -230,30 +234,32 @@ class Program:
         )
 
     def _recorded(self, inputs):
-        spikes, costs, products = {}, [], iter(self.products)
+        spikes, costs, products = {}, [], iter(zip(self.trace.calls, self.products))
 
         def rule(call):
             outputs = call()
             if call.spikes and not call.each_step:
                 spikes[call.name] = tree.flatten(outputs)[0]
-            for product in next(products) or ():
-                costs.append(_cost(product, call, outputs, self.job.timesteps))
+            traced, counted = next(products)
+            for product in counted or ():
+                units = [self.units.get(id(x)) for x in traced.inputs]
+                costs.append(_cost(product, call, outputs, self.job.timesteps, units))
             return outputs
 
         return tree.flatten(graph.run(self.model, inputs, rule)), spikes, costs
 
 
-def _cost(product, call, outputs, timesteps):
+def _cost(product, call, outputs, timesteps, units):
     """Multiplications, the additions in their place if inputs are spikes, and whether they are."""
     macs = product.macs * (timesteps if product.each_step else 1)
     if product.reads == "values":
         return macs, 0, False
     if product.reads == "output":
-        factors = [outputs[:, :-1]]
+        factors, units = [outputs[:, :-1]], [call.unit]
     else:
         places = product.reads if isinstance(product.reads, tuple) else (product.reads,)
-        factors = [call.inputs[place] for place in places]
-    factors = [x[:1] for x in factors]
+        factors, units = ([values[place] for place in places] for values in (call.inputs, units))
+    factors = [graph.count_spikes(x[:1], unit) for x, unit in zip(factors, units)]
     spikes = [ops.all(ops.equal(x, ops.round(x))) for x in factors]
     if len(factors) == 2:  # what is no spikes counts everywhere
         counts = [ops.where(s, x, ops.ones_like(x)) for s, x in zip(spikes, factors)]
@@ -283,7 +289,7 @@ def _report(program, target, blob, probe):
         timesteps=job.timesteps,
         examples=len(examples),
         bytes=len(blob),
-        **compare(found, program.spike_names),
+        **compare(found, program.spike_names, program.spike_units),
         **final.describe(),
         latency_ms=final.latency(next(iter(program.frames(examples[0])))),
         state_bytes=int(sum(v.nbytes for v in program.initial.values())),

@@ -268,11 +268,19 @@ class SpikingCell(NeuronCell):
         linear_charge = self.linear_charge() if self._is_linear else None
         if linear_charge is None:
             return None
-        fire = spec.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
         threshold = self.threshold
         if self.threshold_weight is not None:
             threshold = self.threshold_weight * 1.0  # a tensor, as custom gradients want
-        return linear_charge, fire, threshold
+        return linear_charge, self.fire_spec, threshold
+
+    @property
+    def fire_spec(self):
+        """How the neuron fires and resets, for kernels."""
+        return spec.Fire(self.surrogate, self.strict, self.reset, self.v_reset, self.detach_reset)
+
+    def inference_spec(self):
+        """As `fused_spec`, of what the neuron does in inference: what files are made of."""
+        return self.fused_spec()
 
     def get_config(self):
         surrogate = surrogates.serialize(self.surrogate)

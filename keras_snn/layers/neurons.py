@@ -1018,6 +1018,10 @@ class MPBNLIFCell(LIFCell):
         threshold = keras.ops.convert_to_numpy(self.current_threshold)
         return (threshold - shift.reshape(shape)) / scale.reshape(shape)
 
+    def inference_spec(self):
+        threshold = self.folded_threshold() if type(self) is MPBNLIFCell else None
+        return None if threshold is None else (self.linear_charge(), self.fire_spec, threshold)
+
 
 class MPBNLIF(Neuron, cell=MPBNLIFCell):
     """LIF that normalises its charged potential before it fires (MPBN).

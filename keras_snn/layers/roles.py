@@ -24,19 +24,28 @@ from keras_snn.layers.rnn import SpikingRNN
 __all__ = []
 
 
-def _spikes(layer):
-    """Whether a loop's outputs are spikes: what its last cell is."""
+def _last_cell(layer):
+    """The cell whose outputs are those of a loop."""
     cell = layer.cell
     if isinstance(cell, keras.layers.StackedRNNCells):
         cell = cell.cells[-1]
-    if isinstance(cell, connections.RecurrentCell):
-        cell = cell.neuron
+    return cell.neuron if isinstance(cell, connections.RecurrentCell) else cell
+
+
+def _spikes(layer):
+    """Whether a loop's outputs are spikes."""
+    cell = _last_cell(layer)
     return isinstance(cell, NeuronCell) and cell.spiking
+
+
+def _most(layer):
+    """How often a neuron of a loop's last cell fires in a step at most."""
+    return getattr(_last_cell(layer), "max_spikes", 1)
 
 
 def _unit(layer):
     """What a spike of a loop's last cell is in its outputs."""
-    return 1 / layer.cell.max_spikes if getattr(layer.cell, "normalize", False) else 1.0
+    return 1 / _most(layer) if getattr(_last_cell(layer), "normalize", False) else 1.0
 
 
 def _loop_updates(call):
@@ -114,6 +123,7 @@ for layer, role in {
         products=roles.loop_products,
         spikes=_spikes,
         unit=_unit,
+        most=_most,
         updates=_loop_updates,
     ),
     parallel.PSN: graph.Role("across", products=_matrix_products, spikes=True),
