@@ -11,7 +11,21 @@ import time
 import keras
 import numpy as np
 
+from keras_snn import datasets, graph
+
 SECONDS = 60.0  # how long training is timed by default, behind the first batch, which compiles
+# Of the recipes' data sets: shape of an image or of one step, classes, examples to train and test.
+SETS = {
+    "fashion_mnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+    "imagenet2012": ((224, 224, 3), 1000, 1_281_167, 50_000),
+    "nmnist": ((34, 34, 2), 10, 60_000, 10_000),
+    "dvs_gesture": ((128, 128, 2), 11, 1_176, 288),
+    "cifar10_dvs": ((128, 128, 2), 10, 9_000, 1_000),
+    "spoken_digits": ((40,), 10, 2_700, 300),
+    "speech_commands": ((40,), 35, 84_843, 11_005),
+}
 
 
 @dataclasses.dataclass
@@ -73,6 +87,77 @@ class _Stopwatch(keras.callbacks.Callback):
         self.batches, self.seconds = self.batches + 1, now - self._begin
         if self.seconds >= self.limit:
             self.model.stop_training = True
+
+
+def stand_in(
+    name,
+    batch_size,
+    image_size=None,
+    timesteps=10,
+    train_timesteps=None,
+    one_hot=False,
+    validation_split=0.0,
+):
+    """Noise of the shape and number of a data set's examples, which takes no memory.
+
+    Args:
+        name: A name in `SETS`; the others are those of `keras_snn.datasets.load`.
+        batch_size: Examples in a batch.
+        image_size: Height and width of images, if not the data set's.
+        timesteps: Steps of a recording.
+        train_timesteps: Steps in training, if fewer.
+        one_hot: Whether labels are one-hot vectors.
+        validation_split: Share of the training examples that is held out.
+
+    Returns:
+        A `keras_snn.datasets.Dataset`.
+    """
+    shape, classes, train, test = SETS[name]
+    if image_size is not None:
+        shape = (image_size, image_size, shape[-1])
+    timed = name in datasets.recordings.RECORDINGS or name in datasets.speech.SETS
+    if not timed and keras.config.image_data_format() == "channels_first":
+        shape = (shape[2], *shape[:2])
+    noise = np.random.default_rng(0).uniform(-1, 1, (timesteps, *shape)).astype("float32")
+    label = np.eye(classes, dtype="float32")[0] if one_hot else np.int32(0)
+
+    def batches(count, steps=timesteps):
+        example = noise[:steps] if timed else noise[0]
+        arrays = (np.broadcast_to(x, (count, *np.shape(x))) for x in (example, label))
+        return datasets.ArrayBatches(*arrays, batch_size)
+
+    held_out = round(validation_split * train)
+    shape = ((None if train_timesteps else timesteps), *shape) if timed else shape
+    return datasets.Dataset(
+        name,
+        batches(train - held_out, train_timesteps or timesteps),
+        batches(test),
+        shape,
+        classes,
+        batches(held_out) if held_out else None,
+    )
+
+
+def fitting_batch(model, batch_size, timesteps):
+    """The batch size, halved until half of the memory holds what training keeps.
+
+    That are the outputs of weighted layers, normalisations and neurons. On an accelerator it is
+    the batch size as it is.
+    """
+    kept = sum(
+        math.prod(x.shape[1:]) * np.dtype(keras.backend.standardize_dtype(x.dtype)).itemsize
+        for call in graph.trace(model, timesteps).calls
+        if call.products or call.spikes or call.role.folds
+        for x in call.outputs
+    )
+    while batch_size > 1 and accelerator_memory() is None and kept * batch_size > memory() / 2:
+        batch_size //= 2
+    return batch_size
+
+
+def memory():
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(name, model, train, held_out, epochs, steps, seconds=SECONDS):
@@ -156,7 +241,7 @@ def report(parts, folder):
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    total = memory() / 2**30
     used = accelerator_memory()
     accelerator = "" if used is None else f"; {used / 2**30:.1f} GiB on the first accelerator"
     # `Resume` writes a file anew before the one that it replaces goes.

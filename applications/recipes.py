@@ -174,7 +174,8 @@ SMALL = {
     "dtype": "mixed_bfloat16",
     **CIFAR10,
 }
-# Yao et al. (2025), and Fang et al. (2025) on ImageNet, without their stochastic depth.
+# Yao et al. (2025), and Fang et al. (2025) on ImageNet. Their programs have a flag for stochastic
+# depth, 0.1, which reaches no network.
 LARGE_IMAGES = {
     "dataset": "imagenet2012",
     "image_size": 224,

@@ -349,8 +349,44 @@ def train(data, output, devices):
     return extract(), watch[-1], ann
 
 
-def estimated(data, devices):
+def load():
+    """The data of the flags."""
+    return common.load_data(
+        FLAGS.timesteps,
+        FLAGS.train_timesteps,
+        one_hot(),
+        validation_split=FLAGS.validation_split,
+        augmentation_options=common.json_flag("augmentation_options"),
+    )
+
+
+def load_or_stand_in():
+    """The data of the flags, or noise in their place where they are not at hand."""
+    try:
+        return load()
+    except (OSError, ImportError) as error:
+        if FLAGS.dataset not in estimate.SETS:
+            raise
+        print(f"Noise is timed in place of {FLAGS.dataset}, whose reading comes on top: {error}")
+    return estimate.stand_in(
+        FLAGS.dataset,
+        FLAGS.batch_size,
+        FLAGS.image_size,
+        FLAGS.timesteps,
+        FLAGS.train_timesteps,
+        one_hot(),
+        FLAGS.validation_split,
+    )
+
+
+def estimated(devices):
     """A minute of each training of the flags."""
+    data = load_or_stand_in()
+    batch_size = estimate.fitting_batch(build(data), FLAGS.batch_size, FLAGS.timesteps)
+    if batch_size < FLAGS.batch_size:
+        print(f"Batches of {batch_size} are timed: those of {FLAGS.batch_size} need more memory.")
+        FLAGS.batch_size = batch_size
+        data = load_or_stand_in()
     steps = FLAGS.steps_per_epoch or len(data.train)
     parts, train, held_out = [], devices.shard(data.train), devices.shard(shown(data))
     if FLAGS.ann_epochs:
@@ -369,16 +405,10 @@ def main(argv):
     output = common.output_dir(write=False)
     keras.config.set_dtype_policy(FLAGS.dtype)
     with devices() as group:
-        data = common.load_data(
-            FLAGS.timesteps,
-            FLAGS.train_timesteps,
-            one_hot(),
-            validation_split=FLAGS.validation_split,
-            augmentation_options=common.json_flag("augmentation_options"),
-        )
         if FLAGS.estimate:
-            print(estimate.report(estimated(data, group), output))
+            print(estimate.report(estimated(group), output))
             return
+        data = load()
         model, resume, ann = train(data, output, group)
     if group.is_chief:
         result = {"fit_seconds": resume.seconds, "history": history(resume)}

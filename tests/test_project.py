@@ -424,6 +424,33 @@ def publish(folder):
     run_program("applications/publish.py", f"--run={folder}", "--preset=mine", *sample)
 
 
+def estimate_of_noise(folder):
+    """The batch that fits by hand; then a program whose data are nowhere, on little memory."""
+    import estimate
+
+    kept = 4 * 8 * 8 * 4  # bytes of the outputs of a convolution
+    estimate.memory = lambda: 2 * 10 * kept
+    layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, padding="same")]
+    print(estimate.fitting_batch(keras.Sequential(layers), 64, None))
+    flags = ["--dataset=dvs_gesture", f"--data_dir={folder}/none", "--image_size=32"]
+    flags += ["--model=SpikingConvNet", '--options={"filters": [[2], [2]]}', "--batch_size=4"]
+    flags += ["--timesteps=4", "--train_timesteps=2", "--estimate", "--estimate_seconds=0.1"]
+    run_program("applications/train.py", *flags, f"--output_dir={folder}")
+
+
+@pytest.mark.once
+def test_an_estimate_without_data_or_memory(tmp_path):
+    found = in_a_process(estimate_of_noise, tmp_path)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert re.fullmatch(
+        r"8\nNoise is timed in place of dvs_gesture, whose reading comes on top: .*\n"
+        r"Batches of 1 are timed: those of 4 need more memory.\nNoise .*\n"
+        r"SpikingConvNet: .* 15 epochs of 1,176 batches .* 288 held-out batches .*\nTime: .*\n"
+        r"Memory: .*\nDisk: .*\n",
+        found.stdout,
+    ), found.stdout
+
+
 @pytest.mark.once
 def test_a_network_that_starts_from_an_ann(tmp_path):
     flags = ["--model=SpikingConvNet", '--options={"filters": [[8], [16]]}', "--neuron=IF"]

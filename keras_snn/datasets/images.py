@@ -260,7 +260,10 @@ def tfds(
         raise ValueError(f"{RESIZED_CROP!r} is for data sets whose images differ in size.")
     others = [variation for variation in augmentation if variation != RESIZED_CROP]
     prepare = make_preparation(others, features["label"].num_classes)
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # of downloads, archives, folders that a user has to fill
+        raise FileNotFoundError(f"{name} is not in {builder.data_dir}: {error}") from error
     epochs = _Epochs()
     channels_first = keras.config.image_data_format() == "channels_first"
 
