@@ -1,10 +1,18 @@
-"""Dual spike attention by hand, and Max-Former beside SpikingJelly's, on every backend."""
+"""Dual spike attention by hand, and today's spiking transformers on every backend."""
 
 import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
-from test_zoo_gradients import CLASSES, MAX_FORMERS, T, max_former, torch
+from test_zoo_gradients import (
+    CLASSES,
+    MAX_FORMERS,
+    T,
+    both,
+    float64,  # noqa: F401
+    max_former,
+    torch,
+)
 
 from keras_snn import analysis
 from keras_snn import layers as snn
@@ -130,3 +138,11 @@ def test_max_former_answers_as_spikingjellys(zoo, case):
         if np.abs(to_numpy(model(x)) - wanted).max() < 1e-3:
             return
     raise AssertionError("Every image had a tie.")
+
+
+@pytest.mark.usefixtures("large_models", "float64")
+@pytest.mark.parametrize("case", ["SpikingResformer", "E-SpikeFormer"])
+def test_transformers_answer_as_the_papers(case):
+    model, x, _, wanted, *_ = both(case)
+    assert np.ptp(wanted, axis=0).min() > 1e-2
+    np.testing.assert_allclose(to_numpy(model(x)), wanted, atol=1e-9)

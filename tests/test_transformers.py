@@ -120,6 +120,21 @@ def test_bad_arguments():
             snn.SpikingSelfAttention(*arguments)
 
 
+@pytest.mark.once
+def test_maps_are_refused_where_images_are_channels_first():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="heads_2 takes maps.*2, 3, 8.*'channels_first'"):
+            snn.QKTokenAttention(HEADS, name="heads_2")([np.ones((1, 2, 2, 3, 8), "float32")] * 2)
+        with pytest.raises(ValueError, match="dual takes maps"):
+            maps = [np.ones((1, 2, 2, 3, channels), "float32") for channels in (8, 16)]
+            snn.DualSpikeAttention(HEADS, name="dual")(maps)
+        tokens = [np.ones((1, 2, 6, 8), "float32")] * 2
+        assert snn.QKTokenAttention(HEADS)(tokens).shape == (1, 2, 6, 8)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def small(kind="self", alike=False, **kwargs):
     """A model of one attention layer called `attention`, of an input each, or of one for all."""
     make, count, _ = LAYERS[kind]

@@ -355,9 +355,8 @@ def same_gradients(model, training, x, factors, wanted_logits, wanted_x, wanted)
         np.testing.assert_allclose(found[name], gradient, atol=1e-9 * scale, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-@pytest.mark.parametrize("case", CASES)
-def test_gradients_of_papers_networks(case, training):
+def both(case, training=False):
+    """Our network of a paper, images, factors; logits and gradients of the paper's in PyTorch."""
     title, arguments, shape, network, lif = CASES[case]
     model = build(title, shape, **arguments)
     rng = np.random.default_rng(0)
@@ -392,15 +391,15 @@ def test_gradients_of_papers_networks(case, training):
     assert net.seen == set(weights)
     share = np.mean([0 < rate < 1 for rate in net.rates])
     assert share == 1 or (lif is integers and share > 0.8), net.rates
-    same_gradients(
-        model,
-        training,
-        x,
-        factors,
-        logits.detach().numpy(),
-        images.grad.numpy(),
-        {name: weights[name].grad.numpy() for name in learned},
-    )
+    wanted = {name: weights[name].grad.numpy() for name in learned}
+    return model, x, factors, logits.detach().numpy(), images.grad.numpy(), wanted
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_papers_networks(case, training):
+    model, *wanted = both(case, training)
+    same_gradients(model, training, *wanted)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])

@@ -1,7 +1,8 @@
 """Attention between spikes: sums and products of zeros and ones, without a softmax.
 
 Each layer takes queries, keys and values that neurons have made, `(batch, time, tokens, channels)`
-or maps `(batch, time, height, width, channels)`, whose positions are the tokens. It owns its heads
+or maps `(batch, time, height, width, channels)`, whose positions are the tokens (where images are
+channels-first, tokens only). It owns its heads
 and its neuron, and treats each step alone but for that neuron. Projections are `Dense` layers in
 front of it and behind it, see `keras_snn.applications.transformer`. To leave tokens out, multiply
 their keys by 0, and for `QKChannelAttention` their queries.
@@ -42,6 +43,17 @@ def tokens_of(shape):
     """Number of tokens, `None` if it is open."""
     sizes = [shape[axis] for axis in token_axes(shape)]
     return None if None in sizes else math.prod(sizes)
+
+
+def check_maps(layer, shapes):
+    """Raises a `ValueError` for maps where images are channels-first: heads would split a width."""
+    if keras.config.image_data_format() == "channels_first" and any(len(s) == 5 for s in shapes):
+        raise ValueError(
+            f"{layer.name} takes maps as (batch, time, height, width, channels), got the shapes "
+            f"{shapes} while the image data format is 'channels_first': give it tokens, (batch, "
+            "time, tokens, channels), or build the model with "
+            "`keras.config.set_image_data_format('channels_last')`."
+        )
 
 
 def split_heads(x, heads):
@@ -220,6 +232,7 @@ class SpikingAttention(Configured, keras.layers.Layer):
     def build(self, input_shape):
         several = isinstance(input_shape[0], (list, tuple))
         shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
+        check_maps(self, shapes)
         common = [
             (*shape[:-1], shapes[0][-1]) if name == self.wide else shape
             for name, shape in zip(self.names, shapes)

@@ -9,6 +9,7 @@ from keras import KerasTensor, ops
 from keras_snn.layers.attention import (
     Part,
     SpikingAttention,
+    check_maps,
     first_mask,
     split_heads,
     token_axes,
@@ -167,6 +168,7 @@ class DualSpikeAttention(SpikingAttention):
 
     def build(self, input_shape):
         shapes = [tuple(shape) for shape in input_shape]
+        check_maps(self, shapes)
         x, kv = (*shapes, ())[:2]
         lead = zip(x[: -1 - len(token_axes(x))], kv)
         alike = len(x) == len(kv) and all(len({*sizes} - {None}) < 2 for sizes in lead)
