@@ -14,13 +14,15 @@ start): while a step runs, what compilers have freed given back, and at most, wi
 (ours and ReLUs, training: medians of three processes). Networks: `event`, three convolutions with
 normalisation and LIF on 34x34x2 frames, T = 10; `sew18`, SEW-ResNet-18 on 32x32 images, T = 4;
 `vgg11`, Spiking VGG-11 with normalisation on 32x32 images, T = 4; `sew50`, SEW-ResNet-50 on one
-224x224 image, T = 4. Batches of 16 where not said. "Frozen" is TensorFlow told, by a variable of
-its environment, that weights don't change, so that convolutions keep them in the order that oneDNN
-wants; "XLA" and "compiled" are `jit_compile=True`. On a GPU SpikingJelly takes its CUDA kernels,
-else Triton's, else PyTorch's operations, by what is installed.
+224x224 image, T = 4; `spikformer`, two blocks of 192 channels on 32x32 images, and `qkformer`,
+three blocks of up to 128 on 64x64, T = 4. Batches of 16 where not said. "Frozen" is TensorFlow
+told, by a variable of its environment, that weights don't change, so that convolutions keep them in
+the order that oneDNN wants; "XLA" and "compiled" are `jit_compile=True`. On a GPU SpikingJelly
+takes its CUDA kernels, else Triton's, else PyTorch's operations, by what is installed.
 """
 
 import functools
+import importlib
 import statistics
 import sys
 import types
@@ -42,6 +44,29 @@ SIZES = {
     "sew18": ((32, 32, 3), 4, 16),
     "vgg11": ((32, 32, 3), 4, 16),
     "sew50": ((224, 224, 3), 4, 1),
+    "spikformer": ((32, 32, 3), 4, 16),
+    "qkformer": ((64, 64, 3), 4, 16),
+}
+# Transformers: our name and arguments, SpikingJelly's class and arguments.
+TRANSFORMERS = {
+    "spikformer": (
+        "Spikformer",
+        {"width": 192, "blocks": 2, "heads": 6, "pool": "currents"},
+        "Spikformer",
+        {"patch_size": 4, "embed_dims": 192, "depths": 2, "num_heads": 6},
+    ),
+    "qkformer": (
+        "QKFormer",
+        {
+            "width": 128,
+            "blocks": (1, 1, 1),
+            "heads": 4,
+            "patch_size": 16,
+            "biases": ("stem", "mlp"),
+        },
+        "QKFormer",
+        {"embed_dims": 128, "depths": (1, 1, 1), "num_heads": (4, 4, 4)},
+    ),
 }
 CLASSES = 10
 
@@ -67,6 +92,9 @@ def keras_network(name, relu):
     arguments |= (
         {"timesteps": None, "neuron": keras.layers.ReLU} if relu else {"timesteps": timesteps}
     )
+    if name in TRANSFORMERS:
+        title, more, *_ = TRANSFORMERS[name]
+        return getattr(applications, title)(**arguments, **more)
     if name != "event":
         title = {"sew18": "SEWResNet18", "vgg11": "SpikingVGG11BN", "sew50": "SEWResNet50"}[name]
         return getattr(applications, title)(**arguments)
@@ -96,22 +124,24 @@ def ours(name, batch, relu):
 
 
 def peer():
-    """SpikingJelly's modules: `functional`, `layer`, `neuron`, `sew_resnet`, `spiking_vgg`."""
+    """SpikingJelly's modules: `functional`, `layer`, `neuron`, and its families of networks."""
     for module in ("torchvision", "torchvision.models", "torchvision.models.utils"):
         sys.modules[module] = types.ModuleType(module)  # its zoo imports downloads from there
     sys.modules["torchvision"].__path__ = sys.modules["torchvision.models"].__path__ = []
     sys.modules["torchvision.models.utils"].load_state_dict_from_url = None
     from spikingjelly.activation_based import functional, layer, neuron
-    from spikingjelly.activation_based.model import sew_resnet, spiking_vgg
 
-    return functional, layer, neuron, sew_resnet, spiking_vgg
+    zoo = "spikingjelly.activation_based.model"
+    families = ("qkformer", "sew_resnet", "spikformer", "spiking_vgg")
+    found = {name: importlib.import_module(f"{zoo}.{name}") for name in families}
+    return functional, layer, neuron, types.SimpleNamespace(**found)
 
 
 def spikingjelly(name, batch, compiled):
     """The same network of SpikingJelly, in PyTorch."""
     import torch
 
-    functional, layer, neuron, sew_resnet, spiking_vgg = peer()
+    functional, layer, neuron, zoo = peer()
     (height, width, channels), timesteps, _ = sizes(name)
     arguments = {"spiking_neuron": neuron.IFNode, "detach_reset": True, "num_classes": CLASSES}
     if name == "event":
@@ -125,10 +155,16 @@ def spikingjelly(name, batch, compiled):
             last = filters
         parts += [layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(128, CLASSES)]
         net = torch.nn.Sequential(*parts)
+    elif name in TRANSFORMERS:
+        *_, title, more = TRANSFORMERS[name]
+        if name == "spikformer":
+            more = more | {"img_size_h": height, "img_size_w": width}
+        shared = {"T": timesteps, "num_classes": CLASSES, "tau": 2.0, "detach_reset": True}
+        net = getattr(getattr(zoo, name), title)(**shared, **more)
     elif name == "vgg11":
-        net = spiking_vgg.spiking_vgg11_bn(**arguments)
+        net = zoo.spiking_vgg.spiking_vgg11_bn(**arguments)
     else:
-        net = getattr(sew_resnet, f"sew_resnet{name[3:]}")(cnf="ADD", **arguments)
+        net = getattr(zoo.sew_resnet, f"sew_resnet{name[3:]}")(cnf="ADD", **arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = torch.autocast(device, torch.bfloat16, enabled=FLAGS.dtype != "float32")
     functional.set_step_mode(net, "m")
@@ -137,15 +173,19 @@ def spikingjelly(name, batch, compiled):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(timesteps, batch, channels, height, width))
     x = torch.tensor(x, dtype=torch.float32, device=device)
+    x = x[0] if name in TRANSFORMERS else x  # these repeat images by themselves
     y = torch.arange(batch, device=device) % CLASSES
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def mean(y):
+        return y.mean(0) if y.ndim == 3 else y
 
     def train():
         net.train()
         functional.reset_net(net)
         optimizer.zero_grad()
         with precision:
-            loss = torch.nn.functional.cross_entropy(call(x).mean(0), y)
+            loss = torch.nn.functional.cross_entropy(mean(call(x)), y)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -154,7 +194,7 @@ def spikingjelly(name, batch, compiled):
         net.eval()
         functional.reset_net(net)
         with torch.no_grad(), precision:
-            return call(x).mean(0).cpu()
+            return mean(call(x)).cpu()
 
     return train, infer
 
