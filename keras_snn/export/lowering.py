@@ -62,8 +62,9 @@ class Lowering:
             the program in integers rounds them by itself.
         grids: Whether layers of `keras_snn.qat` are lowered to what TensorFlow's converter reads as
             quantised.
-        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, if thresholds are above 0:
-            of operations that XNNPACK has; a comparison is better where integers compute.
+        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, which for thresholds above
+            0 is the same step in float32, of operations that XNNPACK has; a comparison is better
+            where integers compute.
 
     After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
     first set), `states` the new states of one step, and `initial` their first values. A layer that
