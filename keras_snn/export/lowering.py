@@ -62,7 +62,7 @@ class Lowering:
             the program in integers rounds them by itself.
         grids: Whether layers of `keras_snn.qat` are lowered to what TensorFlow's converter reads as
             quantised.
-        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, which for thresholds above
+        floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, which for thresholds over
             0 is the same step in float32, of operations that XNNPACK has; a comparison is better
             where integers compute.
 
