@@ -87,20 +87,31 @@ class Selecting:
         super().__init__(*args, **kwargs)
         self.names = tuple(names)
 
-    def _selects(self, variable):
-        return _is_named(variable, self.names)
-
     def build(self, variables):
-        if not self.built and not any(map(self._selects, variables)):
+        """Finds the variables that it selects."""
+        if self.built:
+            return
+        kernels = [v for v in variables if _is_named(v, self.names)]
+        if not kernels:
             raise ValueError(
                 f"No trainable variable has a path with one of `names`, {list(self.names)}, got "
                 f"{[v.path for v in variables]}."
             )
         super().build(variables)
+        # TensorFlow gives `update_step` variables of its own, without a path.
+        self._kernels = [self._get_variable_index(v) for v in kernels]
+
+    def _selects(self, variable):
+        return self._get_variable_index(variable) in self._kernels
 
     def get_config(self):
         """The configuration of the optimizer."""
         return super().get_config() | {"names": list(self.names)}
+
+
+def _of_value(function, variable):
+    """An initializer: a function of a variable's value."""
+    return lambda shape, dtype: ops.cast(function(variable.value), dtype)
 
 
 def _is_named(variable, names):
@@ -162,20 +173,20 @@ class GradR(Selecting, optimizers.Adam):
         if self.built:
             return
         super().build(variables)
-        kernels = list(filter(self._selects, variables))
-        self._kernels = [self._get_variable_index(variable) for variable in kernels]
-        self._strengths, self._signs = (
-            [self.add_variable_from_reference(v, name) for v in kernels]
-            for name in ("strength", "sign")
-        )
-        for variable, strength, sign in zip(kernels, self._strengths, self._signs):
-            strength.assign(ops.abs(variable.value))
-            sign.assign(ops.sign(variable.value))
+
+        def of_kernels(name, function):
+            return [
+                self.add_variable_from_reference(v, name, _of_value(function, v))
+                for v in filter(self._selects, variables)
+            ]
+
+        self._strengths = of_kernels("strength", ops.abs)
+        self._signs = of_kernels("sign", ops.sign)
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable by its gradient."""
         place = self._get_variable_index(variable)
-        if place not in self._kernels:
+        if not self._selects(variable):
             super().update_step(gradient, variable, learning_rate)
             return
         kernel = self._kernels.index(place)
