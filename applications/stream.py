@@ -262,7 +262,8 @@ def pipe(file, counts):
     """Yields the events of a pipe as they come."""
     decode, rest, first = Decoder(), b"", True
     while data := os.read(file, 1 << 16):
-        if first and data.startswith(b"% ") and data[:16].isascii() and data[:16].isprintable():
+        begin = data[:16].decode("latin-1")
+        if first and begin.startswith("% ") and begin.isascii() and begin.isprintable():
             raise ValueError(
                 "The pipe begins as a file does, with a header of text: give the file by --source, "
                 "or write events of 8 bytes only."

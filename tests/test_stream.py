@@ -198,6 +198,7 @@ def interrupt(folder):
     inside, outside = os.pipe()
     os.dup2(inside, 0)
     os.write(outside, stored(recorded()))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of a shell's job it is ignored
 
     def later():
         while not os.path.getsize(f"/proc/self/fd/{1}"):
@@ -224,7 +225,7 @@ def cut():
         encode = lambda found, start: np.array([len(found.t)])  # noqa: E731
         return stream.Cutter(encode, 1, 10, (2, 2), limit, counts), counts
 
-    def events_at(*times):
+    def events_at(times):
         zeros = np.zeros(len(times), int)
         return events.Events(np.array(times, int), zeros, zeros, zeros)
 
@@ -234,13 +235,13 @@ def cut():
 
     results = {}
     one, counts = cutter(None)
-    results["disorder"] = taken(one, events_at(100, 109, 105), events_at(112, 106, 131))
+    results["disorder"] = taken(one, *map(events_at, [[100, 109, 105], [112], [106, 131]]))
     results["late"] = counts.late_events
     one, counts = cutter(3)
-    results["silence"] = taken(one, events_at(0), events_at(10**9))
+    results["silence"] = taken(one, *map(events_at, [[0], [10**9]]))
     results["skipped"] = counts.dropped_steps
     one, counts = cutter(3)
-    results["restart"] = taken(one, events_at(5 * 10**6), events_at(0, 12), events_at(14))
+    results["restart"] = taken(one, *map(events_at, [[5 * 10**6], [0, 12], [14]]))
     results["restarts"] = counts.restarts
     counts = stream.Counts()
     buffer = stream.Buffer(2, False, counts)
