@@ -249,9 +249,9 @@ class KeepZeros(Selecting):
         if not self._selects(variable):
             super().update_step(gradient, variable, learning_rate)
             return
-        kept = ops.not_equal(variable.value, 0)
+        kept = ops.not_equal(variable, 0)
         super().update_step(gradient, variable, learning_rate)
-        self.assign(variable, ops.where(kept, variable.value, 0))
+        self.assign(variable, ops.where(kept, variable, 0))
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
