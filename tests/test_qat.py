@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import gradients, to_numpy
 
 from keras_snn import graph, layers, qat
+from keras_snn.qat import grids
+from keras_snn.qat.prepare import fold
 
 STEPS = 3
 NEURONS = {
@@ -180,3 +182,100 @@ def test_files_have_the_same_spikes(neuron, mode, tmp_path):
     for layer in report.layers:
         assert layer["rate"] > 0.02
         assert layer["agreement"] == layer["agreement, built-in"] == 1.0
+
+
+def test_saved_models_compute_the_same(tmp_path):
+    quantized = qat.prepare(residual_net(NEURONS["lif"]), images(), bits=4)
+    quantized.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(*map(to_numpy, (quantized(images()), loaded(images()))))
+
+
+def test_training_with_a_teacher():
+    model, x = residual_net(NEURONS["lif"]), images()
+    quantized = qat.prepare(model, x, bits=2)
+    student = qat.imitate(quantized, model, weight=2.0)
+    student(x)
+    trace, (ours, _) = graph.trace(model), spikes_of(quantized, x)
+    wanted = to_numpy(keras.Model(trace.inputs, [c.output for c in trace.calls if c.spikes])(x))
+    differ = sum(np.mean(a != b) for a, b in zip(ours.values(), wanted))
+    assert differ > 0.01
+    np.testing.assert_allclose(to_numpy(sum(student.losses)), 2 * differ, rtol=1e-5)
+
+    before = [to_numpy(w) for m in (model, quantized) for w in m.trainable_weights]
+    student.compile(keras.optimizers.SGD(0.1), "mse")
+    student.fit(x, np.ones((4, STEPS, 3)), verbose=0)
+    after = [to_numpy(w) for m in (model, quantized) for w in m.trainable_weights]
+    kept = [np.array_equal(a, b) for a, b in zip(before, after)]
+    assert all(kept[: len(model.trainable_weights)])
+    assert not any(kept[len(model.trainable_weights) :])
+
+
+def test_gradients_pass_the_rounding_but_not_the_bounds():
+    dense = keras.layers.Dense(3)
+    layer = qat.QuantizedWeights(dense, input_scale=0.25, scale=0.01)
+    x = np.array([[1.0, 0.0, 1.0, 2.0]], "float32")
+    layer.build(x.shape)
+    kernel = np.linspace(-0.4, 0.4, 12).reshape(4, 3)
+    dense.set_weights([kernel, np.array([0.0, 5.0, 0.1])])  # the second output is cut off at 1.27
+    layer.shift.assign([1, 1, 1])
+    output, _, (kernel_gradient, bias_gradient) = gradients(
+        lambda x: keras.ops.sum(layer(x) * keras.ops.array([1.0, 2.0, 3.0])),
+        [dense.kernel, dense.bias],
+        x,
+    )
+    factors = np.array([1.0, 0.0, 3.0])
+    np.testing.assert_allclose(kernel_gradient, x.T * factors, rtol=1e-5)
+    np.testing.assert_allclose(bias_gradient, factors, rtol=1e-5)
+    exact = x.astype("float64") @ kernel + [0.0, 5.0, 0.1]
+    outputs = np.minimum(exact, 1.27) @ [1.0, 2.0, 3.0]
+    assert abs(float(output) - outputs[0]) < 6 * 0.02 * np.abs(x).sum()
+
+
+@pytest.mark.once
+def test_folded_networks_are_the_float_ones():
+    model, x = residual_net(NEURONS["decay_soft"]), images()
+    np.testing.assert_allclose(to_numpy(fold(model)(x)), to_numpy(model(x)), atol=1e-5)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.5, 2 / 3, 0.874, 0.95, 1.0])
+def test_decays_bring_no_code_half_way(decay):
+    moved = grids.decay_without_ties(decay)
+    assert abs(moved - decay) < 1.5e-3
+    products = moved * np.arange(-128, 128)
+    assert np.abs(products - np.floor(products) - 0.5).min() > 2**-12
+
+
+def conv(x):
+    return layers.FoldTime(keras.layers.Conv2D(4, 3, padding="same", name="conv"))(x)
+
+
+REFUSED = {
+    "norm": lambda x: layers.IF()(
+        layers.FoldTime(keras.layers.BatchNormalization(), name="norm")(x)
+    ),
+    "pool": lambda x: layers.IF()(
+        layers.FoldTime(keras.layers.AveragePooling2D(2), name="pool")(conv(x))
+    ),
+    "sigmoid": lambda x: layers.IF()(keras.layers.Activation("sigmoid", name="sigmoid")(conv(x))),
+    "adaptive": lambda x: layers.AdaptiveLIF(name="adaptive")(conv(x)),
+    "rests": lambda x: layers.IF(v_reset=-0.1, name="rests")(conv(x)),
+    "channels": lambda x: layers.ParametricLIF(parameter_shape="channel", name="channels")(conv(x)),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_integers_is_refused_by_name(name):
+    inputs = keras.Input((2, 4, 4, 2))
+    model = keras.Model(inputs, REFUSED[name](inputs))
+    with pytest.raises(TypeError, match=f"The layer {name} .*can't be quantised"):
+        qat.prepare(model, np.random.default_rng(0).uniform(size=(2, 2, 4, 4, 2)))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("arguments", [{"bits": 0}, {"bits": 9}, {"edge_bits": 2.5}])
+def test_bits_are_one_to_eight(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        qat.prepare(residual_net(NEURONS["lif"]), images(), **arguments)

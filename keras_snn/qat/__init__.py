@@ -1,6 +1,7 @@
 """Quantisation-aware training: networks that compute in training what their int8 files compute."""
 
 from keras_snn.qat.grids import Grid
+from keras_snn.qat.imitate import SpikeDistance, imitate
 from keras_snn.qat.layers import (
     Quantize,
     QuantizedLIF,
@@ -16,6 +17,8 @@ __all__ = [
     "QuantizedLIF",
     "QuantizedLIFCell",
     "QuantizedWeights",
+    "SpikeDistance",
+    "imitate",
     "is_prepared",
     "prepare",
 ]

@@ -266,10 +266,10 @@ class QuantizedLIF(Neuron, cell=QuantizedLIFCell):
 
     Example:
 
-    >>> x = 0.5 * keras.ops.ones((1, 4, 1))
+    >>> x = 0.75 * keras.ops.ones((1, 4, 1))
     >>> spikes = QuantizedLIF(scale=1 / 64, decay=0.5)(x)
     >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
-    [0. 0. 0. 0.]
+    [0. 1. 0. 1.]
     """
 
 

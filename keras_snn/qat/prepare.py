@@ -4,7 +4,7 @@ import math
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from keras_snn import graph
 from keras_snn import layers as snn
@@ -131,8 +131,8 @@ def fold(model):
         if call.name not in layers:
             return call()
         layer, scale, shift = layers[call.name]
-        config = layer.get_config() | {"use_bias": True, "activation": "linear"}
-        new = type(layer).from_config(config)
+        config = {"use_bias": True, "activation": "linear", "name": _name(call)}
+        new = type(layer).from_config(layer.get_config() | config)
         y = (snn.FoldTime(new) if call.each_step or _has_steps(layer, call) else new)(call.input)
         kernel, bias = ops.convert_to_numpy(layer.kernel), 0.0
         if layer.use_bias:
@@ -211,17 +211,19 @@ class _Plan:
         self.trace = graph.trace(model)
         self.tensors = {}
         readers = _readers(self.trace)
-        fires = self.before_neurons()
+        self.fires = self.before_neurons()
         for x in self.trace.inputs:
             self.add(x, None)
         for call in self.trace.calls:
             if len(call.outputs) != 1:
                 raise _refused(call, "it has several outputs")
             self.add(call.output, call)
-            same = self.keeps_grid(call, fires)
+            same = self.keeps_grid(call)
             for x in call.inputs if same else ():
                 self.unite(x, call.output)
             if same and isinstance(call.layer, AVERAGES):
+                if call.layer.padding != "valid":
+                    raise _refused(call, "its windows differ at the borders; pad with 'valid'")
                 self.tensors[id(call.output)].windows *= int(np.prod(call.layer.pool_size))
         for key, calls in readers.items():
             self.tensors[key].read += calls
@@ -252,7 +254,7 @@ class _Plan:
                     found.add(call.name)
         return found
 
-    def keeps_grid(self, call, fires):
+    def keeps_grid(self, call):
         """Whether outputs of a call are numbers of the grid of its inputs."""
         layer = call.layer
         if isinstance(layer, (*WEIGHTED, snn.SpikingRNN)):
@@ -264,8 +266,8 @@ class _Plan:
             return True
         moves = isinstance(layer, MOVES) if isinstance(layer, LAYERS.Layer) else False
         if moves or call.role.idle or name in MOVING_OPERATIONS:
-            return call.name in fires or not isinstance(layer, AVERAGES)
-        if call.name in fires:
+            return call.name in self.fires or not isinstance(layer, AVERAGES)
+        if call.name in self.fires:
             raise _refused(call, "its outputs are no numbers of the grid of its inputs")
         return False
 
@@ -302,6 +304,9 @@ class _Plan:
                     neurons[0], f"sums of its spikes, up to {largest:g}, do not fit in int8"
                 )
         group.unit = 1
+        pools = [c for c in group.made if c is not None and isinstance(c.layer, AVERAGES)]
+        if pools:
+            raise _refused(pools[0], "means of numbers other than spikes are rounded; use maxima")
         if read:
             scale = _scale_of_currents(read[0], group.values[id(read[0].input)])
             group.grid = Grid(scale)
@@ -324,12 +329,11 @@ class _Plan:
                 return _neuron(known, self.tensors[id(known.input)].grid, group.grid)(x)
             y = call()
             moves = group is self.tensors[id(known.input)] and len(known.inputs) == 1
-            return y if moves else Quantize(group.grid.scale, group.grid.low)(y)
+            return y if moves else _quantize(group.grid, y)
 
         inputs = [_input(x) for x in self.trace.inputs]
         grids = [self.tensors[id(x)].grid for x in self.trace.inputs]
-        values = [Quantize(grid.scale, grid.low)(x) for x, grid in zip(inputs, grids)]
-        outputs = tree.map_structure(lambda y: y, graph.run(self.model, values, rule))
+        outputs = graph.run(self.model, list(map(_quantize, grids, inputs)), rule)
         model = keras.Model(_structure(inputs), outputs, name=self.model.name)
         for layer, arrays, step, shift in weights:
             layer.layer.set_weights(arrays)
@@ -341,7 +345,7 @@ class _Plan:
         """The call of a layer with weights, with int8 ones."""
         layer, before = call.layer, self.tensors[id(call.input)]
         first = None in before.made
-        last = not any(c in self.before_neurons() for c in [call.name])
+        last = call.name not in self.fires
         new = QuantizedWeights(
             type(layer).from_config(layer.get_config()),
             before.grid.scale,
@@ -349,7 +353,8 @@ class _Plan:
             group.grid.low,
             before.unit,
             self.edge_bits if first or last else self.bits,
-            name=layer.name,
+            name=_name(call),
+            dtype="float32",
         )
         y = (snn.FoldTime(new) if call.each_step else new)(x)
         kernel, bias = map(ops.convert_to_numpy, layer.get_weights())
@@ -358,6 +363,15 @@ class _Plan:
         steps = [s if new.channel_axis is not None else s[0] for s in steps]
         weights.append((new, [kernel, bias], *steps))
         return y
+
+
+def _name(call):
+    """The name of a call, for a layer of its own."""
+    return call.name.replace("/", "_").replace(":", "_")
+
+
+def _quantize(grid, x):
+    return Quantize(grid.scale, grid.low, dtype="float32")(x)
 
 
 def _cell(call, name):
@@ -449,5 +463,6 @@ def _neuron(call, currents, spikes):
         detach_reset=cell.detach_reset,
         surrogate=cell.surrogate,
         stateful=layer.stateful,
-        name=layer.name,
+        name=_name(call),
+        dtype="float32",
     )
