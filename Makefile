@@ -71,7 +71,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 # audio libraries that no test needs.
 $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
-	$(PIP) --editable ".[jax,torch,test,peers,export,nir,onnx,plot]" "$(TORCH)"
+	$(PIP) --editable ".[jax,torch,test,peers,export,hls4ml,nir,onnx,plot]" "$(TORCH)"
 	$(PIP) --no-deps neurobench==2.3.0 norse==1.1.0 spikingjelly==2.0.0 tonic==1.7.0
 	touch $@
 
