@@ -12,7 +12,7 @@ TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
 WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
-.PHONY: demo docs gallery test test-graphs test-triton test-prerelease lint clean
+.PHONY: demo docs gallery support test test-graphs test-triton test-prerelease lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -28,6 +28,10 @@ demo: $(VENV)/.demo
 gallery: demo
 	mkdir -p docs/gallery
 	cp results/demo/*.png docs/gallery/
+
+# The page docs/support.md: every layer on every backend and as every kind of file, by running it.
+support: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/support.py
 
 # The site, into `site/`; a broken link or reference fails.
 docs: $(VENV)/.test

@@ -268,6 +268,43 @@ def various_net():
     return model
 
 
+def check_numbers(report, details):
+    """The report's tensors are the runtime's, and factors are quotients of their scales."""
+    details = [row for row in details if row["index"] < len(report.tensors)]  # no scratch memory
+    assert len(details) > len(report.arithmetic)
+    for row in details:
+        found, q = report.tensors[row["index"]], row["quantization_parameters"]
+        assert found["scale"] == q["scales"].tolist()
+        assert found["shape"] == row["shape"].tolist()
+        assert found["type"] == np.dtype(row["dtype"]).name
+        if len(q["scales"]):
+            assert {found["zero_point"]} == set(q["zero_points"].tolist())
+        if len(q["scales"]) > 1:
+            assert found["axis"] == q["quantized_dimension"]
+    kinds = collections.Counter()
+    for op in report.arithmetic:
+        whole, shift = (np.array(op.get(kind, ()), "int64") for kind in ("multiplier", "shift"))
+        real = np.ldexp(whole / 2.0**31, shift)
+        ins, (y, *_) = (
+            [np.array(report.tensors[i]["scale"]) for i in op[side]]
+            for side in ("inputs", "outputs")
+        )
+        wanted = {
+            **dict.fromkeys(WEIGHING, lambda x, w, y: x * w / y),
+            "MUL": lambda a, b, y: a * b / y,
+            "QUANTIZE": lambda x, y: x / y,
+        }.get(op["operation"])
+        if wanted and real.size:
+            count = 1 if op["operation"] == "QUANTIZE" else 2
+            factors = wanted(*ins[:count], y)
+            np.testing.assert_allclose(real, np.broadcast_to(factors, real.shape), 1e-6)
+            kinds[op["operation"]] += 1
+    assert report.quantize is None or (kinds["CONV_2D"] and kinds["FULLY_CONNECTED"])
+
+
+WEIGHING = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
 @pytest.mark.parametrize("quantize", ["int8", None])
 def test_layers(quantize, both, reference_kernels, tmp_path):
     model = various_net()
@@ -278,6 +315,7 @@ def test_layers(quantize, both, reference_kernels, tmp_path):
     found = program(tmp_path / "for.c")({name: clips})
     path = tmp_path / "for.tflite"
     interpreter = reference_kernels(path.read_bytes(), first_states(path, report))
+    check_numbers(report, interpreter._interpreter.get_tensor_details())
     for k, clip in enumerate(clips):
         interpreter.reset()
         for t, frame in enumerate(clip):

@@ -327,9 +327,12 @@ def _affine(lowering, call, x, scale, shift):
     if len(scale) == 1:
         return Value(x.tensor * scale + shift, True, constant=x.constant)
     if lowering.step:
-        # Quantised, the number of a step may be a little less than that.
+        import tensorflow as tf
+
+        # Quantised, the number of a step may be a little less than that. `ops.take` would also
+        # look for negative numbers, by an operation that microcontrollers do not have.
         now = ops.cast(ops.minimum(lowering.time() + 0.5, len(scale) - 0.5), "int32")
-        scale, shift = ops.take(scale, now, axis=0), ops.take(shift, now, axis=0)
+        scale, shift = tf.gather(scale, now), tf.gather(shift, now)
     return Value(lowering.repeated(x) * scale + shift, True)
 
 
