@@ -248,7 +248,7 @@ def test_decays_bring_no_code_half_way(decay):
 
 
 def conv(x):
-    return layers.FoldTime(keras.layers.Conv2D(4, 3, padding="same", name="conv"))(x)
+    return layers.FoldTime(keras.layers.Conv2D(4, 3, padding="same"))(x)
 
 
 REFUSED = {
@@ -258,6 +258,10 @@ REFUSED = {
     "pool": lambda x: layers.IF()(
         layers.FoldTime(keras.layers.AveragePooling2D(2), name="pool")(conv(x))
     ),
+    "mean": lambda x: layers.IF()(
+        conv(layers.FoldTime(keras.layers.AveragePooling2D(2), name="mean")(layers.ILIF()(conv(x))))
+    ),
+    "second": lambda x: layers.IF(name="second")(layers.IF()(conv(x))),
     "sigmoid": lambda x: layers.IF()(keras.layers.Activation("sigmoid", name="sigmoid")(conv(x))),
     "adaptive": lambda x: layers.AdaptiveLIF(name="adaptive")(conv(x)),
     "rests": lambda x: layers.IF(v_reset=-0.1, name="rests")(conv(x)),

@@ -293,8 +293,14 @@ class _Plan:
         counts = all(np.all(x == np.round(x)) for x in group.values.values()) and not smallest
         if neurons and weighted:
             raise _refused(weighted[0], f"its currents are added to spikes of {neurons[0].name}")
+        if neurons and read:
+            raise _refused(read[0], f"it reads spikes of {neurons[0].name} without weights between")
+        pools = [c for c in group.made if c is not None and isinstance(c.layer, AVERAGES)]
+        integers = any(_cell(c, "max_spikes") for c in neurons)
+        if pools and (integers or not neurons):
+            raise _refused(pools[0], "means are rounded but for those of binary spikes; use maxima")
         if not read and not weighted and (neurons or (None in group.made and counts)):
-            group.unit = 1 if any(_cell(c, "max_spikes") for c in neurons) else SPIKE
+            group.unit = 1 if integers else SPIKE
             codes = group.unit * group.windows
             if largest * codes <= 255:
                 group.grid = Grid(1 / codes, 0)
@@ -304,9 +310,6 @@ class _Plan:
                     neurons[0], f"sums of its spikes, up to {largest:g}, do not fit in int8"
                 )
         group.unit = 1
-        pools = [c for c in group.made if c is not None and isinstance(c.layer, AVERAGES)]
-        if pools:
-            raise _refused(pools[0], "means of numbers other than spikes are rounded; use maxima")
         if read:
             scale = _scale_of_currents(read[0], group.values[id(read[0].input)])
             group.grid = Grid(scale)
