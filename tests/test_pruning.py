@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import first_everywhere, to_numpy
 from keras import layers, ops
 
 from keras_snn import export, training
@@ -49,7 +49,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_everywhere(*CASES))
 def test_grad_r_is_its_equations(case):
     given = dict(CASES[case])
     expected, strengths = grad_r_by_hand(**given)
