@@ -94,7 +94,7 @@ def test_table_and_files():
     for preset, row in zip(PRESETS, rows, strict=True):
         assert hashlib.sha256(preset.path.read_bytes()).hexdigest() == preset.checksum
         assert f'- `"{preset.name}"`: ' in getattr(applications, preset.model).__doc__
-        data = f"{preset.examples} of {preset.data['name']}"
+        data = f"{preset.examples:,} of {preset.data['name']}"
         size = f"{preset.arguments['timesteps']} {100 * preset.accuracy:.2f} %"
         cost = f"{preset.parameters:,} {preset.rate:.3f}"
         run = (preset.recipe, str(preset.seed), preset.date, preset.checksum[:12])
