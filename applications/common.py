@@ -273,6 +273,7 @@ def load_data(
     normalization=None,
     validation_split=0.0,
     augmentation_options=None,
+    masks=False,
 ):
     """The data set of the flags; also sets the global random seed."""
     check_data()
@@ -291,6 +292,7 @@ def load_data(
         workers=FLAGS.workers,
         validation_split=validation_split,
         augmentation_options=augmentation_options,
+        masks=masks,
     )
 
 

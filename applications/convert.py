@@ -26,7 +26,11 @@ from keras_snn.analysis.accuracy import predicted_classes
 from keras_snn.conversion.balance import METHODS
 from keras_snn.datasets import recordings, speech
 
-MODELS = [model.name for model in applications.list_models()]
+MODELS = [
+    model.name
+    for model in applications.list_models()
+    if model.name not in applications.segmentation.__all__
+]
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

@@ -30,7 +30,11 @@ from keras_snn.datasets.preparation import MIXING
 from keras_snn.dynamics import CONNECTIONS
 from keras_snn.layers import list_neurons
 
-MODELS = [model.name for model in applications.list_models()]
+MODELS = [
+    model.name
+    for model in applications.list_models()
+    if model.name not in applications.segmentation.__all__
+]
 LOSSES = {
     "temporal_mean": losses.TemporalMeanCrossentropy,
     "tet": losses.TemporalEfficientCrossentropy,

@@ -1,4 +1,4 @@
-"""Losses on sequences.
+"""Losses on sequences, and that of segmentation.
 
 Outputs are `(batch, time, classes)`, so the network must keep time. (For cross-entropy of logits
 averaged over time by `MeanOverTime`, use Keras's own loss.) Masked steps do not count.
@@ -16,6 +16,7 @@ from keras_snn.utils.deprecation import renamed, renamed_argument
 __all__ = [
     "FirstSpikeCrossentropy",
     "MaxMembraneCrossentropy",
+    "PixelCrossentropy",
     "SpikeCountLoss",
     "TemporalEfficientCrossentropy",
     "TemporalMeanCrossentropy",
@@ -284,3 +285,47 @@ class FirstSpikeCrossentropy(_Crossentropy):
 
     def get_config(self):
         return super().get_config() | {"scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class PixelCrossentropy(Configured, keras.losses.SparseCategoricalCrossentropy):
+    """Mean cross-entropy of the pixels of masks, but for those with the void label.
+
+    Args:
+        void: The label of pixels that do not count.
+        **kwargs: Those of `keras.losses.Loss` (`reduction`, `name`, `dtype`).
+
+    Call arguments:
+        y_true: Masks of class numbers, `(batch, height, width)`, or with a last axis of 1.
+        y_pred: Logits, `(batch, height, width, classes)`.
+
+    Raises:
+        ValueError: If masks have another shape than the outputs.
+
+    Source: Kim et al. (2022), whose code leaves out negative labels.
+
+    Example:
+
+    >>> logits = keras.ops.array([[[[0.0, 0.0], [0.0, 9.0]]]])
+    >>> round(float(PixelCrossentropy()(keras.ops.array([[[1, 255]]]), logits)), 4)
+    0.6931
+    """
+
+    without = ("from_logits", "ignore_class", "axis")
+
+    def __init__(self, void=255, name=None, **kwargs):
+        super().__init__(from_logits=True, ignore_class=void, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        masks, wanted = tuple(y_true.shape), tuple(y_pred.shape)[:-1]
+        plain = masks[:-1] if len(masks) > len(wanted) and masks[-1] == 1 else masks
+        same = all(a == b for a, b in zip(plain, wanted) if None not in (a, b))
+        if len(wanted) != 3 or len(plain) != 3 or not same:
+            raise ValueError(
+                f"{self.name} needs outputs (batch, height, width, classes) and masks (batch, "
+                f"height, width), got the shapes {tuple(y_pred.shape)} and {masks}."
+            )
+        return super().call(y_true, y_pred)
+
+    def get_config(self):
+        return keras.losses.Loss.get_config(self) | {"void": self.ignore_class}

@@ -40,6 +40,7 @@ SMALL = {
     "Spikformer": {"width": 16, "blocks": 1, "heads": 2},
     "QKFormer": {"width": 32, "blocks": (1, 1, 1), "heads": 2, "attention": "channel"},
     "SDT": {"width": 16, "blocks": 1, "mlp_ratio": 1.0},
+    "SpikingFCN": {"width": 0.05, "input_shape": (16, 16, 3)},
 }
 LARGE = {
     "SpikingVGG11": {"pool": "average", "use_bias": False, "norm": "tebn"},
@@ -88,10 +89,12 @@ if "ALL_MODELS" in os.environ:
 @pytest.mark.parametrize("name", FITTED)
 def test_fit_save_load(name, tmp_path):
     model = build(name)
-    assert model.output_shape == (None, 3)
+    *sides, classes = model.output_shape[1:]
+    assert (len(sides), classes) == (2 if name == "SpikingFCN" else 0, 3)
     x, before = examples(model, 4), [w.copy() for w in model.get_weights()]
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=False)
-    history = model.fit(x, np.array([0, 1, 2, 0]), batch_size=4, verbose=0)
+    labels = np.broadcast_to(np.reshape([0, 1, 2, 0], (4, *[1] * len(sides))), (4, *sides))
+    history = model.fit(x, labels, batch_size=4, verbose=0)
     assert np.isfinite(history.history["loss"][0])
     after = model.get_weights()
     assert all(np.isfinite(w).all() for w in after)
@@ -154,7 +157,7 @@ def test_the_ann_of_the_same_layout(name):
         snn = build(name, neuron="if", input_shape=(128, 128, 2))
         ann = build(name, timesteps=None, neuron=keras.layers.ReLU, input_shape=(128, 128, 2))
     else:
-        norm = {"norm": "bn"} if name in ("SResNet", "TDBNResNet19") else {}
+        norm = {"norm": "bn"} if name in ("SResNet", "SpikingFCN", "TDBNResNet19") else {}
         snn = build(name, **norm)
         ann = build(name, timesteps=None, neuron=keras.layers.ReLU, **norm)
     assert not any(map(is_spiking, ann.layers))

@@ -383,7 +383,9 @@ def print_recipes(name):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("name", "count"), [("train", 36), ("convert", 1), ("hybrid", 4)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("train", 36), ("convert", 1), ("hybrid", 4), ("segment", 2)]
+)
 def test_recipes_are_values_of_flags(name, count):
     found = in_a_process(print_recipes, name)
     assert found.returncode == 0, found.stderr[-2000:]

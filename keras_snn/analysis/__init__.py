@@ -14,6 +14,7 @@ from keras_snn.analysis.plots import (
     plot_membrane,
     plot_raster,
     plot_rates,
+    plot_segmentation,
     save_event_animation,
 )
 from keras_snn.analysis.profiles import LayerProfile, Profile
@@ -41,6 +42,7 @@ __all__ = [
     "plot_membrane",
     "plot_raster",
     "plot_rates",
+    "plot_segmentation",
     "profile",
     "profile_file",
     "record",

@@ -14,6 +14,7 @@ __all__ = [
     "plot_membrane",
     "plot_raster",
     "plot_rates",
+    "plot_segmentation",
     "save_event_animation",
 ]
 
@@ -278,6 +279,76 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
     key = figure.colorbar(image, ax=axes, fraction=0.03, label="spikes")
     if counts:
         key.set_ticks(range(levels))
+    return axes
+
+
+def plot_segmentation(images, masks, answers, recording=None, classes=None, void=255):
+    """Images, their masks, what a network answers, and how often its neurons fire at each step.
+
+    Args:
+        images: `(examples, height, width, channels)`; of clips, `(examples, time, ...)`, all steps
+            are summed. The darkest value is drawn black.
+        masks: Class numbers, `(examples, height, width)`.
+        answers: Class numbers like `masks`, or scores with a last axis of classes.
+        recording: A `Recording` of the spikes of these images.
+        classes: Number of classes; by default as many as there are.
+        void: The label of pixels that do not count, drawn in grey.
+
+    Returns:
+        The axes, an array `(examples, 3)`, or `(examples, 4)` with a recording.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+
+    ```python
+    recording = analysis.record(model, images)
+    analysis.plot_segmentation(images, masks, model.predict(images), recording)
+    ```
+    """
+    images, masks, answers = map(np.asarray, (images, masks, answers))
+    if images.ndim == 5:
+        images = images.sum(1)
+    if answers.ndim == 4:
+        answers = answers.argmax(-1)
+    if images.ndim != 4 or images.shape[:3] != masks.shape or masks.shape != answers.shape:
+        raise ValueError(
+            "`images` should be (examples, height, width, channels), `masks` and `answers` "
+            f"(examples, height, width), got {images.shape}, {masks.shape}, {answers.shape}."
+        )
+    if classes is None:
+        classes = int(max(masks[masks != void].max(initial=0), answers.max())) + 1
+    spikes = [] if recording is None else [recording[name]["spikes"] for name in recording]
+    plt, columns = pyplot(), 4 if spikes else 3
+    colors = plt.get_cmap("tab20" if classes > 10 else "tab10", classes).with_extremes(over="0.6")
+    _, axes = plt.subplots(
+        len(images),
+        columns,
+        figsize=(2.2 * columns, 2 * len(images) + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    pictures = images if images.shape[-1] == 3 else images.mean(-1)
+    low, high = pictures.min(), pictures.max()
+    pictures = (pictures - low) / max(high - low, 1e-9)
+    for index, row in enumerate(axes):
+        row[0].imshow(pictures[index], cmap="gray")
+        for ax, values in zip(row[1:], (masks[index], answers[index])):
+            shown = np.where(values == void, classes, values).astype(float)
+            ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=classes - 0.5, interpolation="nearest")
+        for ax in row[:3]:
+            ax.set_xticks([])
+            ax.set_yticks([])
+        if spikes:
+            counts = sum(np.abs(x[index]).reshape(len(x[index]), -1).sum(1) for x in spikes)
+            rates = counts / sum(x[index, 0].size for x in spikes)
+            _axes(row[3]).bar(np.arange(len(rates)), rates, color=BLUE)
+            row[3].set_ylabel("rate", fontsize="small")
+            row[3].tick_params(labelsize="small")
+    titles = ("image", "mask", "answer", "spikes per neuron, by step")
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize="small")
     return axes
 
 

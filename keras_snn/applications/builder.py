@@ -44,6 +44,7 @@ HE_NORMAL = KaimingNormal()
 # PyTorch's default of convolutions and dense layers, uniform within 1 / sqrt(fan-in).
 TORCH_UNIFORM = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 GLOROT = keras.initializers.GlorotUniform()
+GLOROT_2 = keras.initializers.VarianceScaling(4.0, "fan_avg", "uniform")  # with gain 2
 SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
 
 
@@ -140,7 +141,8 @@ class Builder:
             )
         if not callable(norm):
             check_choice("norm", norm, (None, "bn", *NORMS))
-        self._neuron, self.timesteps, self._norm = neuron, timesteps, norm
+        self.timesteps, self.given = timesteps, {"neuron": neuron, "norm": norm}
+        self._neuron, self._norm = neuron, norm
         self._initializer, self._dense_initializer = kernel_initializer, dense_initializer
         threshold = getattr(getattr(layer, "cell", None), "threshold", 1.0)
         self.threshold = threshold if isinstance(threshold, (int, float)) else 1.0
@@ -204,8 +206,9 @@ class Builder:
         kernel_initializer=None,
         groups=1,
         padding=None,
+        dilation=1,
     ):
-        """A convolution of maps, padded symmetrically by `size // 2`, if nothing else is said."""
+        """A convolution of maps; if nothing else is said, padded alike on all sides."""
         # Without strides Keras's "same" is symmetric.
         padding = padding or ("symmetric" if strides > 1 and size > 1 else "same")
         kind = snn.PaddedConv2D if padding == "symmetric" else layers.Conv2D
@@ -215,6 +218,7 @@ class Builder:
             size,
             strides,
             padding,
+            dilation_rate=dilation,
             groups=groups,
             use_bias=use_bias,
             kernel_initializer=initializer,

@@ -29,6 +29,7 @@ def application(
     top=pooled_top,
     *,
     about,
+    outputs="(batch, classes)",
     example="(input_shape=(32, 32, 3), classes=10, timesteps=2)",
     size=224,
     minimum=32,
@@ -46,11 +47,13 @@ def application(
         title: Name of the function.
         name: Default name of the model.
         features: `features(net, x, *, ...)` adds the layers from the input to the feature maps; `x`
-            and its result are a `Value`. Keyword arguments that are not in `layout` become options
-            of the function.
+            and its result are a `Value`, or the result is a list of them, for `top`, of which the
+            last are the features. Keyword arguments that are not in `layout` become options of the
+            function.
         top: `top(net, x, classes, classifier_activation, *, ...)` adds the layers of the
             classifier.
         about: A few words about the layout.
+        outputs: Shape of the outputs.
         example: Arguments of a small example.
         size: Default height and width.
         minimum: Smallest height and width.
@@ -118,8 +121,10 @@ def application(
         x = features(net, inputs, **chosen(features))
         if include_top:
             x = top(net, x, classes, given["classifier_activation"], **chosen(top))
-        elif pooling is not None:
-            x = net.readout(net.global_pool(x, pooling))
+        else:
+            x = x[-1] if isinstance(x, list) else x
+            if pooling is not None:
+                x = net.readout(net.global_pool(x, pooling))
         model = _model(inputs.tensor, x.tensor, weights, given["name"])
         if preset:
             presets.load(preset, model)
@@ -128,7 +133,7 @@ def application(
     build.__name__ = build.__qualname__ = title
     build.__module__ = features.__module__
     build.__signature__ = signature
-    build.__doc__ = _documentation(title, about, example, features, top, options)
+    build.__doc__ = _documentation(title, about, outputs, example, features, top, options)
     return build
 
 
@@ -152,13 +157,14 @@ def family(features, top=pooled_top, **common):
     return made
 
 
-def _documentation(title, about, example, features, top, options):
+def _documentation(title, about, outputs, example, features, top, options):
     """The docstring of a function, from those of its parts; `options` are its own arguments."""
     texts, sources = zip(
         *(inspect.cleandoc(part.__doc__).partition("\n\nSource:")[::2] for part in (features, top))
     )
     shared = sections(_arguments.__doc__)
     entries = entries_of("\n".join([shared[1], *(sections(t)[1] for t in texts)]))
+    rank = outputs.count(",") + 1
     taken = {*inspect.signature(_arguments).parameters, *options}
     entries = [entry for entry in entries if entry.split(":")[0] in taken]
     parts = [
@@ -166,9 +172,9 @@ def _documentation(title, about, example, features, top, options):
         sections(texts[0])[0],
         *presets.documentation(title),
         "Args:\n" + textwrap.indent("\n".join(entries), "    "),
-        shared[2],
+        shared[2].replace("(batch, classes)", outputs),
         "Source:" + sources[0],
-        f"Example:\n\n>>> model = {title}{example}\n>>> len(model.output_shape)\n2",
+        f"Example:\n\n>>> model = {title}{example}\n>>> len(model.output_shape)\n{rank}",
     ]
     return "\n\n".join(parts)
 

@@ -10,6 +10,7 @@ from keras_snn.applications import (
     ms_resnet,
     qkformer,
     s_resnet,
+    segmentation,
     sew_resnet,
     small,
     spike_driven_transformer,
@@ -26,6 +27,7 @@ from keras_snn.applications.max_resnet import *
 from keras_snn.applications.ms_resnet import *
 from keras_snn.applications.qkformer import *
 from keras_snn.applications.s_resnet import *
+from keras_snn.applications.segmentation import *
 from keras_snn.applications.sew_resnet import *
 from keras_snn.applications.small import *
 from keras_snn.applications.spike_driven_transformer import *
@@ -50,6 +52,7 @@ FAMILIES = (
     e_spikeformer,
     max_former,
     spiking_resformer,
+    segmentation,
     small,
 )
 __all__ = [name for family in FAMILIES for name in family.__all__]

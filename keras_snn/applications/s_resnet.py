@@ -4,18 +4,14 @@ Layouts, neuron, initialisation and T = 50 are those of the authors' code. As th
 other than in that code, its normalisation through time has no shift.
 """
 
-import keras
-
 from keras_snn import layers as snn
-from keras_snn.applications import factory, inputs, residual
+from keras_snn.applications import builder, factory, inputs, residual
 from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["SResNet", "SResNet20", "SResNet38", "SResNet56"]
 
 decode_predictions = inputs.decode_predictions
 preprocess_input = inputs.preprocess_input
-
-GLOROT = keras.initializers.VarianceScaling(4.0, "fan_avg", "uniform")  # with gain 2
 
 
 def lif():
@@ -80,8 +76,8 @@ def _resnet(depth=None):
         else f"a spiking residual network with {', '.join([str((depth - 2) // 6)] * 3)} blocks",
         size=32,
         minimum=4,
-        kernel_initializer=GLOROT,
-        dense_initializer=GLOROT,
+        kernel_initializer=builder.GLOROT_2,
+        dense_initializer=builder.GLOROT_2,
         defaults={"timesteps": 50, "neuron": lif, "norm": "bntt"},
         **({} if depth is None else {"depth": depth}),
     )

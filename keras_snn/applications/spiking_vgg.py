@@ -11,11 +11,11 @@ import itertools
 import math
 
 import keras
-from keras import ops
 
 from keras_snn import graph
 from keras_snn import layers as snn
 from keras_snn.applications import builder, factory, inputs
+from keras_snn.layers.convolution import Sidewise2D
 from keras_snn.utils.arguments import check_choice
 
 __all__ = [
@@ -84,33 +84,17 @@ def vgg(net, x, *, blocks, pools, pool="max", use_bias=True, convolution_dropout
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
-class _GridPooling2D(keras.layers.Layer):
+class _GridPooling2D(Sidewise2D):
     """Means over a grid of `size` by `size` cells, as PyTorch's adaptive pooling.
 
     Keras's own layer fails in TensorFlow's graphs where the grid is finer than the maps.
     """
 
-    def __init__(self, size, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
-        self.form = "bchw,ih,jw->bcij" if builder.is_channels_first() else "bhwc,ih,jw->bijc"
-
-    def _means(self, length):
-        """The matrix of the means over cells of a side."""
-        sides = [i * length / self.size for i in range(self.size + 1)]
+    @staticmethod
+    def matrix(length, size):
+        sides = [i * length / size for i in range(size + 1)]
         cells = [(math.floor(a), math.ceil(b)) for a, b in itertools.pairwise(sides)]
         return [[(a <= i < b) / (b - a) for i in range(length)] for a, b in cells]
-
-    def call(self, inputs):
-        sizes = inputs.shape[2:] if self.form.startswith("bc") else inputs.shape[1:3]
-        means = [ops.convert_to_tensor(self._means(n), dtype=inputs.dtype) for n in sizes]
-        return ops.einsum(self.form, inputs, *means)
-
-    def compute_output_shape(self, input_shape):
-        size = (self.size, self.size)
-        if self.form.startswith("bc"):
-            return (*input_shape[:2], *size)
-        return (input_shape[0], *size, input_shape[3])
 
     def get_config(self):
         return super().get_config() | {"size": self.size}

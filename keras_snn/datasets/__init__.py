@@ -4,6 +4,7 @@ Images of TensorFlow Datasets are `tf.data` pipelines. Everything else, and Kera
 where TensorFlow is missing, are batches of arrays for every backend.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def load(
     workers: int = 1,
     validation_split: float = 0.0,
     augmentation_options: dict[str, dict] | None = None,
+    masks: bool = False,
 ) -> Dataset:
     """A data set by name.
 
@@ -79,13 +81,19 @@ def load(
             choose by, as `Dataset.validation`: of images the last ones, of recordings and speech
             evenly spaced ones.
         augmentation_options: Arguments of these variations by name, see `Preparation`. Images only.
+        masks: Whether labels are masks for segmentation, class numbers `(height, width)` and 255
+            (void) for pixels that do not count: of `"oxford_iiit_pet"` (0 is the pet, 1 what is
+            around it, void the border), or of a `.npz` file with masks as `y_train` and `y_test`,
+            whose images may be clips of event frames, `(time, height, width, channels)`, which are
+            scaled but not normalised.
 
     Returns:
         A `Dataset`.
 
     Raises:
         ValueError: If a name is unknown, the set has no labelled images of a known size, or a file
-            is damaged (the error names the byte).
+            is damaged (the error names the byte). If masks are not those of the images, or no
+            pixel for training is of some class.
         FileNotFoundError: If the data are missing; the error says what to get, and where.
         ImportError: If a package is missing; the error names the extra to install.
     """
@@ -94,6 +102,12 @@ def load(
     if augmentation_options and (name in recordings.RECORDINGS or name in speech.SETS):
         raise ValueError(f"`augmentation_options` are for images, not for the data set {name!r}.")
     files = None
+    if masks and (augmentation or one_hot or not _may_have_masks(name)):
+        raise ValueError(
+            "`masks=True` is for images of TensorFlow Datasets and .npz files, without variations "
+            f"and one-hot labels, got the data set {name!r}, augmentation={list(augmentation)}, "
+            f"one_hot={one_hot}."
+        )
     if name in recordings.RECORDINGS:
         files = recordings.load(
             name,
@@ -117,9 +131,10 @@ def load(
         return Preparation(1 / 255, normalization, names, classes, augmentation_options)
 
     hub = str(name).startswith(hugging_face.PREFIX)
-    held = None if hub else _in_memory(name, seed)
+    held = None if hub else _in_memory(name, seed, masks)
     if held is None:
-        return (hugging_face.load if hub else images.tfds)(
+        read = hugging_face.load if hub else functools.partial(images.tfds, masks=masks)
+        return read(
             name,
             batch_size,
             seed,
@@ -130,24 +145,32 @@ def load(
             validation_split,
         )
     train, test = held
-    prepare = preparation(augmentation, int(max(train[1].max(), test[1].max())) + 1)
+    if train[0].ndim == 5:
+        normalization = None
+    prepare = preparation(augmentation, images.count_classes(train[1], test[1], masks))
     title = pathlib.Path(name).stem
     return images.arrays(
-        title, train, test, batch_size, seed, prepare, image_size, validation_split
+        title, train, test, batch_size, seed, prepare, image_size, validation_split, masks
     )
 
 
-def _in_memory(name, seed):
+def _may_have_masks(name):
+    """Whether a data set is none of recordings, of speech, of the Hub, or of digits."""
+    others = {*recordings.RECORDINGS, *speech.SETS, "digits"}
+    return name not in others and not str(name).startswith(hugging_face.PREFIX)
+
+
+def _in_memory(name, seed, masks):
     """Training and held-out images as arrays, or `None` for a set of TensorFlow Datasets."""
     if name == "digits":
         return images.digits(seed)
     if str(name).endswith(".npz"):
-        return images.npz(name)
+        return images.npz(name, masks)
     try:
         import tensorflow  # noqa: F401
         import tensorflow_datasets  # noqa: F401
     except ImportError as error:
-        dataset = images.keras_dataset(name)
+        dataset = None if masks else images.keras_dataset(name)
         if dataset is None:
             raise ImportError(
                 f"The data set {name!r} is read through TensorFlow Datasets: "

@@ -11,9 +11,23 @@ __all__ = ["arrays", "digits", "keras_dataset", "npz", "tfds"]
 
 # A variation of single images before batching, for data sets with images of different sizes.
 RESIZED_CROP = "resized_crop"
+# The label of pixels whose class nobody knows.
+VOID = 255
+# Masks of TensorFlow Datasets: the feature, and what its values are: classes, or void.
+MASKS = {"oxford_iiit_pet": ("segmentation_mask", (VOID, 0, 1, VOID))}
 
 
-def arrays(name, train, test, batch_size, seed, prepare, image_size=None, validation_split=0.0):
+def arrays(
+    name,
+    train,
+    test,
+    batch_size,
+    seed,
+    prepare,
+    image_size=None,
+    validation_split=0.0,
+    masks=False,
+):
     """A data set of arrays.
 
     Args:
@@ -26,14 +40,18 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
         image_size: Height and width to resize images to, if any, with antialiasing as in
             torchvision; integer images stay integers, rounded.
         validation_split: Share of the training images, the last ones, that is held out.
+        masks: Whether labels are masks.
 
     Returns:
         A `Dataset`.
 
     Raises:
-        ValueError: If images for training and held out differ in shape.
+        ValueError: If images for training and held out differ in shape, or no pixel for training
+            is of some class.
     """
-    (train_x, train_y), (test_x, test_y) = (_resized(*part, image_size) for part in (train, test))
+    (train_x, train_y), (test_x, test_y) = (
+        _resized(*part, image_size, masks) for part in (train, test)
+    )
     if train_x.shape[1:] != test_x.shape[1:]:
         raise ValueError(
             f"The data set {name!r} should have images of one shape, got {train_x.shape[1:]} for "
@@ -48,9 +66,26 @@ def arrays(name, train, test, batch_size, seed, prepare, image_size=None, valida
         ArrayBatches(train_x[:count], train_y[:count], batch_size, seed, prepare),
         ArrayBatches(test_x, test_y, batch_size, prepare=prepare),
         tuple(train_x.shape[1:]),
-        int(max(train_y.max(), test_y.max())) + 1,
+        count_classes(train_y, test_y, masks),
         validation,
     )
+
+
+def count_classes(train, test, masks=False):
+    """The number of classes of labels; of masks, of those that are not void.
+
+    Raises a `ValueError` if no pixel for training is of some class.
+    """
+    if not masks:
+        return int(max(train.max(), test.max())) + 1
+    found, others = (set(np.unique(part).tolist()) - {VOID} for part in (train, test))
+    missing = sorted(set(range(max(found | others, default=-1) + 1)) - found)
+    if missing or not found:
+        raise ValueError(
+            f"The masks should have pixels of every class from 0 on, got none of {missing or 'any'}"
+            f" for training (void is {VOID})."
+        )
+    return len(found)
 
 
 def kept(count, validation_split):
@@ -58,15 +93,21 @@ def kept(count, validation_split):
     return count - max(int(validation_split * count), 1)
 
 
-def _resized(images, labels, size):
+def _resized(images, labels, size, masks=False):
     images = images[..., None] if images.ndim == 3 else images
+    if size is not None and images.ndim == 5:
+        raise ValueError(f"`image_size` is for images, not for clips of the shape {images.shape}.")
     if size is not None and images.shape[1:3] != (size, size):
+        if masks:  # the nearest pixels
+            rows, columns = ((np.arange(size) + 0.5) * n // size for n in images.shape[1:3])
+            labels = labels[:, rows.astype(int)][:, :, columns.astype(int)]
         images = np.concatenate(
             [_resized_part(part, size) for part in np.array_split(images, -(-len(images) // 1000))]
         )
     if keras.config.image_data_format() == "channels_first":
-        images = images.transpose(0, 3, 1, 2)
-    return images, np.asarray(labels).reshape(-1).astype("int64")
+        images = np.moveaxis(images, -1, -3)
+    labels = np.asarray(labels)
+    return images, labels if masks else labels.reshape(-1).astype("int64")
 
 
 def _resized_part(images, size):
@@ -102,12 +143,14 @@ def digits(seed):
     return (train_x, train_y), (test_x, test_y)
 
 
-def npz(path):
+def npz(path, masks=False):
     """Images from a file like that of `keras.datasets.mnist`: `x_train`, `y_train`, `x_test`, ...
 
     Args:
         path: A `.npz` file; images are `(examples, height, width[, channels])`, from 0 to 255;
             labels are class numbers, `(examples,)` or `(examples, 1)`.
+        masks: Whether labels are masks instead, `(examples, height, width)`; the images may be
+            clips then, `(examples, time, height, width, channels)`.
 
     Returns:
         `(images, labels), (images, labels)`, for training and held out.
@@ -138,8 +181,13 @@ def npz(path):
                 f"many {names[part + 1]}, got {arrays[part].shape} and {arrays[part + 1].shape}."
             )
         try:
-            _check_images(names[part], arrays[part])
-            arrays[part + 1] = class_numbers(names[part + 1], arrays[part + 1], len(arrays[part]))
+            _check_images(names[part], arrays[part], clips=masks)
+            name, labels, shape = names[part + 1], arrays[part + 1], arrays[part].shape
+            arrays[part + 1] = (
+                _mask_numbers(name, labels, shape)
+                if masks
+                else class_numbers(name, labels, shape[0])
+            )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return tuple(arrays[:2]), tuple(arrays[2:])
@@ -149,8 +197,9 @@ def npz(path):
 DEFLATION = 1032
 
 
-def _check_images(name, images):
-    if images.ndim not in (3, 4) or not images.size or images.dtype.kind not in "uif":
+def _check_images(name, images, clips=False):
+    ranks = (3, 4, 5) if clips else (3, 4)
+    if images.ndim not in ranks or not images.size or images.dtype.kind not in "uif":
         raise ValueError(
             f"{name} should be images (examples, height, width[, channels]), got an array of "
             f"{images.dtype} of the shape {images.shape}."
@@ -162,12 +211,33 @@ def _check_images(name, images):
         raise ValueError(f"{name} should have values from 0 to 255, got {low} to {high}.")
 
 
+def _is_whole(labels):
+    """Whether an array has integers, of whatever dtype."""
+    return labels.dtype.kind in "ui" or (
+        labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all())
+    )
+
+
+def _mask_numbers(name, masks, shape):
+    """Masks as bytes, if they have a class number or void for each pixel of images."""
+    sides = shape[1:3] if len(shape) < 5 else shape[2:4]
+    wanted = (shape[0], *sides)
+    if masks.shape not in (wanted, (*wanted, 1)) or not _is_whole(masks):
+        raise ValueError(
+            f"{name} should be masks of class numbers, of the shape {wanted}, for images of the "
+            f"shape {shape}, got an array of {masks.dtype} of the shape {masks.shape}."
+        )
+    if masks.min() < 0 or masks.max() > VOID:
+        raise ValueError(
+            f"{name} should have class numbers from 0 and {VOID} for void, got {masks.min()} to "
+            f"{masks.max()}."
+        )
+    return masks.reshape(wanted).astype("uint8")
+
+
 def class_numbers(name, labels, count):
     """Labels as integers, if they are class numbers of so many images."""
-    whole = labels.dtype.kind in "ui" or (
-        labels.dtype.kind == "f" and (labels == np.floor(labels)).all()
-    )
-    if labels.shape not in ((count,), (count, 1)) or not whole:
+    if labels.shape not in ((count,), (count, 1)) or not _is_whole(labels):
         raise ValueError(
             f"{name} should be class numbers, one for each of {count} images, got an array of "
             f"{labels.dtype} of the shape {labels.shape}, {labels.flat[:4].tolist()}."
@@ -215,6 +285,7 @@ def tfds(
     augmentation,
     make_preparation,
     validation_split=0.0,
+    masks=False,
 ):
     """An image classification set of TensorFlow Datasets, as pipelines of `tf.data`.
 
@@ -231,6 +302,7 @@ def tfds(
         make_preparation: A function of names of variations and the number of classes that makes a
             `Preparation`.
         validation_split: Share of the training images, the last ones, that is held out.
+        masks: Whether labels are masks, of one of the sets in `MASKS`.
 
     Returns:
         A `Dataset`.
@@ -246,7 +318,13 @@ def tfds(
             "a .npz file."
         ) from error
     features = builder.info.features
-    if not {"image", "label"} <= set(features):
+    label, values = MASKS.get(builder.name, (None, None)) if masks else ("label", None)
+    if label is None:
+        raise ValueError(
+            f"The masks of {name!r} are not known. With `masks=True` the data set should be one of "
+            f"{list(MASKS)} or a .npz file."
+        )
+    if not {"image", label} <= set(features):
         raise ValueError(f"The data set {name!r} has no labelled images, but {list(features)}.")
     shape = tuple(features["image"].shape)
     varies = None in shape
@@ -259,7 +337,8 @@ def tfds(
     if RESIZED_CROP in augmentation and not varies:
         raise ValueError(f"{RESIZED_CROP!r} is for data sets whose images differ in size.")
     others = [variation for variation in augmentation if variation != RESIZED_CROP]
-    prepare = make_preparation(others, features["label"].num_classes)
+    classes = len(set(values) - {VOID}) if masks else features["label"].num_classes
+    prepare = make_preparation(others, classes)
     try:
         builder.download_and_prepare()
     except Exception as error:  # of downloads, archives, folders that a user has to fill
@@ -294,12 +373,21 @@ def tfds(
         image = tf.ensure_shape(image, shape)
         return tf.transpose(image, (2, 0, 1)) if channels_first else image
 
+    def labelled(example):
+        if not masks:
+            return example["label"]
+        mask = _central(tf, example[label], image_size) if varies else example[label]
+        if image_size is not None:
+            mask = tf.image.resize(mask, shape[:2], "nearest")
+        known = tf.constant([*values, *[VOID] * (256 - len(values))], "uint8")
+        return tf.gather(known, tf.cast(mask[..., 0], "int32"))
+
     def training(epoch, number, example):
         image = ordered(sized(example["image"], (epoch, number)))
-        return image, example["label"], epoch, number
+        return image, labelled(example), epoch, number
 
     def held_out(example):
-        return ordered(sized(example["image"], None)), example["label"]
+        return ordered(sized(example["image"], None)), labelled(example)
 
     def prepare_training(images, labels, epoch, number):
         return prepare(images, labels, batch_seed(seed, epoch[0], number[0] // batch_size))
@@ -320,7 +408,7 @@ def tfds(
     split = "test" if "test" in builder.info.splits else "validation"
     test = in_batches(builder.as_dataset(split=split, shuffle_files=False))
     shape = (shape[2], *shape[:2]) if channels_first else shape
-    return Dataset(name, train, test, shape, features["label"].num_classes, validation, epochs)
+    return Dataset(name, train, test, shape, classes, validation, epochs)
 
 
 # Size of the shuffle buffer, in examples.

@@ -1,13 +1,14 @@
-"""The convolution of the papers' networks, padded as PyTorch pads, and sums over windows."""
+"""The convolution of the papers' networks, padded as PyTorch pads, sums over windows, resizing."""
 
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_snn.utils.arguments import Configured
+from keras_snn.utils.arguments import Configured, check_integer
 
-__all__ = ["PaddedConv2D", "SumPooling2D"]
+__all__ = ["AlignedResizing2D", "PaddedConv2D", "SumPooling2D"]
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -112,3 +113,77 @@ class SumPooling2D(Configured, keras.layers.AveragePooling2D):
 
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "padding"}
+
+
+class Sidewise2D(Configured, keras.layers.Layer):
+    """Maps times one matrix along their height and another one along their width.
+
+    `matrix(length, size)` gives the matrix `(size, length)` from sides of `length` to `size`.
+
+    Args:
+        size: Height and width of the outputs, a pair, or an integer for both.
+        data_format: Where the channels are; by default as Keras's image data format says.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+    """
+
+    def __init__(self, size, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2:
+            raise ValueError(f"`size` should be a height and a width. Received: size={size}")
+        self.sides = tuple(check_integer("size", side) for side in sides)
+        self.data_format = data_format or keras.config.image_data_format()
+        self.first = 2 if self.data_format == "channels_first" else 1  # axis of the height
+
+    def call(self, inputs):
+        lengths = inputs.shape[self.first : self.first + 2]
+        matrices = [
+            ops.convert_to_tensor(self.matrix(*lengths), dtype=inputs.dtype)
+            for lengths in zip(lengths, self.sides)
+        ]
+        equation = "bchw,ih,jw->bcij" if self.first == 2 else "bhwc,ih,jw->bijc"
+        return ops.einsum(equation, inputs, *matrices)
+
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape)
+        shape[self.first : self.first + 2] = self.sides
+        return tuple(shape)
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class AlignedResizing2D(Sidewise2D):
+    """Bilinear resizing that keeps the corners: the outermost values stay where they are.
+
+    Keras's `Resizing` and `UpSampling2D` align the edges of the outermost pixels instead.
+
+    Args:
+        size: Height and width of the outputs, a pair, or an integer for both.
+        data_format: Where the channels are; by default as Keras's image data format says.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Call arguments:
+        inputs: Images, `(batch, height, width, channels)`, or as `data_format` says.
+
+    Returns:
+        Images of the size `size`.
+
+    Raises:
+        ValueError: If `size` is no pair of positive integers.
+
+    Source: PyTorch's `interpolate(..., mode="bilinear", align_corners=True)`.
+
+    Example:
+
+    >>> image = keras.ops.array([[0.0, 4.0]])[None, ..., None]
+    >>> print(keras.ops.convert_to_numpy(AlignedResizing2D((1, 5))(image))[0, 0, :, 0])
+    [0. 1. 2. 3. 4.]
+    """
+
+    @staticmethod
+    def matrix(length, size):
+        places = np.linspace(0, length - 1, size)[:, None] if size > 1 else np.zeros((1, 1))
+        return np.maximum(0, 1 - np.abs(places - np.arange(length)))
+
+    def get_config(self):
+        return super().get_config() | {"size": self.size, "data_format": self.data_format}

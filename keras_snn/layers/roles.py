@@ -154,6 +154,7 @@ for layer, role in {
     attention.TokenSums: graph.Role("per step"),
     attention.SpikeGate: graph.Role("per step"),
     convolution.SumPooling2D: graph.Role("across"),
+    convolution.AlignedResizing2D: graph.Role("across", linear=True),
     quantized.ClipFloorShift: graph.Role("pointwise"),
     time.TimeConstantDropout: graph.Role("pointwise", idle=True),
     normalization.ThresholdDependentBatchNormalization: graph.Role(
