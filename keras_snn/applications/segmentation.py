@@ -5,7 +5,8 @@ normalisation through time has no shift. `backbone` takes any other network of t
 features are maps. Outputs are `(batch, height, width, classes)`, whatever the image data format.
 Masks are class numbers, `(batch, height, width)`, in which a void label stands where nobody knows:
 see `keras_snn.losses.PixelCrossentropy`, and `keras.metrics.MeanIoU(..., ignore_class=255,
-sparse_y_pred=False)`.
+sparse_y_pred=False)`. On PyTorch Keras's own sparse cross-entropy fails in the backward pass of
+such outputs, so train with logits (`classifier_activation=None`) and that loss.
 """
 
 from keras import layers
