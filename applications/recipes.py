@@ -274,7 +274,7 @@ RECIPES = {
         "model": "SpikingFCN",
         "width": 0.125,
         "norm": "bn",  # the paper: bntt
-        "epochs": 8,
+        "epochs": 40,
         "batch_size": 32,
         "learning_rate": 4e-3,
     },

@@ -45,7 +45,7 @@ SMALL = {
 LARGE = {
     "SpikingVGG11": {"pool": "average", "use_bias": False, "norm": "tebn"},
     "SpikingResNet50": {"strided_convolution": "1x1"},
-    "DANet50": {"span": "stage", "average": True, "variant": "PA-A"},
+    "DANet50": {"span": "stage", "variant": "PA-A"},
 }
 EACH = SMALL | LARGE
 ARGUMENTS = {"input_shape": (32, 32, 3), "classes": 3, "timesteps": 2}

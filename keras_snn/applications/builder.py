@@ -188,12 +188,12 @@ class Builder:
         inputs = [self.repeat(branch, name + "_branch"), self.repeat(shortcut, name + "_shortcut")]
         return self.combine(snn.SpikeConnection(connect, name=name), inputs)
 
-    def sum(self, values, name, average=False):
-        """The sum, or the mean, of values of one shape."""
+    def sum(self, values, name):
+        """The sum of values of one shape."""
         values = [self.repeat(x, f"{name}_{i}") for i, x in enumerate(values, start=1)]
         if len(values) == 1:
             return values[0]
-        return self.combine((layers.Average if average else layers.Add)(name=name), values)
+        return self.combine(layers.Add(name=name), values)
 
     def conv(
         self,

@@ -1,10 +1,10 @@
 """DANet: networks with densely additive connections (Li, Lei and Yang, 2023).
 
-What is the paper's: densely additive (DA) connections, the name "PA-B" and the order of its layers
-(normalisation, neuron, convolution; taken from another re-implementation), ResNet depths, T = 4.
-What is our reading, as the full text and code were not at hand: that DA means a path of sums that
-no neuron, normalisation or convolution interrupts, so that each unit's input is the sum of all
-earlier units' outputs; the other three orders and their names; `span`; stems, heads and neurons.
+Neither code nor the full text is public. What the abstract tells is the name, densely additive (DA)
+connections, ResNet depths and T = 4. Everything else is our reading: that DA means a path of sums
+that no neuron, normalisation or convolution interrupts, so that each unit's input is the sum of all
+earlier units' outputs; the four orders of layers and their names (the name "PA-B" and its order are
+those of an unofficial re-implementation); `span`; stems, heads, shortcuts and neurons.
 """
 
 from keras_snn.applications import factory, inputs, residual
@@ -33,7 +33,6 @@ def danet(
     filters,
     variant="PA-B",
     span="block",
-    average=False,
     zero_init_residual=False,
     small_images=False,
 ):
@@ -44,15 +43,15 @@ def danet(
     convolutions see spikes.
 
     Args:
-        variant: Order of the layers of a unit: `"A-A"` (convolution, normalisation, neuron),
-            `"A-B"` (normalisation, convolution, neuron), `"PA-A"` (neuron, convolution,
-            normalisation) or `"PA-B"` (normalisation, neuron, convolution).
-        span: How far sums reach: `"block"`, over the units of a stage; `"stage"`, to each stage's
-            output the outputs of the stem and of all earlier stages are added too, each through
-            its own strided 1x1 convolution, normalisation and neuron; `"all"`, the first unit of a
-            stage adds to the outputs of all earlier units of all stages, each through its own
-            strided 1x1 convolution and normalisation (and neuron, if spikes are added).
-        average: With `span="stage"`, whether those outputs are averaged before they are added.
+        variant: Order of the layers of a unit, each our reading: `"A-A"` (convolution,
+            normalisation, neuron), `"A-B"` (normalisation, convolution, neuron), `"PA-A"` (neuron,
+            convolution, normalisation) or `"PA-B"` (normalisation, neuron, convolution).
+        span: How far sums reach, our reading: `"block"`, over the units of a stage; `"stage"`, to
+            each stage's output the outputs of the stem and of all earlier stages are added too,
+            each through its own strided 1x1 convolution, normalisation and neuron; `"all"`, the
+            first unit of a stage adds to the outputs of all earlier units of all stages, each
+            through its own strided 1x1 convolution and normalisation (and neuron, if spikes are
+            added).
         zero_init_residual: Whether every fresh unit that keeps the shape is the identity.
         small_images: Whether the stem is a 3x3 convolution without pooling, for images up to
             32x32.
@@ -101,7 +100,7 @@ def danet(
         if span == "stage":
             name = f"stack{stage}"
             sources = transitions(net.channels(x), stage, name, neuron=True)
-            x = net.join(x, net.sum(sources, name + "_sources", average), name + "_add")
+            x = net.join(x, net.sum(sources, name + "_sources"), name + "_add")
             outputs.append((name, stage, x))
     return x if spikes else net.neuron(x, "head_neuron")
 
