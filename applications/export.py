@@ -10,7 +10,6 @@ For TensorFlow Lite Micro the folder `NAME_tflm` gets a C++ program: `TFLM=path 
 Inputs to compare with, and to take the ranges of quantised files from, are those of a data set.
 """
 
-import dataclasses
 import pathlib
 
 import common
@@ -18,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from keras_snn import export
-from keras_snn.export.micro import project
+from keras_snn.export.micro import write_project
 from keras_snn.export.targets.tflite import MODES, QUANTIZATIONS, STATES, TARGETS
 from keras_snn.utils import files
 
@@ -64,14 +63,9 @@ def main(argv):
     except (TypeError, RuntimeError) as error:  # what can't be exported
         raise ValueError(str(error)) from error
     print(report)
-    kept = report if FLAGS.tensors else dataclasses.replace(report, tensors=[], arithmetic=[])
-    files.write(path.with_suffix(".json"), kept.to_json())
+    files.write(path.with_suffix(".json"), report.to_json(FLAGS.tensors))
     if FLAGS.target == "tflm":
-        folder = path.with_name(f"{path.stem}_tflm")
-        folder.mkdir(exist_ok=True)
-        for name, text in project(path.read_bytes(), report, path.stem).items():
-            files.write(folder / name, text)
-        print(f"A C++ program: TFLM=path make -C {folder}")
+        print(f"A C++ program: TFLM=path make -C {write_project(path, report)}")
 
     images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
     stream = (export.CRunner if source else export.StreamingInterpreter)(path)

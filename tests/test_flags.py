@@ -330,11 +330,15 @@ def stubs_of_export(trace, module, model):
         trace.asked("step")(x)
         return {"output": np.zeros((1, 10))}
 
-    report = types.SimpleNamespace(to_json=str, timesteps=2, mode="step")
+    def to_json(tensors):
+        return trace.asked("to_json", "{}")(tensors)
+
+    report = types.SimpleNamespace(to_json=to_json, timesteps=2, mode="step")
     yield tflite, "run", trace.asked("run", report)
     yield flatbuffer, "litert", lambda: None
     stream = types.SimpleNamespace(step=answer, run=answer)
     yield module.export, "StreamingInterpreter", trace.asked("StreamingInterpreter", stream)
+    yield module, "write_project", lambda path, report: trace.asked("project")(path)
     yield module.files, "write", lambda path, content: trace.asked("write")(path)
 
 

@@ -54,7 +54,7 @@ class Undefined(layers.LIFCell):
     """A gradient that is no number."""
 
     def charge(self, v, x):
-        return super().charge(v, x) + 0 * ops.sqrt(0 * x)
+        return super().charge(v, x) + 1e-30 * ops.sqrt(0 * x)
 
     def linear_charge(self):
         return None

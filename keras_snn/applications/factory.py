@@ -13,7 +13,10 @@ from keras_snn.applications.weights import presets
 from keras_snn.utils.arguments import check_integer
 from keras_snn.utils.docs import entries_of, sections
 
-__all__ = ["application", "family", "pooled_top"]
+__all__ = ["APPLICATIONS", "application", "family", "pooled_top"]
+
+# What `application` made, by title.
+APPLICATIONS = {}
 
 
 def pooled_top(net, x, classes, classifier_activation):
@@ -134,6 +137,7 @@ def application(
     build.__module__ = features.__module__
     build.__signature__ = signature
     build.__doc__ = _documentation(title, about, outputs, example, features, top, options)
+    APPLICATIONS[title] = build
     return build
 
 

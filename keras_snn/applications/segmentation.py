@@ -11,7 +11,6 @@ such outputs, so train with logits (`classifier_activation=None`) and that loss.
 
 from keras import layers
 
-from keras_snn import applications
 from keras_snn import layers as snn
 from keras_snn.applications import builder, factory, inputs
 from keras_snn.applications.builder import Value, is_channels_first
@@ -68,7 +67,7 @@ def blocks(net, x, pools, dilated, width):
 
 def pyramid(net, x, backbone):
     """The feature maps of a network of this package: the last ones of each size, finest first."""
-    build = getattr(applications, backbone, None) if isinstance(backbone, str) else backbone
+    build = factory.APPLICATIONS.get(backbone) if isinstance(backbone, str) else backbone
     if not callable(build):
         raise ValueError(
             "`backbone` should be the name of a network in `keras_snn.applications`, or a function "

@@ -4,8 +4,9 @@ import math
 import string
 
 from keras_snn.export.names import identifier
+from keras_snn.utils import files
 
-__all__ = ["c_array", "project"]
+__all__ = ["c_array", "project", "write_project"]
 
 # Methods of `MicroMutableOpResolver` whose names don't follow from the operation's.
 METHODS = {
@@ -114,6 +115,23 @@ def project(blob, report, stem):
     )
     makefile = MAKEFILE.replace("NAME", stem)
     return {f"{stem}.cc": source, f"{stem}.h": header, "main.cc": main, "Makefile": makefile}
+
+
+def write_project(path, report):
+    """Writes `project` of an exported file into a folder beside it, `NAME_tflm`.
+
+    Args:
+        path: Path of the exported file.
+        report: Its `ExportReport`.
+
+    Returns:
+        The folder.
+    """
+    folder = path.with_name(f"{path.stem}_tflm")
+    folder.mkdir(exist_ok=True)
+    for name, text in project(path.read_bytes(), report, path.stem).items():
+        files.write(folder / name, text)
+    return folder
 
 
 # What the arena may lose to alignment, and what a program starts with where nobody measured it.

@@ -84,9 +84,10 @@ class ExportReport:
     warnings: list = dataclasses.field(default_factory=list)
     path: str = ""
 
-    def to_json(self):
-        """The report as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
+    def to_json(self, tensors=True):
+        """The report as JSON; without `tensors` none of their scales, multipliers and shifts."""
+        kept = self if tensors else dataclasses.replace(self, tensors=[], arithmetic=[])
+        return json.dumps(dataclasses.asdict(kept), indent=1)
 
     @classmethod
     def from_json(cls, text):

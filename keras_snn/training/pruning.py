@@ -251,7 +251,7 @@ class KeepZeros(Selecting):
             return
         kept = ops.not_equal(variable, 0)
         super().update_step(gradient, variable, learning_rate)
-        self.assign(variable, ops.where(kept, variable, 0))
+        self.assign(variable, ops.where(kept, ops.convert_to_tensor(variable), 0))
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
