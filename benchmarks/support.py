@@ -105,6 +105,8 @@ def networks():
         snn.EIF,
         snn.Izhikevich,
         snn.ResonateAndFire,
+        snn.SEAdLIF,
+        snn.TwoCompartmentLIF,
         snn.ILIF,
         snn.TernaryIF,
         snn.TernaryLIF,

@@ -349,22 +349,25 @@ class Triangle(Surrogate):
 
 
 class PiecewiseExp(_OneParameter):
-    """Two-sided exponential: derivative `(alpha / 2) exp(-alpha |x|)`.
+    """Two-sided exponential: derivative `scale (alpha / 2) exp(-alpha |x|)`.
 
     Args:
         alpha: Steepness.
+        scale: Factor on the derivative; that of SLAYER's form in SE-adLIF's code is 0.4.
 
     Source: SpikingJelly `PiecewiseExp`.
     """
 
-    def __init__(self, alpha=1.0):
+    def __init__(self, alpha=1.0, scale=1.0):
         super().__init__(alpha)
+        self.scale = _positive("scale", scale)
 
     def derivative(self, x):
-        return (self.alpha / 2) * ops.exp(-self.alpha * ops.abs(x))
+        return (self.scale * self.alpha / 2) * ops.exp(-self.alpha * ops.abs(x))
 
     def primitive(self, x):
-        return 0.5 + 0.5 * ops.sign(x) * (1 - ops.exp(-self.alpha * ops.abs(x)))
+        half = 0.5 * self.scale
+        return 0.5 + half * ops.sign(x) * (1 - ops.exp(-self.alpha * ops.abs(x)))
 
 
 class Rectangle(_OneParameter):

@@ -38,6 +38,9 @@ class Dual:
     def __rsub__(self, other):
         return -self + other
 
+    def __rtruediv__(self, other):
+        return dual(other) / self
+
     def __truediv__(self, other):
         other = dual(other)
         return self * other.apply(1 / other.value, -1 / other.value**2)
@@ -208,6 +211,31 @@ def analog(p, x, v):
     return relu(y), reset(p, h, fire(p, h))
 
 
+def within(p, name):
+    low, high = p[f"{name}_range"]
+    return low + (high - low) * p[f"{name}_share"]
+
+
+def oscillating(p, x, v, w, *last):
+    """SE-adLIF, and by Euler's form with the last spikes as a state."""
+    decay, decay_w = (exp(-1 / dual(within(p, name))) for name in ("tau", "tau_adaptation"))
+    h = p["v_reset"] + decay * (v - p["v_reset"]) + (1 - decay) * (x - w)
+    s = fire(p, h)
+    after = reset(p, h, s)
+    by, fired = (v, *last) if last else (after, s)
+    aim = p["strength"] * (p["a"] * (by - p["v_reset"]) + p["b"] * fired)
+    return (s, after, decay_w * w + (1 - decay_w) * aim, *([s] if last else []))
+
+
+def two_compartments(p, x, v, d):
+    d = d - sigmoid(p["feedback"]) * v + x
+    h = v + sigmoid(p["coupling"]) * d
+    s = fire(p, h)
+    if p["reset"] == "soft":
+        d = d - (constant(s) if p["detach_reset"] else s) * p["gamma"]
+    return s, reset(p, h, s), d
+
+
 def silent(charge):
     def step(p, x, v):
         v = charge(p, v, x)
@@ -270,6 +298,24 @@ NEURONS = {
     "GLIF": (gated, {"threshold": 0.4, "parameter_shape": "scalar"}, ()),
     "ResonateAndFire": (resonating, {"b": -0.3, "omega": 0.9}, ()),
     "LIAF": (analog, LEAK | {"activation": "relu", "above_threshold": True}, ()),
+    "SEAdLIF": (
+        oscillating,
+        {
+            "tau_range": (1.0, 3.0),
+            "tau_adaptation_range": (3.0, 9.0),
+            "a_range": (0.1, 0.6),
+            "b_range": (0.2, 1.0),
+            "strength": 1.5,
+            "parameter_shape": "scalar",
+            "threshold": 0.3,
+        },
+        (),
+    ),
+    "TwoCompartmentLIF": (
+        two_compartments,
+        {"feedback": 0.3, "coupling": 0.6, "gamma": 0.4},
+        (),
+    ),
     "LeakyIntegrator": (silent(lif), LEAK, ()),
     "Accumulator": (silent(lambda p, v, x: v + x), {}, ()),
 }
@@ -277,7 +323,10 @@ NEURONS = {
 COMMON_RESETS = ("hard", "soft", "none", None)
 RESETS = {"ILIF": ("soft", "none")}
 # States behind the membrane potential, which starts at `v_reset`.
-ZERO = ("AdaptiveLIF", "SynapticLIF", "Izhikevich", "CLIF", "GLIF", "ResonateAndFire")
+ZERO = (
+    *("AdaptiveLIF", "SynapticLIF", "Izhikevich", "CLIF", "GLIF", "ResonateAndFire", "SEAdLIF"),
+    "TwoCompartmentLIF",
+)
 STARTS = {"STDBLIF": [998.0], **{name: [0.0] for name in ZERO}}
 # Arguments of most neurons that these have not.
 WITHOUT = {"GLIF": ("reset", "detach_reset", "v_reset")}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_snn
-from keras_snn import layers
+from keras_snn import layers, testing
 from keras_snn.kernels import tuning
 
 BACKEND = keras.backend.backend()
@@ -126,6 +126,22 @@ def analog(x, v):
     return np.maximum(h - 1, 0), np.where(h >= 1, 0.0, h)
 
 
+def oscillating(x, v, w):
+    """SE-adLIF with tau 4, tau of the adaptation 8, a 1/2, b 1, strength 2."""
+    decay, slow = np.exp(-1 / 4), np.exp(-1 / 8)
+    h = decay * v + (1 - decay) * (x - w)
+    s = 1.0 * (h > 0.2)
+    v = h * (1 - s)
+    return s, v, slow * w + (1 - slow) * 2 * (v / 2 + s)
+
+
+def two_compartments(x, v, d):
+    d = d - v / 2 + x
+    h = v + d / 2
+    s = 1.0 * (h >= 1)
+    return s, h - s, d - s / 2
+
+
 class Row(NamedTuple):
     """A neuron with arguments, its numpy step, where its states start and what its spikes are."""
 
@@ -201,6 +217,20 @@ NEURONS = {
     ),
     "ResonateAndFire": Row(layers.ResonateAndFire, {"omega": 0.8}, resonating, (0.0, 0.0)),
     "LIAF": Row(layers.LIAF, {"above_threshold": True}, analog),
+    "SEAdLIF": Row(
+        layers.SEAdLIF,
+        {
+            "tau_range": (4.0, 4.0 + 1e-7),  # 4 in float32, but for gradients
+            "tau_adaptation_range": (8.0, 8.0 + 1e-7),
+            "a_range": (0.5, 0.5),
+            "b_range": (1.0, 1.0),
+            "strength": 2.0,
+            "threshold": 0.2,
+        },
+        oscillating,
+        (0.0, 0.0),
+    ),
+    "TwoCompartmentLIF": Row(layers.TwoCompartmentLIF, {}, two_compartments, (0.0, 0.0)),
     "LeakyIntegrator": Row(
         layers.LeakyIntegrator, {"tau": 4.0}, lambda x, v: (v + (x - v) / 4,) * 2
     ),
@@ -906,7 +936,7 @@ def test_a_frozen_cell_stays_frozen():
 WRITER = """
 import sys
 import keras, numpy as np
-from keras_snn import layers
+from keras_snn import layers, testing
 
 model = keras.Sequential([
     keras.Input((None, 3)),
@@ -1172,6 +1202,54 @@ def test_values_and_gradients_are_those_of_the_equations(name, setting):
     np.testing.assert_allclose(found, list(wanted[3].values()), rtol=1e-4, atol=1e-5)
 
 
+def euler(x, v, w, s):
+    """SE-adLIF's equations by Euler's form, of the row above."""
+    decay, slow = np.exp(-1 / 4), np.exp(-1 / 8)
+    h = decay * v + (1 - decay) * (x - w)
+    w = slow * w + (1 - slow) * 2 * (v / 2 + s)
+    s = 1.0 * (h > 0.2)
+    return s, h * (1 - s), w, s
+
+
+def test_adaptive_neurons_by_the_form_of_euler():
+    testing.check_neuron(neuron("SEAdLIF", method="euler"), euler)
+    given = equations.arguments("SEAdLIF", detach_reset=False)
+    x, upstream = currents(2, 7, 3), currents(2, 7, 3, seed=1)
+    layer = layers.SEAdLIF(method="euler", surrogate="atan", **given)
+    layer.build(x.shape)
+    weights = {v.name: float(to_numpy(v.value)) for v in layer.trainable_variables}
+    first = [np.full((2, 3), given["v_reset"]), np.zeros((2, 3)), np.zeros((2, 3))]
+    wanted = equations.simulate("SEAdLIF", x, upstream, given, weights, first)
+    assert_same(layer(x), wanted[0], exact=True)
+    _, (dx,), found = gradients(
+        lambda x: ops.sum(layer(x) * ops.array(upstream)), layer.trainable_variables, x
+    )
+    np.testing.assert_allclose(dx, wanted[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, list(wanted[3].values()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.once
+def test_adaptive_neurons_start_and_stay_in_their_ranges():
+    layer = layers.SEAdLIF()
+    layer.build((1, 2, 4000))
+    cell = layer.cell
+    for weight, low, high in (
+        (cell.tau_share, 0, 1),
+        (cell.tau_adaptation_share, 0, 1),
+        (cell.a, 0, 1),
+        (cell.b, 0, 2),
+    ):
+        values = to_numpy(weight.value)
+        assert values.min() >= low and values.max() <= high
+        np.testing.assert_allclose(np.quantile(values, [0.25, 0.75]), [high / 4, high * 3 / 4], 0.1)
+        for sign, end in ((1.0, low), (-1.0, high)):
+            keras.optimizers.SGD(9.0).apply([sign * ops.ones_like(weight)], [weight])
+            assert np.all(to_numpy(weight.value) == end)
+    cell.tau_share.assign(0.25 * ops.ones(4000))
+    for found, tau in ((cell.current_tau, 10), (cell.current_tau_adaptation, 300)):
+        np.testing.assert_allclose(to_numpy(found), tau, rtol=1e-6)
+
+
 # Numbers from outside
 
 
@@ -1318,6 +1396,11 @@ def test_rest_is_where_the_reset_leads():
         (layers.GLIF, {"threshold": 1.0}, "1.0"),
         (layers.GLIF, {"decay": 0.0}, "0.0"),
         (layers.GLIF, {"timesteps": 0}, "0"),
+        (layers.SEAdLIF, {"tau_range": (0.0, 5.0)}, "0.0"),
+        (layers.SEAdLIF, {"a_range": (1.0, 0.5)}, "0.5"),
+        (layers.SEAdLIF, {"b_range": 2.0}, "2.0"),
+        (layers.SEAdLIF, {"method": "exact"}, "exact"),
+        (layers.TwoCompartmentLIF, {"coupling": 1.0}, "1.0"),
         (layers.ResonateAndFire, {"b": 0.2}, "0.2"),
         (layers.LIAF, {"activation": "rely"}, "rely"),
         (layers.ILIF, {"reset": "hard"}, "'hard'"),

@@ -13,8 +13,8 @@ from keras_snn import dynamics, graph
 from keras_snn.kernels import spec
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.layers.rnn import Neuron
-from keras_snn.surrogates import heaviside
-from keras_snn.utils.arguments import check_choice, check_integer, check_number, freeze
+from keras_snn.surrogates import PiecewiseExp, Triangle, heaviside
+from keras_snn.utils.arguments import check_choice, check_integer, check_number, check_range, freeze
 
 __all__ = [
     "CLIF",
@@ -54,6 +54,8 @@ __all__ = [
     "QIFCell",
     "ResonateAndFire",
     "ResonateAndFireCell",
+    "SEAdLIF",
+    "SEAdLIFCell",
     "STDBLIFCell",
     "SynapticLIF",
     "SynapticLIFCell",
@@ -61,6 +63,8 @@ __all__ = [
     "TernaryIFCell",
     "TernaryLIF",
     "TernaryLIFCell",
+    "TwoCompartmentLIF",
+    "TwoCompartmentLIFCell",
 ]
 
 
@@ -1033,6 +1037,185 @@ class MPBNLIF(Neuron, cell=MPBNLIFCell):
     True
     >>> layer.cell.folded_threshold().shape
     (1, 1, 3)
+    """
+
+
+# The surrogates of their sources.
+SLAYER, TRIANGLE = PiecewiseExp(alpha=5.0, scale=0.4), Triangle(gamma=1.0)
+
+
+class SEAdLIFCell(SpikingCell):
+    """Adaptive LIF whose time constants and adaptation are learned, one step.
+
+    With `decay = exp(-1 / tau)`, the adaptation `w` and `v_reset = 0`:
+    `h = decay v + (1 - decay) (x - w)`, a spike `s` and a reset; then
+    `w <- decay_w w + (1 - decay_w) strength (a v + b s)`. By the symplectic form `v` and `s` are
+    those after this step, by Euler's those before it. States: membrane potential, `w`, and for
+    Euler's form the last spikes. The adaptation is coupled to `v - v_reset` (our reading; the
+    source has `v_reset = 0`).
+
+    Learned are `a`, `b`, and the share of its range that each time constant lies at; they start
+    uniformly at random and stay in their ranges.
+
+    Args:
+        tau_range: Least and largest membrane time constant in steps, above 0.
+        tau_adaptation_range: Least and largest time constant of the adaptation in steps, above 0.
+        a_range: Least and largest coupling of the adaptation to the membrane.
+        b_range: Least and largest addition of a spike to the adaptation.
+        strength: Factor on what the adaptation tends to, above 0; the source has 120 for the
+            symplectic form and 60 for Euler's.
+        method: `"symplectic"`, or `"euler"`, which is less stable for large `a`.
+        parameter_shape: How weights are shared: `"channel"`, `"scalar"` or `"neuron"`.
+
+    Source: Baronig et al. (2025), SE-adLIF, and their code.
+    """
+
+    def __init__(
+        self,
+        tau_range=(5.0, 25.0),
+        tau_adaptation_range=(60.0, 300.0),
+        a_range=(0.0, 1.0),
+        b_range=(0.0, 2.0),
+        strength=120.0,
+        method="symplectic",
+        surrogate=SLAYER,
+        strict=True,
+        parameter_shape="channel",
+        **kwargs,
+    ):
+        super().__init__(
+            surrogate=surrogate, strict=strict, parameter_shape=parameter_shape, **kwargs
+        )
+        self.tau_range = check_range("tau_range", tau_range, above=0)
+        self.tau_adaptation_range = check_range(
+            "tau_adaptation_range", tau_adaptation_range, above=0
+        )
+        self.a_range = check_range("a_range", a_range)
+        self.b_range = check_range("b_range", b_range)
+        self.strength = check_number("strength", strength, above=0)
+        self.method = check_choice("method", method, ("symplectic", "euler"))
+        names = ("membrane", "adaptation", "spikes")
+        self.state_names = names[:2] if method == "symplectic" else names
+        self.initial_values = (None, 0.0, 0.0)[: len(self.state_names)]
+
+    def build(self, input_shape):
+        super().build(input_shape)
+
+        def within(name, low, high):
+            return self.add_parameter(
+                name,
+                keras.initializers.RandomUniform(low, high),
+                self.parameter_shape,
+                constraint=lambda weight: keras.ops.clip(weight, low, high),
+            )
+
+        self.tau_share = within("tau_share", 0.0, 1.0)
+        self.tau_adaptation_share = within("tau_adaptation_share", 0.0, 1.0)
+        self.a = within("a", *self.a_range)
+        self.b = within("b", *self.b_range)
+
+    @property
+    def current_tau(self):
+        """The membrane time constants in force."""
+        return _between(self.tau_share, self.tau_range)
+
+    @property
+    def current_tau_adaptation(self):
+        """The time constants of the adaptation in force."""
+        return _between(self.tau_adaptation_share, self.tau_adaptation_range)
+
+    def step(self, x, states):
+        v, w, *last = states
+        rate, rate_w = (
+            1 - keras.ops.exp(-1 / tau) for tau in (self.current_tau, self.current_tau_adaptation)
+        )
+        h = dynamics.lif_charge(v, x - w, rate=rate, v_rest=self.v_reset)
+        spikes = self.fire(h)
+        new = self.reset_membrane(h, spikes)
+        by, fired = (v, last[0]) if last else (new, spikes)
+        aim = self.strength * (self.a * (by - self.v_reset) + self.b * fired)
+        w = dynamics.lif_charge(w, aim, rate=rate_w)
+        return spikes, [new, w, *([spikes] if last else [])]
+
+
+def _between(share, limits):
+    low, high = limits
+    return low + (high - low) * share
+
+
+class SEAdLIF(Neuron, cell=SEAdLIFCell):
+    """Adaptive LIF with learned time constants and adaptation (SE-adLIF), for long sequences.
+
+    `Recurrent(SEAdLIFCell(), keras.layers.Dense(units, use_bias=False,
+    kernel_initializer="orthogonal"))` is the source's recurrent form.
+
+    Example:
+
+    >>> layer = SEAdLIF(tau_range=(5, 25))
+    >>> layer(keras.ops.ones((2, 4, 8, 8, 3))).shape == (2, 4, 8, 8, 3), layer.count_params()
+    (True, 12)
+    """
+
+
+class TwoCompartmentLIFCell(SpikingCell):
+    """LIF of two compartments, a dendrite and a soma, one step.
+
+    `d <- d - feedback v + x`, `h = v + coupling d`, and a spike where `h` reaches the threshold. A
+    soft reset takes the threshold from the soma and `gamma` from the dendrite; the others leave the
+    dendrite. Both shares are learned, as `sigmoid` of weights. States: the potentials of the soma,
+    `v`, and of the dendrite, `d`.
+
+    Args:
+        feedback: Initial share of the soma's potential that the dendrite loses, between 0 and 1.
+        coupling: Initial share of the dendrite's potential that the soma gets, between 0 and 1.
+        gamma: What a spike takes from the dendrite.
+
+    Source: Zhang et al. (2024), TC-LIF, whose `beta_1` is `-feedback`, and their code.
+    """
+
+    initial_values = (None, 0.0)
+    state_names = ("membrane", "dendrite")
+
+    def __init__(
+        self,
+        feedback=0.5,
+        coupling=0.5,
+        gamma=0.5,
+        reset="soft",
+        detach_reset=False,
+        surrogate=TRIANGLE,
+        **kwargs,
+    ):
+        super().__init__(reset=reset, detach_reset=detach_reset, surrogate=surrogate, **kwargs)
+        self.feedback = _check_share("feedback", feedback)
+        self.coupling = _check_share("coupling", coupling)
+        self.gamma = check_number("gamma", gamma)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.feedback_weight, self.coupling_weight = (
+            self.add_parameter(name, _logit(getattr(self, name)), self.parameter_shape)
+            for name in ("feedback", "coupling")
+        )
+
+    def step(self, x, states):
+        v, d = states
+        d = d - keras.ops.sigmoid(self.feedback_weight) * v + x
+        h = v + keras.ops.sigmoid(self.coupling_weight) * d
+        spikes = self.fire(h)
+        if self.reset == "soft":
+            d = self.reset_membrane(d, spikes, self.gamma)
+        return spikes, [self.reset_membrane(h, spikes), d]
+
+
+class TwoCompartmentLIF(Neuron, cell=TwoCompartmentLIFCell):
+    """LIF of a dendrite and a soma (TC-LIF): the dendrite remembers what the soma's resets do not.
+
+    Example:
+
+    >>> spikes = TwoCompartmentLIF()(0.6 * keras.ops.ones((1, 6, 1)))
+    >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
+    [0. 0. 1. 1. 0. 0.]
     """
 
 

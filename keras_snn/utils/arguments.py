@@ -31,6 +31,18 @@ def check_number(name, value, minimum=None, above=None, maximum=None):
     return value
 
 
+def check_range(name, value, above=None):
+    """`value` as a tuple of two numbers, of which the first is not above the second."""
+    try:
+        low, high = value
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"Received an invalid value for argument `{name}`, expected two numbers, got {value!r}."
+        ) from None
+    low = check_number(name, low, above=above)
+    return low, check_number(name, high, minimum=low)
+
+
 def check_integer(name, value, minimum=1):
     """`value`, if it is an integer of at least `minimum`; a `ValueError` otherwise."""
     value = _plain(value)
