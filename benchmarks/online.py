@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python benchmarks/online.py --json=online.json
 
-Accuracy: two hidden layers of LIF neurons on scikit-learn's digits, images as constant currents; all
-rules have the same loss, the mean of each step's. Memory: most megabytes of the process during a
-training step above those before it, for more and more steps; the inputs, which grow too, are made
+Accuracy: two hidden layers of LIF neurons on scikit-learn's digits, images as constant currents;
+all rules have the same loss, the mean of each step's. Memory: most megabytes of the process during
+a training step above those before it, for more and more steps; the inputs, which grow too, are made
 before.
 """
 

@@ -1,23 +1,238 @@
-"""Less memory in training: spikes stored as bits, recomputed segments (gradient checkpointing).
+"""Memory of training: what it takes, spikes stored as bits, recomputed segments (checkpointing).
 
 A layer that multiplies spikes by weights stores them for the backward pass as floats, 32 bits a
 spike. On PyTorch `packed_spikes` stores one bit. `Remat` stores only the inputs of a segment, on
-any backend.
+any backend. `plan` says before training what a step will take.
 """
 
 import contextlib
 import dataclasses
 import functools
 import math
+import weakref
 from typing import Any
 
 import keras
-from keras import ops
+import ml_dtypes
+import numpy as np
+from keras import ops, tree
 
 from keras_snn import graph
 from keras_snn.utils.arguments import check_integer
 
-__all__ = ["Remat", "packed_spikes"]
+__all__ = ["Plan", "Remat", "packed_spikes", "plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training step takes, in bytes, see `plan`.
+
+    Attributes:
+        batch_size: Examples in a batch.
+        timesteps: Number of steps, `None` for a model of a known number.
+        inputs: The batch.
+        weights: All weights of the model.
+        gradients: Those of its trainable weights.
+        optimizer: The optimizer's variables; 0 for a model that is not compiled.
+        activations: What the forward pass keeps and the backward pass needs on top, at its peak.
+    """
+
+    batch_size: int
+    timesteps: int | None
+    inputs: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self):
+        """The sum of all parts."""
+        return self.inputs + self.weights + self.gradients + self.optimizer + self.activations
+
+    def proposals(self, limit):
+        """What to do if there is less memory.
+
+        Args:
+            limit: Bytes that there are.
+
+        Returns:
+            A list of sentences; empty if the step fits.
+
+        Example:
+
+        >>> found = Plan(32, 100, 10**6, 10**6, 10**6, 0, 97 * 10**6)
+        >>> len(found.proposals(10**8)), found.proposals(51 * 10**6)[0][:20]
+        (0, 'A batch of 16 fits, ')
+        """
+        if self.total <= limit:
+            return []
+        fixed = self.weights + self.gradients + self.optimizer
+        each = (self.inputs + self.activations) / self.batch_size
+        fits, said = int((limit - fixed) / each), []
+        if fits >= 1:
+            count = math.ceil(self.batch_size / fits)
+            said.append(
+                f"A batch of {fits} fits, by `keras.optimizers.Adam(gradient_accumulation_steps="
+                f"{count})` as one of {self.batch_size}."
+            )
+        if self.timesteps:
+            steps = int(self.timesteps * (limit - fixed) / (each * self.batch_size))
+            if steps >= 1:
+                said.append(
+                    f"Pieces of {steps} steps fit: neurons with `stateful=True`, no gradient from "
+                    "one piece to the next."
+                )
+            said.append("`keras_snn.training.SLTT`, `OTTT` and `EProp` keep one step at a time.")
+        if limit > fixed:
+            said.append(
+                "`keras_snn.memory.Remat` around parts of the model keeps their inputs only, for a "
+                "second forward pass."
+            )
+        return said
+
+
+def plan(model: keras.Model, batch_size: int, timesteps: int | None = None) -> Plan:
+    """Says what a training step will take, before training.
+
+    On JAX the step is compiled and asked. On PyTorch steps of one example and of two are run, and
+    what grows is taken for as many examples as there will be; all tensors that live at once are
+    counted. The model stays as it is. Left out is what is the same for any network: the libraries,
+    and kernels' scratch memory.
+
+    Args:
+        model: A built model; compiled, if its optimizer is to be counted.
+        batch_size: Examples in a batch.
+        timesteps: Number of steps, for a model of an open number.
+
+    Returns:
+        A `Plan`; its `total` is in bytes, and `proposals(limit)` says what to do if that is too
+        much.
+
+    Raises:
+        RuntimeError: On TensorFlow, which does not tell.
+        ValueError: If a size of the inputs is not known.
+
+    Example:
+
+    ```python
+    found = keras_snn.memory.plan(model, batch_size=64, timesteps=1000)
+    print(found.total / 2**20, "MB", *found.proposals(limit=8 * 2**30))
+    ```
+    """
+    check_integer("batch_size", batch_size)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        raise RuntimeError(
+            "`plan` works on JAX and PyTorch: TensorFlow does not tell what a step takes."
+        )
+    shapes = []
+    for x in model.inputs:
+        shape = list(x.shape[1:])
+        if timesteps is not None and shape and shape[0] is None:
+            shape[0] = check_integer("timesteps", timesteps)
+        if None in shape:
+            raise ValueError(
+                f"`plan` needs sizes of all inputs, got {tuple(x.shape)} of {x.name!r} and "
+                f"`timesteps={timesteps}`."
+            )
+        shapes.append((tuple(shape), x.dtype))
+    if getattr(model, "optimizer", None) is not None:
+        model.optimizer.build(model.trainable_variables)
+    optimizer = getattr(model, "optimizer", None)
+    measure = {"jax": _jax_activations, "torch": _torch_activations}[backend]
+    steps = timesteps or next((shape[0] for shape, _ in shapes if shape), None)
+    return Plan(
+        batch_size,
+        steps,
+        batch_size * sum(math.prod(shape) * _size(dtype) for shape, dtype in shapes),
+        _bytes(model.variables),
+        _bytes(model.trainable_variables),
+        _bytes(optimizer.variables) if optimizer else 0,
+        measure(model, shapes, batch_size),
+    )
+
+
+def _size(dtype):
+    return ml_dtypes.finfo(dtype).bits // 8 if "float" in dtype else np.dtype(dtype).itemsize
+
+
+def _bytes(variables):
+    return sum(
+        math.prod(v.shape) * _size(keras.backend.standardize_dtype(v.dtype)) for v in variables
+    )
+
+
+def _jax_activations(model, shapes, batch_size):
+    """What XLA allocates for a step besides its arguments and results."""
+    import jax
+
+    learned = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+
+    def loss(learned, others, inputs):
+        outputs, others = model.stateless_call(learned, others, inputs, training=True)
+        return sum(ops.mean(ops.square(y)) for y in tree.flatten(outputs)), others
+
+    inputs = [jax.ShapeDtypeStruct((batch_size, *shape), dtype) for shape, dtype in shapes]
+    inputs = inputs if len(inputs) > 1 else inputs[0]
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return step.lower(learned, others, inputs).compile().memory_analysis().temp_size_in_bytes
+
+
+def _torch_activations(model, shapes, batch_size):
+    """Most bytes of tensors that live at once during a step, from steps of one and two examples."""
+    one, two = (_torch_peak(model, shapes, count) for count in (1, 2))
+    return max(int(one + (two - one) * (batch_size - 1)), 0)
+
+
+def _torch_peak(model, shapes, batch_size):
+    import torch
+    from torch.utils import _python_dispatch
+
+    class Count(_python_dispatch.TorchDispatchMode):
+        """Adds up the storages that operations make, and takes off those that go."""
+
+        def __init__(self):
+            super().__init__()
+            self.now = self.most = 0
+            self.known = set()
+
+        def gone(self, key, size):
+            self.known.discard(key)
+            self.now -= size
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            results = function(*args, **(kwargs or {}))
+            for x in tree.flatten(results):
+                if not isinstance(x, torch.Tensor):
+                    continue
+                storage = x.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.known and not any(
+                    isinstance(y, torch.Tensor) and y.untyped_storage()._cdata == key
+                    for y in tree.flatten((args, kwargs))
+                ):
+                    self.known.add(key)
+                    self.now += size
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self.gone, key, size)
+            return results
+
+    dtypes = {keras.backend.standardize_dtype(d): getattr(torch, d) for _, d in shapes}
+    inputs = [torch.rand((batch_size, *s)).to(dtypes[d]) for s, d in shapes]
+    before = [ops.copy(v.value) for v in model.non_trainable_variables]
+    values = [v.value for v in model.trainable_variables]
+    with Count() as count:
+        outputs = model(inputs if len(inputs) > 1 else inputs[0], training=True)
+        loss = sum(ops.mean(ops.square(y)) for y in tree.flatten(outputs))
+        del outputs
+        gradients = torch.autograd.grad(loss, values, allow_unused=True)
+        most = count.most
+    kept = sum(g.untyped_storage().nbytes() for g in gradients if g is not None)
+    for variable, value in zip(model.non_trainable_variables, before):
+        variable.assign(value)
+    return most - kept
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

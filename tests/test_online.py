@@ -133,6 +133,26 @@ def test_recurrent_eprop():
 
 
 @pytest.mark.once
+def test_a_leaky_readout():
+    """The weights in front of an integrator have its trace; what it remembers is left out below."""
+    x, y = data()
+    inputs = keras.Input((9, 5))
+    spikes = snn.LIF(tau=5.0)(layers.Dense(6)(inputs))
+    model = keras.Model(inputs, snn.LeakyIntegrator(4.0)(layers.Dense(3)(spikes)))
+    wanted, ours = (gradients(m, model, x, y)[2:] for m in (model, EProp(model)))
+    for a, b in zip(ours, wanted):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-7)
+    # Spikes may reach a readout of potentials.
+    readout = keras.Model(inputs, snn.MembraneReadout("mean", 4.0)(spikes))
+    kernel = readout.layers[1].kernel
+    before = array(kernel)
+    online = OTTT(readout)
+    online.compile(keras.optimizers.SGD(1.0), "mse")
+    online.train_on_batch(x, np.ones((4, 6)))
+    assert np.any(array(kernel) != before)
+
+
+@pytest.mark.once
 def test_bad_input():
     def model(*parts, shape=(4, 3)):
         return keras.Sequential([keras.Input(shape), *parts])

@@ -308,10 +308,24 @@ class _Online(keras.Model):
 
     def _train(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if sample_weight is not None and len(sample_weight.shape) > 1:
+            raise ValueError(
+                f"{type(self).__name__} takes one weight for each example, got sample weights of "
+                f"the shape {tuple(sample_weight.shape)}."
+            )
         gradients, loss, outputs = self._sequence(x, y, sample_weight)
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self._update(gradients)
         self._loss_tracker.update_state(loss, sample_weight=ops.shape(tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def _update(self, gradients):
+        if keras.backend.backend() == "torch":
+            import torch
+
+            with torch.no_grad():
+                self.optimizer.apply(gradients, self.trainable_variables)
+        else:
+            self.optimizer.apply(gradients, self.trainable_variables)
 
     def train_step(self, *args):
         """One batch, for `fit`; on JAX from and to values of all variables."""
@@ -456,10 +470,12 @@ class OTTT(_Online):
                 if call.spikes:
                     self._traces[call.name] = ((1, *call.input.shape[2:]), decay)
                     behind.add(id(call.output))
-            elif not any(traced) or (layer_weights(layer) and not isinstance(layer, AFFINE)):
+            elif not any(traced) or isinstance(layer, snn.MembraneReadout):
                 continue
             elif isinstance(layer, AFFINE):
                 _check_affine(call, method)
+            elif layer_weights(layer):
+                continue
             elif not all(traced):
                 raise TypeError(f"{method} can't join spikes and currents, as {call.name} does.")
             else:
@@ -480,8 +496,8 @@ class OTTT(_Online):
         return _Traced(outputs, trace if layer.return_sequences else trace[:, 0])
 
     def _rule(self, call, traced, memory):
-        if traced.time == "removes" and isinstance(call.input, _Traced):
-            x = call.input
+        x, reads = call.input, not isinstance(call.layer, snn.MembraneReadout)
+        if traced.time == "removes" and reads and isinstance(x, _Traced):
             return _Traced(x.value[:, 0], x.trace[:, 0])
         return super()._rule(call, traced, memory)
 
@@ -653,5 +669,5 @@ def _cells_behind(tensor, readers):
             yield call.layer.cell
         elif isinstance(call.layer, snn.MembraneReadout):
             yield call.layer.integrator.cell
-        elif not isinstance(call.layer, AFFINE) and call.time in ("pointwise", "per step"):
+        elif not isinstance(call.layer, AFFINE) and call.time in ("pointwise", "per step", "adds"):
             yield from _cells_behind(call.output, readers)
