@@ -25,7 +25,7 @@ from keras_snn.utils import files
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("neurons", 100, "Neurons that compete.", lower_bound=10)
 flags.DEFINE_integer("epochs", 2, "How often to go through the training images.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 8, "Images that are shown side by side.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 16, "Images that are shown side by side.", lower_bound=1)
 flags.DEFINE_integer("timesteps", 50, "Steps that an image is shown for.", lower_bound=2)
 flags.DEFINE_float("learning_rate", 0.02, "Of the optimizer, SGD.", lower_bound=0)
 flags.DEFINE_list("seeds", ["0"], "Seeds of the split, the weights and the spikes.")
@@ -33,7 +33,7 @@ flags.DEFINE_string("json", None, "Where to write the results.")
 
 RATE = 0.5  # spikes a step of the brightest pixel
 TAU, TAU_TRACE = 10.0, 10.0  # of the membrane and the traces, in steps
-THRESHOLD, RISE, FALL = 2.0, 0.05, 1e-5  # of the first threshold, with a spike, in a step
+THRESHOLD, RISE, FALL = 2.0, 0.00625, 1e-5  # at first, with a spike, in a step
 BACK = -1.0  # potential of all neurons after one has fired
 
 
@@ -88,7 +88,7 @@ class Network:
             counts += spikes
             if learn:
                 self.stdp.step(pixels, spikes)
-                self.raised += RISE * spikes.mean(axis=0)
+                self.raised += RISE * spikes.sum(axis=0)
                 self.raised *= 1 - FALL
         return counts
 

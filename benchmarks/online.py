@@ -82,7 +82,8 @@ def main(argv):
     for rule in RULES:
         found = [accuracy(rule, int(seed)) for seed in FLAGS.seeds]
         row = {"rule": rule, "accuracy %": float(np.mean(found)), "±": float(np.std(found))}
-        rows.append(row | {f"MB, T = {n}": memory(rule, int(n)) for n in FLAGS.lengths})
+        row |= {f"MB, T = {n}": memory(rule, int(n)) for n in FLAGS.lengths}
+        rows.append(row)
         print(row, flush=True)
     columns = list(rows[0])
     table(f"Learning online, {keras.backend.backend()}", columns, rows)

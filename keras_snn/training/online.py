@@ -455,7 +455,6 @@ class OTTT(_Online):
     ...     snn.MeanOverTime()])
     >>> online = OTTT(model)
     >>> online.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> history = online.fit(keras.ops.ones((8, 6, 4)), keras.ops.zeros((8,)), verbose=0)
     """
 
     def _plan_traces(self, trace, method):
@@ -561,7 +560,6 @@ class EProp(_Online):
     ...     keras.layers.Dense(3), snn.MeanOverTime()])
     >>> online = EProp(model)
     >>> online.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> history = online.fit(keras.ops.ones((8, 6, 4)), keras.ops.zeros((8,)), verbose=0)
     """
 
     def _plan_traces(self, trace, method):
