@@ -1,7 +1,7 @@
 """Learns digits without labels: STDP, neurons that compete, and labels read out at the end.
 
     KERAS_BACKEND=torch python applications/stdp.py
-    KERAS_BACKEND=torch python applications/stdp.py --seeds=0,1,2,3,4 --json=stdp_digits.json
+    KERAS_BACKEND=torch python applications/stdp.py --seeds=0,1,2 --json=stdp_digits.json
 
 A small network like Diehl and Cook's (2015) on scikit-learn's digits, 8x8 pixels: Poisson spikes, a
 dense layer trained by `keras_snn.training.STDP`, and neurons of which one fires in a step at most,
