@@ -268,6 +268,18 @@ RECIPES = {
         "batch_size": 128,
         "weight_decay": 0.01,
     },
+    "federated_fashion_mnist": {
+        "about": "ten clients of 200 images each, halved in size, on a CPU (ours)",
+        "program": "federated",
+        "model": "SpikingConvNet",
+        "options": '{"filters": [[16], [32]], "dropout": 0}',
+        "dataset": "fashion_mnist",
+        "image_size": 14,
+        "examples": 2000,
+        "test_examples": 1000,
+        "batch_size": 20,
+        "rounds": 20,
+    },
     "canvases": {
         "about": "segmentation of the synthetic set of canvases.py, on a CPU (ours)",
         "program": "segment",

@@ -1,4 +1,4 @@
-"""Metrics for networks whose outputs keep time, `(batch, time, ...)`.
+"""Metrics for networks whose outputs keep time, `(batch, time, ...)`, and for regression.
 
 For a network that ends in a readout over time use Keras's own metrics. These are for training on
 every step (`keras_snn.losses`), and for outputs that are spikes. Masked steps do not count.
@@ -12,7 +12,12 @@ from keras_snn.layers.time import check_steps
 from keras_snn.losses import check_labels, check_outputs
 from keras_snn.utils.arguments import Configured, check_mask, check_number
 
-__all__ = ["SpikeRate", "TemporalMeanAccuracy", "TimeToDecision"]
+__all__ = [
+    "SpikeRate",
+    "SymmetricMeanAbsolutePercentageError",
+    "TemporalMeanAccuracy",
+    "TimeToDecision",
+]
 
 
 class _SequenceMetric(Configured, keras.metrics.Mean):
@@ -183,3 +188,56 @@ class TimeToDecision(_SequenceMetric):
 
     def get_config(self):
         return super().get_config() | {"confidence": self.confidence}
+
+
+def _smape(y_true, y_pred):
+    y_pred = ops.convert_to_tensor(y_pred)
+    y_true = ops.cast(ops.convert_to_tensor(y_true), y_pred.dtype)
+    pairs = zip(y_true.shape, y_pred.shape)
+    if len(y_true.shape) != len(y_pred.shape) or any(
+        a != b for a, b in pairs if None not in (a, b)
+    ):
+        raise ValueError(
+            "SymmetricMeanAbsolutePercentageError needs values and predictions of the same shape, "
+            f"got {tuple(y_true.shape)} and {tuple(y_pred.shape)}."
+        )
+    size = ops.abs(y_true) + ops.abs(y_pred)
+    return 200 * ops.abs(y_true - y_pred) / ops.where(size > 0, size, 1)
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class SymmetricMeanAbsolutePercentageError(keras.metrics.MeanMetricWrapper):
+    """sMAPE, the error of a regression in percent of the values' size, from 0 to 200.
+
+        200 * mean(|y_true - y_pred| / (|y_true| + |y_pred|))
+
+    Where both are 0 the error is 0. (NeuroBench says 200 for all values then.)
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype of the computation.
+
+    Call arguments:
+        y_true: Values, `(batch, ...)`.
+        y_pred: Predictions of the same shape.
+        sample_weight: Optional weights of the examples, `(batch,)`.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source: NeuroBench (Yik et al., 2025), its measure of Mackey-Glass forecasts.
+
+    Example:
+
+    >>> metric = SymmetricMeanAbsolutePercentageError()
+    >>> metric.update_state([[1.0], [2.0]], [[3.0], [2.0]])
+    >>> float(metric.result())
+    50.0
+    """
+
+    def __init__(self, name="smape", dtype=None):
+        super().__init__(fn=_smape, name=name, dtype=dtype)
+        self._direction = "down"
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}

@@ -892,3 +892,58 @@ def test_hugging_face_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"keras-snn\[hf\]"):
         datasets.load("hf://ylecun/mnist")
+
+
+# By JiTCDDE 1.8.3 with tolerances of 1e-13 and steps of at most 1: NeuroBench's series of the delay
+# 17, every 75th of a Lyapunov time of 197.
+SERIES_17 = {
+    7: 1.2875965322300584,
+    22: 0.968561370289783,
+    52: 0.7881017306457713,
+    82: 1.228054867247236,
+    127: 0.8597076595446566,
+    187: 0.9298971936185167,
+}
+
+
+@pytest.mark.once
+def test_mackey_glass():
+    series = datasets.mackey_glass(17, train_time=2, test_time=1)
+    points = np.concatenate([series.train, series.test])
+    for place, value in SERIES_17.items():
+        assert points[place] == pytest.approx(value, abs=1e-9)
+    assert points[0] == 0.7206597 and series.interval == 197 / 75
+    # Up to the delay the past is constant: the equation is linear.
+    first = datasets.mackey_glass(17, train_time=0.08, test_time=1).train
+    limit = 0.2 * 0.7206597 / (1 + 0.7206597**10) / 0.1
+    t = 197 / 75 * np.arange(6)
+    np.testing.assert_allclose(first, limit + (0.7206597 - limit) * np.exp(-0.1 * t), rtol=1e-9)
+    # What is left out before the start is the same series.
+    later = datasets.mackey_glass(17, train_time=1, test_time=1, start=0.4)
+    np.testing.assert_allclose(later.train, points[30:105], rtol=1e-9)
+    x, y = series.windows(20)
+    assert x.shape == (130, 20, 1) and y.shape == (130, 1) and x.dtype == y.dtype == np.float32
+    np.testing.assert_array_equal(x[5, :, 0], series.train[5:25].astype("float32"))
+    np.testing.assert_array_equal(y[5], series.train[25:26].astype("float32"))
+    # Another step, and a delay that is no multiple of it.
+    for step in (0.1, 0.0333):
+        other = datasets.mackey_glass(17, train_time=2, test_time=1, step=step).test
+        np.testing.assert_allclose(other, series.test, atol=1e-8)
+
+
+@pytest.mark.once
+def test_mackey_glass_refuses():
+    for arguments, message in (
+        ({"tau": 0}, "`tau`"),
+        ({"tau": 16.5}, r"Give `lyapunov_time` and `past` for tau=16.5"),
+        ({"train_time": 0}, "`train_time`"),
+        ({"test_time": 1e-9}, "points to train on and to forecast, got 750, 0"),
+        ({"past": -1.0}, "`past`"),
+        ({"step": 18}, "`step`"),
+        ({"points_per_lyapunov_time": 0.5}, "`points_per_lyapunov_time`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            datasets.mackey_glass(**arguments)
+    assert len(datasets.mackey_glass(16.5, lyapunov_time=100, past=0.9).train) == 750
+    with pytest.raises(ValueError, match="below 750, got 750"):
+        datasets.mackey_glass(20).windows(750)

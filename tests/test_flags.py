@@ -21,7 +21,15 @@ from absl.testing import flagsaver
 from keras import layers
 from test_project import in_a_process
 
-from keras_snn import analysis, applications, callbacks, conversion, distribution, training
+from keras_snn import (
+    analysis,
+    applications,
+    callbacks,
+    conversion,
+    distribution,
+    federated,
+    training,
+)
 from keras_snn import layers as snn
 from keras_snn.export import flatbuffer
 from keras_snn.export.targets import tflite
@@ -134,6 +142,28 @@ EFFECTS = {
         "beta": ["0.5", "--slope=time"],
         "learn": ["true"],
     },
+    "federated": {
+        **{name: value for name, value in DATA.items() if name != "augmentation"},
+        "model": ["SpikingResNet18"],
+        "options": ['{"dropout": 0}'],
+        "norm": ["bn"],
+        "timesteps": ["3"],
+        "relu": ["true"],
+        "clients": ["3"],
+        "clients_per_round": ["3"],
+        "rounds": ["3"],
+        "local_epochs": ["3"],
+        "alpha": ["0.5"],
+        "minimum": ["3", "--alpha=0.5"],
+        "stragglers": ["0.5"],
+        "noise": ["0.5"],
+        "learning_rate": ["0.5"],
+        "momentum": ["0.5"],
+        "weight_decay": ["0.5"],
+        "examples": ["3"],
+        "test_examples": ["3"],
+        "output_dir": ["OTHER"],
+    },
     "evaluate": SAVED | BATCHES | {"json": ["OTHER.json", FILE]},
     "export": SAVED
     | {
@@ -217,6 +247,16 @@ REFUSED = {
         ("beta", ["--beta=0.5"]),
         ("dropout", ["--dropout=0.1", "--model=ConversionVGG16"]),
         ("method", ["--method=max,percentile"]),
+    ],
+    "federated": [
+        ("data_dir", ["--data_dir=folder"]),
+        ("workers", ["--workers=2"]),
+        ("augmentation", ["--augmentation=flip"]),
+        ("timesteps", ["--timesteps=3", "--relu"]),
+        ("minimum", ["--minimum=3"]),
+        ("stragglers", ["--stragglers=0.5", "--clients_per_round=1"]),
+        ("clients_per_round", ["--clients_per_round=3", "--clients=2"]),
+        ("model", ["--model=ResNet"]),
     ],
     "evaluate": NOT_SAVED,
     "export": [*NOT_SAVED, ("batch_size", [FILE, "--batch_size=3"])],
@@ -319,6 +359,20 @@ def stubs_of_conversion(trace, module, model):
     yield analysis, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
 
 
+def stubs_of_federated(trace, module, model):
+    yield from (trace.network(name, model) for name in ("SpikingConvNet", "SpikingResNet18"))
+    for name in ("iid_split", "dirichlet_split"):
+        yield federated, name, trace.asked(name, [np.arange(4)])
+
+    def simulate(model, load, evaluate, **arguments):
+        evaluate(1, [])
+        return trace.asked("simulate", ([], {}))(load(0), **arguments)
+
+    yield module, "simulate", simulate
+    yield keras.Model, "evaluate", trace.asked("evaluate", {"loss": 1.0, "accuracy": 0.5})
+    yield keras.Model, "set_weights", trace.asked("set_weights")
+
+
 def stubs_of_evaluate(trace, module, model):
     over_time = analysis.AccuracyOverTime(np.zeros(2), {}, 8)
     yield analysis, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
@@ -353,6 +407,7 @@ STUBS = {
     "train": stubs_of_train,
     "convert": stubs_of_conversion,
     "hybrid": stubs_of_conversion,
+    "federated": stubs_of_federated,
     "evaluate": stubs_of_evaluate,
     "export": stubs_of_export,
     "profile_model": stubs_of_profile_model,

@@ -177,3 +177,26 @@ def test_bad_arguments():
     for labels in (np.zeros((BATCH, 3)), np.zeros((BATCH, STEPS, CLASSES))):
         with pytest.raises(ValueError, match="integer labels"):
             metrics.TemporalMeanAccuracy().update_state(labels, OUTPUTS)
+
+
+def test_smape_equals_neurobench():
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(1, 1, (2, 40, 3)).astype("float32")
+    metric = metrics.SymmetricMeanAbsolutePercentageError()
+    for start, end in ((0, 15), (15, 40)):  # batches of different sizes
+        metric.update_state(y[start:end], z[start:end])
+    found = float(metric.result())
+    double = 200 * np.mean(np.abs(y - z) / (np.abs(y) + np.abs(z)), dtype="float64")
+    assert found == pytest.approx(double, rel=1e-5)
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    again.update_state(np.array([[0.0], [1.0]]), np.array([[0.0], [-1.0]]))
+    assert float(again.result()) == 100  # where both are 0 there is no error
+    again.reset_state()
+    again.update_state(np.ones((2, 1)), np.array([[1.0], [3.0]]), sample_weight=np.array([3, 1]))
+    assert float(again.result()) == 25
+    with pytest.raises(ValueError, match=r"same shape, got \(40,\) and \(40, 1\)"):
+        metric.update_state(y[:, 0], z[:, :1])
+    smape = pytest.importorskip("neurobench.metrics.workload", exc_type=ImportError).SMAPE()
+    torch = pytest.importorskip("torch")
+    theirs = smape(None, torch.tensor(z), (None, torch.tensor(y)))
+    assert found == pytest.approx(theirs, rel=1e-5)

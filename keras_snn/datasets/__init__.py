@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from keras_snn.datasets import hugging_face, images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, with_validation
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
+from keras_snn.datasets.series import MackeyGlass, mackey_glass
 from keras_snn.datasets.tonic import from_tonic
 from keras_snn.utils.arguments import check_integer, check_number
 
@@ -21,9 +22,11 @@ __all__ = [
     "ArrayBatches",
     "Dataset",
     "FileBatches",
+    "MackeyGlass",
     "Preparation",
     "from_tonic",
     "load",
+    "mackey_glass",
 ]
 
 
