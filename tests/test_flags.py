@@ -362,7 +362,7 @@ def stubs_of_conversion(trace, module, model):
 def stubs_of_federated(trace, module, model):
     yield from (trace.network(name, model) for name in ("SpikingConvNet", "SpikingResNet18"))
     for name in ("iid_split", "dirichlet_split"):
-        yield federated, name, trace.asked(name, [np.arange(4)])
+        yield federated, name, trace.asked(name, [np.arange(2)])
 
     def simulate(model, load, evaluate, **arguments):
         evaluate(1, [])
