@@ -652,6 +652,21 @@ def test_spoken_digits(tmp_path):
 
 
 @pytest.mark.once
+def test_a_speaker_is_held_out(tmp_path):
+    for digit in (0, 7):
+        for speaker in ("jackson", "theo"):
+            for number in (0, 11):
+                write_wav(tmp_path / f"{digit}_{speaker}_{number}.wav", tone(300 + 50 * digit))
+    data = datasets.load("spoken_digits_jackson", 8, data_dir=tmp_path)
+    held = {path.name.split("_")[1] for path in data.test.examples}
+    kept = {path.name.split("_")[1] for path in data.train.examples}
+    assert held == {"jackson"} and kept == {"theo"} and data.name == "spoken_digits_jackson"
+    np.testing.assert_array_equal(data.test[0][1], [0, 0, 7, 7])
+    with pytest.raises(FileNotFoundError, match="no recordings of spoken_digits_lucas"):
+        datasets.load("spoken_digits_lucas", data_dir=tmp_path)
+
+
+@pytest.mark.once
 def test_validation_clips_are_evenly_spaced_training_clips(tmp_path):
     for place, digit in enumerate((0, 7)):
         for number in (0, 11, 5):

@@ -36,6 +36,7 @@ from keras_snn.export.targets import tflite
 
 # Another value of each flag, with what it needs beside it (default: the program's first flags).
 FILE, STEPS, SGD = "--model_file=README.md", "--schedule=steps", "--optimizer=sgd"
+SOUND = "--source=Makefile"
 IMAGES, EVENTS = "--dataset=fashion_mnist", "--dataset=nmnist"
 DATA = {
     "dataset": ["fashion_mnist"],
@@ -164,6 +165,18 @@ EFFECTS = {
         "test_examples": ["3"],
         "output_dir": ["OTHER"],
     },
+    "listen": {
+        "model_file": ["Makefile", FILE, SOUND],
+        "source": ["LICENSE", FILE, SOUND],
+        "rate": ["4000", FILE, SOUND],
+        "steps": ["40", FILE, SOUND],
+        "piece": ["20", FILE, SOUND],
+        "speed": ["2", FILE, SOUND],
+        "level": ["99", FILE, SOUND],
+        "mean": ["3", FILE, SOUND],
+        "deviation": ["3", FILE, SOUND],
+        "json": ["OTHER.json", FILE, SOUND],
+    },
     "evaluate": SAVED | BATCHES | {"json": ["OTHER.json", FILE]},
     "export": SAVED
     | {
@@ -258,6 +271,7 @@ REFUSED = {
         ("clients_per_round", ["--clients_per_round=3", "--clients=2"]),
         ("model", ["--model=ResNet"]),
     ],
+    "listen": [("speed", [FILE, "--speed=2"])],
     "evaluate": NOT_SAVED,
     "export": [*NOT_SAVED, ("batch_size", [FILE, "--batch_size=3"])],
     "profile_model": [*NOT_SAVED, ("augmentation", ["--model=SEWResNet8", "--augmentation=flip"])],
@@ -373,6 +387,22 @@ def stubs_of_federated(trace, module, model):
     yield keras.Model, "set_weights", trace.asked("set_weights")
 
 
+def stubs_of_listen(trace, module, model):
+    def network(spectrum):
+        return trace.asked("step", np.zeros(3))(float(np.sum(spectrum, dtype="float64").round(2)))
+
+    def load_network():
+        network.reset = trace.asked("reset")
+        return trace.asked("load_network", network)(module.FLAGS.model_file)
+
+    sound = np.random.default_rng(0).normal(size=700).astype("float32")
+    yield module, "load_network", load_network
+    yield module, "read_wav", trace.asked("read_wav", sound)
+    clock = {"monotonic": lambda: 0, "perf_counter": lambda: 0, "sleep": trace.asked("sleep")}
+    yield module, "time", types.SimpleNamespace(**clock)
+    yield sys.modules["common"], "write_json", lambda path, value: trace.asked("write")(path)
+
+
 def stubs_of_evaluate(trace, module, model):
     over_time = analysis.AccuracyOverTime(np.zeros(2), {}, 8)
     yield analysis, "accuracy_over_time", trace.asked("accuracy_over_time", over_time)
@@ -408,6 +438,7 @@ STUBS = {
     "convert": stubs_of_conversion,
     "hybrid": stubs_of_conversion,
     "federated": stubs_of_federated,
+    "listen": stubs_of_listen,
     "evaluate": stubs_of_evaluate,
     "export": stubs_of_export,
     "profile_model": stubs_of_profile_model,

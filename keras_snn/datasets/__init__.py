@@ -13,6 +13,7 @@ from keras_snn.datasets import hugging_face, images, recordings, speech
 from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, with_validation
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.datasets.series import MackeyGlass, mackey_glass
+from keras_snn.datasets.speech import delta_spikes
 from keras_snn.datasets.tonic import from_tonic
 from keras_snn.utils.arguments import check_integer, check_number
 
@@ -24,6 +25,7 @@ __all__ = [
     "FileBatches",
     "MackeyGlass",
     "Preparation",
+    "delta_spikes",
     "from_tonic",
     "load",
     "mackey_glass",
@@ -58,7 +60,9 @@ def load(
             folder that `datasets.load_dataset` reads, on every backend, with options such as
             `"hf://uoft-cs/cifar100?label=fine_label"`. Recordings of events: `"nmnist"`,
             `"ncaltech101"`, `"dvs_gesture"`, `"cifar10_dvs"`, `"asl_dvs"`, `"dvs_lip"`, `"ncars"`,
-            `"es_imagenet"`, `"shd"`, `"ssc"`. Speech: `"spoken_digits"`, `"speech_commands"`.
+            `"es_imagenet"`, `"shd"`, `"ssc"`. Speech: `"spoken_digits"`
+            (`"spoken_digits_jackson"` and those of the other five: this speaker is held out),
+            `"speech_commands"`.
         batch_size: Examples in a batch.
         seed: Seed of shuffling and variation, and of the split of `"digits"` (a fifth is held out,
             stratified by class).

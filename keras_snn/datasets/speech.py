@@ -4,6 +4,7 @@ Clips are cut or padded to one second; a step is a spectrum. Up to `KEPT` bytes 
 training and held out each, stay in memory: clips if they are varied, else their spectra.
 """
 
+import functools
 import io
 import pathlib
 import struct
@@ -14,9 +15,9 @@ import numpy as np
 from keras import layers
 
 from keras_snn.datasets.batches import Dataset, FileBatches
-from keras_snn.utils.arguments import check_choice, check_integer
+from keras_snn.utils.arguments import check_choice, check_integer, check_number
 
-__all__ = ["MelSequence", "load", "read_wav"]
+__all__ = ["MelSequence", "StreamingMel", "delta_spikes", "load", "read_wav"]
 
 VARIATIONS = ("shift", "noise")
 KEPT = 1 << 28
@@ -27,7 +28,8 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=F
 
     Args:
         name: `"spoken_digits"` (Free Spoken Digit Dataset, 3,000 clips at 8 kHz; recordings 0 to 4
-            of each speaker and digit are held out, its official split) or `"speech_commands"`
+            of each speaker and digit are held out, its official split), `"spoken_digits_jackson"`
+            and those of the other speakers (that speaker is held out) or `"speech_commands"`
             (35 words at 16 kHz; `testing_list.txt` is held out, the validation words stay out).
         batch_size: Clips in a batch.
         seed: Seed of shuffling and variation.
@@ -76,14 +78,17 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=F
     )
 
 
-def spoken_digits(folder):
-    """Paths and labels for training and held out, of `digit_speaker_number.wav`."""
+def spoken_digits(folder, speaker=None):
+    """Paths and labels for training and held out, of `digit_speaker_number.wav`.
+
+    Held out are the recordings of one speaker, or by default the first five of each.
+    """
     parts = ([], []), ([], [])
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
-        digit, *_, number = path.stem.split("_")
+        digit, *names, number = path.stem.split("_")
         if not number.isdecimal():
             raise ValueError(f"{path} should be named digit_speaker_number.wav.")
-        paths, labels = parts[int(number) < 5]
+        paths, labels = parts[int(number) < 5 if speaker is None else "_".join(names) == speaker]
         paths.append(path)
         labels.append(int(digit))
     return parts
@@ -109,13 +114,15 @@ def speech_commands(folder):
     return parts
 
 
+DIGITS = "Get github.com/Jakobovski/free-spoken-digit-dataset and give its folder `recordings`."
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 # How to list the files, samples a second, what to get.
 SETS = {
-    "spoken_digits": (
-        spoken_digits,
-        8000,
-        "Get github.com/Jakobovski/free-spoken-digit-dataset and give its folder `recordings`.",
-    ),
+    "spoken_digits": (spoken_digits, 8000, DIGITS),
+    **{
+        f"spoken_digits_{name}": (functools.partial(spoken_digits, speaker=name), 8000, DIGITS)
+        for name in SPEAKERS
+    },
     "speech_commands": (
         speech_commands,
         16000,
@@ -223,8 +230,95 @@ class MelSequence:
     def __call__(self, clips, labels, seed=None):
         side = len(self.window) // 2
         clips = np.pad(np.asarray(clips, "float32"), ((0, 0), (side, side)), mode="reflect")
-        power = np.abs(np.fft.rfft(clips[:, self.samples] * self.window)) ** 2
-        x = 10 * np.log10(np.maximum(power @ self.mel, 1e-10))
+        x = self.decibels(clips[:, self.samples])
         x = np.maximum(x, x.max((1, 2), keepdims=True) - 80)
         mean, std = x.mean((1, 2), keepdims=True), x.std((1, 2), keepdims=True)
         return ((x - mean) / (std + 1e-3)).astype("float32"), labels
+
+    def decibels(self, samples):
+        """Log-mel spectra `(..., 40)` of windows `(..., samples)`."""
+        power = np.abs(np.fft.rfft(samples * self.window)) ** 2
+        return 10 * np.log10(np.maximum(power @ self.mel, 1e-10))
+
+
+class StreamingMel:
+    """The spectra of `MelSequence` from sound that comes in pieces, in decibels, not normalised.
+
+    Before the first sample is silence.
+
+    Args:
+        rate: Samples a second.
+        timesteps: Spectra of a second.
+
+    Example:
+
+    >>> mel = StreamingMel(8000, 50)
+    >>> [len(mel.push(np.zeros(80))) for _ in range(4)]  # 16 ms must follow the middle of a window
+    [0, 1, 0, 1]
+    """
+
+    def __init__(self, rate, timesteps):
+        self.mel = MelSequence(rate, timesteps)
+        self.rate, self.timesteps = rate, timesteps
+        self.received, self.count = 0, 0  # samples, spectra
+        self._start = -(len(self.mel.window) // 2)  # of what is kept
+        self._kept = np.zeros(-self._start, "float32")
+
+    def end_of(self, number):
+        """Samples that must have come for the spectrum of this number, from 0."""
+        second, step = divmod(number, self.timesteps)
+        return second * self.rate + step * self.rate // self.timesteps + len(self.mel.window) // 2
+
+    def push(self, samples):
+        """The spectra that these samples complete, `(spectra, 40)`.
+
+        Args:
+            samples: `(samples,)`, any number of them, values in [-1, 1).
+        """
+        self._kept = np.concatenate([self._kept, np.asarray(samples, "float32")])
+        self.received += len(samples)
+        windows, length = [], len(self.mel.window)
+        while (end := self.end_of(self.count)) <= self.received:
+            windows.append(self._kept[end - length - self._start :][:length])
+            self.count += 1
+        spare = max(0, self.end_of(self.count) - length - self._start)
+        self._kept, self._start = self._kept[spare:], self._start + spare
+        return self.mel.decibels(np.stack(windows)) if windows else np.zeros((0, MEL_BINS))
+
+
+def delta_spikes(sequences, threshold=0.5):
+    """Delta coding of spectra: spikes where a band rises or falls, as a silicon cochlea's events.
+
+    Each band keeps the level that its spikes have told. A step whose value is at least `threshold`
+    above it gives an up spike and moves the level up by `threshold`; below it alike, down. One
+    spike a step at most: the level catches up with a fast change over several steps.
+
+    Args:
+        sequences: `(batch, time, bands)`, such as those of `MelSequence`. The level starts at the
+            first step.
+        threshold: Change that a spike stands for, above 0.
+
+    Returns:
+        0 and 1, float32, `(batch, time, 2 * bands)`: up spikes of all bands, then down spikes.
+
+    Raises:
+        ValueError: If the threshold is not above 0 or the sequences have another rank.
+
+    Source: our reading of send-on-delta sampling (Miskowicz, 2006).
+
+    Example:
+
+    >>> x = np.array([0.0, 0.6, 1.5, 1.5, 0.4])[None, :, None]
+    >>> delta_spikes(x, 0.5)[0].tolist()
+    [[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    """
+    check_number("threshold", threshold, above=0)
+    x = np.asarray(sequences)
+    if x.ndim != 3 or not x.shape[1]:
+        raise ValueError(f"`sequences` should be (batch, time, bands), got shape {x.shape}.")
+    level, spikes = x[:, 0].astype("float64"), np.zeros((*x.shape[:2], 2, x.shape[2]), "float32")
+    for step in range(x.shape[1]):
+        up, down = x[:, step] - level >= threshold, level - x[:, step] >= threshold
+        spikes[:, step, 0], spikes[:, step, 1] = up, down
+        level += threshold * (up.astype(float) - down)
+    return spikes.reshape(*x.shape[:2], -1)
