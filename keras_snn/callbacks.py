@@ -147,9 +147,9 @@ class Schedule(keras.callbacks.Callback):
 
     Args:
         what: `"timesteps"`, steps of networks on images: of every `RepeatTime` and encoder;
-            `"threshold"` of spiking neurons (a trained one is reset in each epoch); or the name of
-            a parameter of their surrogates, such as `"alpha"`. The threshold of a tdBN layer does
-            not change.
+            `"threshold"` of spiking neurons (a trained one is reset in each epoch); `"sigma"`, the
+            width of learned delays; or the name of a parameter of their surrogates, such as
+            `"alpha"`. The threshold of a tdBN layer does not change.
         schedule: A function from the epoch (the first is 0) to a number, such as a Keras
             `LearningRateSchedule`; or a list with a number for each epoch; the last one is
             used for all later epochs.
@@ -255,6 +255,10 @@ def _set_threshold(cell, value):
         cell.threshold_weight.assign(ops.full(cell.threshold_weight.shape, value))
 
 
+def _set_sigma(layer, value):
+    layer.sigma.assign(check_number("sigma", value, minimum=0))
+
+
 def _surrogate_setting(name):
     """The setting of a surrogate's parameter. Surrogates are immutable: a new one replaces it."""
 
@@ -275,12 +279,17 @@ def _surrogate_parameters(layer):
     return [name for name, value in config.items() if isinstance(value, (int, float))]
 
 
+DELAYED = (snn.AxonalDelay, snn.DelayedDense, snn.DelayedConv1D, snn.DelayedConv2D)
 SETTINGS = {
     "timesteps": Setting(
         lambda layer: isinstance(layer, snn.RepeatTime), lambda x: x.timesteps, _set_timesteps
     ),
     "threshold": Setting(
         lambda layer: isinstance(layer, snn.SpikingCell), lambda x: x.threshold, _set_threshold
+    ),
+    # A weight: nothing is compiled in.
+    "sigma": Setting(
+        lambda layer: isinstance(layer, DELAYED), lambda x: x.initial_sigma, _set_sigma
     ),
 }
 

@@ -305,6 +305,66 @@ def _streamed(lowering, call, x, **kwargs):
     return Value(ops.reshape(y[:, -1:], (1, *y.shape[2:])), True)
 
 
+def _delayed(lowering, call, x, **kwargs):
+    """Delays, from the last steps, which one step keeps."""
+    import tensorflow as tf
+
+    layer, memory, x = call.layer, call.layer.max_delay, lowering.repeated(x)
+    count, shape = x.shape[0], x.shape[1:]
+    if lowering.step:
+        name = f"{call.name}/history"
+        before = lowering.state(name, np.zeros((memory, *shape)))
+        window = ops.concatenate([before, x], axis=0)
+        lowering.states[name] = window[1:]
+    else:
+        window = ops.pad(x, [(memory, 0), *[(0, 0)] * len(shape)])
+    with tf.init_scope():
+        shares, taps = ops.convert_to_numpy(layer.shares()), ops.convert_to_numpy(layer.taps())
+        ages = memory - layer.steps()
+    # Of one step and whole delays, only what each synapse or channel reads is taken.
+    single = lowering.step and np.all(shares.max(0) == 1)
+    mix = _delayed_channels if isinstance(layer, snn.AxonalDelay) else _delayed_synapses
+    y = mix(layer, window, count, taps, ages if single else None)
+    bias = getattr(layer, "bias", None)
+    return Value(y if bias is None else y + _constant(_numpy(bias)), True)
+
+
+def _delayed_channels(layer, window, count, taps, ages):
+    import tensorflow as tf
+
+    shape = window.shape[1:]
+    if ages is not None:
+        size = int(np.prod(shape))
+        places = np.broadcast_to(ages, shape).ravel() * size + np.arange(size)
+        return ops.reshape(tf.gather(ops.reshape(window, (-1,)), places.astype("int32")), (1, *shape))
+    parts = [
+        window[i : i + count] * _constant(tap) if np.any(tap != 1) else window[i : i + count]
+        for i, tap in enumerate(taps)
+        if np.any(tap)
+    ]
+    return functools.reduce(operator.add, parts)
+
+
+def _delayed_synapses(layer, window, count, taps, ages):
+    import tensorflow as tf
+
+    if ages is not None and not layer.rank:
+        inputs = window.shape[1]
+        places = (ages * inputs + np.arange(inputs)[:, None]).T
+        weights = _constant(taps.sum(0).T)
+        read = tf.gather(ops.reshape(window, (-1,)), places.ravel().astype("int32"))
+        products = ops.reshape(read, weights.shape) * weights
+        return ops.reshape(ops.sum(products, axis=1), (1, len(weights)))
+    used = [i for i, tap in enumerate(taps) if np.any(tap)] or [0]
+    steps = [window[i : i + count] for i in used]
+    stacked = ops.concatenate(steps, axis=-1) if len(steps) > 1 else steps[0]
+    taps = np.moveaxis(taps[used], 0, -3)
+    taps = _constant(taps.reshape(*layer.kernel_size, -1, taps.shape[-1]))
+    if not layer.rank:
+        return ops.matmul(stacked, taps)
+    return ops.conv(stacked, taps, layer.strides, layer.padding, data_format="channels_last")
+
+
 def _repeat_time(lowering, call, x, **kwargs):
     return Value(x.tensor, True, constant=True)
 
@@ -563,6 +623,7 @@ def _removes(lowering, call, *args, **kwargs):
 # How layers are lowered, the first that fits; what is in none goes by what it does to time.
 RULES = (
     (snn.DeltaEncoder, _streamed),
+    ((snn.AxonalDelay, snn.DelayedDense, snn.DelayedConv1D, snn.DelayedConv2D), _delayed),
     (_Encoder, _encoder),
     ((snn.RepeatTime, keras.layers.RepeatVector), _repeat_time),
     (snn.MembraneReadout, _membrane_readout),

@@ -5,6 +5,7 @@ from keras_snn.layers import (
     base,
     connections,
     convolution,
+    delays,
     dual_attention,
     encoders,
     neurons,
@@ -21,6 +22,7 @@ from keras_snn.layers.attention import *
 from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.convolution import *
+from keras_snn.layers.delays import *
 from keras_snn.layers.dual_attention import *
 from keras_snn.layers.encoders import *
 from keras_snn.layers.neurons import *
@@ -40,6 +42,7 @@ __all__ = [
     *base.__all__,
     *connections.__all__,
     *convolution.__all__,
+    *delays.__all__,
     *dual_attention.__all__,
     *encoders.__all__,
     *neurons.__all__,

@@ -3,12 +3,14 @@
 import math
 
 import keras
+import numpy as np
 
 from keras_snn import graph, roles
 from keras_snn.layers import (
     attention,
     connections,
     convolution,
+    delays,
     dual_attention,
     encoders,
     normalization,
@@ -86,6 +88,34 @@ def _window_products(call):
     return (graph.Product(call.layer.order * math.prod(call.input.shape[2:])),)
 
 
+def _delayed_products(call):
+    """Of whole delays one for each synapse, else one for each synapse and each of the last steps.
+
+    Late spikes reach the synapses whose delays end before the sequence does.
+    """
+    layer, steps = call.layer, call.input.shape[1]
+    used = np.ones(layer.max_delay + 1) if not layer.whole else np.ones(1)
+    positions = math.prod(call.output.shape[2:-1])
+    macs = len(used) * positions * math.prod(layer.kernel.shape)
+    if layer.rank or steps is None:
+        return (graph.Product(macs, each_step=bool(call.reads_time)),)
+    taps = keras.ops.convert_to_numpy(layer.shares())[::-1] > 0 if layer.whole else None
+    shape = (layer.max_delay + 1, *layer.kernel.shape)
+    reached = np.cumsum((np.ones(shape) if taps is None else taps).sum(-1), 0)
+    left = np.minimum(steps - 1 - np.arange(steps), layer.max_delay)
+    return (graph.Product(steps * macs, reach=reached[left], each_step=False),)
+
+
+def _axonal_products(call):
+    """None where steps are only moved."""
+    layer = call.layer
+    return (
+        ()
+        if layer.whole
+        else (graph.Product((layer.max_delay + 1) * math.prod(call.input.shape[2:])),)
+    )
+
+
 def _attention_products(call):
     """Two products of one head each, of which the second reads counts, no spikes, on one side."""
     layer, shapes = call.layer, [x.shape for x in call.inputs]
@@ -132,6 +162,16 @@ for layer, role in {
         memory=lambda call: call.layer.order - 1,
         products=_window_products,
         spikes=True,
+    ),
+    delays.AxonalDelay: graph.Role(
+        "across",
+        memory=lambda call: call.layer.max_delay,
+        products=_axonal_products,
+    ),
+    delays._Weighted: graph.Role(
+        "across",
+        memory=lambda call: call.layer.max_delay,
+        products=_delayed_products,
     ),
     time.RepeatTime: graph.Role("adds", memory=0),
     time.ExpandSpikes: graph.Role("across", spikes=True),

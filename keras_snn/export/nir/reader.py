@@ -147,6 +147,8 @@ class _Reader:
                 built[name] = x
             elif type(nodes[name]).__name__ in FIELDS:
                 built[name] = self.neuron(name, nodes[name], x, nodes, back.get(name))
+            elif isinstance(nodes[name], self.nir.Delay):
+                built[name] = self.delay(name, nodes[name], x)
             else:
                 built[name] = self.stateless(name, nodes[name], x)
         wanted = nodes[end].output_type["output"]
@@ -192,6 +194,25 @@ class _Reader:
             name += "_"
         self.names.add(name.lower())
         return name
+
+    def delay(self, name, node, x):
+        """Delays of whole steps, one for each unit."""
+        steps = _full(name, "delay", node.delay, channels_first(x.shape[2:])) / self.dt
+        whole = np.rint(steps)
+        if np.any(np.abs(steps - whole) > 1e-3) or np.any(whole < 0):
+            raise ValueError(
+                f"The delays of the node {name!r} are no whole steps of {self.dt} seconds."
+            )
+        layer = snn.AxonalDelay(
+            max(1, int(whole.max())),
+            sigma=0.0,
+            parameter_shape="neuron",
+            trainable=False,
+            name=self.name(name),
+        )
+        y = layer(x)
+        layer.delays.assign(channels_last(whole).astype("float32"))
+        return y
 
     def stateless(self, name, node, x):
         """A node that treats each step by itself, as layers on `x`."""

@@ -34,8 +34,8 @@ def to_nir(model, path=None, dt=DT):
     """Translates a model to NIR.
 
     Convolutions, dense layers, average and sum pooling, zero padding, batch normalisation, scaling,
-    flatten, sums, recurrent connections, integrators, and neurons with a hard reset (`IF`, `LIF`,
-    `ParametricLIF`, `DecayLIF`, `SynapticLIF`). Maps turn channels-first. A step is `dt` seconds:
+    flatten, sums, recurrent connections, whole delays, integrators, and neurons with a hard reset
+    (`IF`, `LIF`, `ParametricLIF`, `DecayLIF`, `SynapticLIF`). Maps turn channels-first. A step is `dt` seconds:
     `tau` is written as `tau * dt`, and NIR's equations are ours by one Euler step.
 
     NIR's neurons fire above the threshold. Whether ours fire at it, as they do by default, is in
@@ -192,7 +192,8 @@ class _Writer:
         if write is None:
             hint = HINTS.get(type(layer).__name__, "NIR has no node for it")
             raise refusal(call, hint if known else f"{hint}, it has a `call` of its own")
-        if call.reads_time and call.time in ("across", "unknown"):
+        delayed = write in (_Writer.delay, _Writer.delayed)
+        if call.reads_time and call.time in ("across", "unknown") and not delayed:
             raise refusal(call, "it mixes steps; `FoldTime` applies a layer to each step")
         if getattr(layer, "quantization_mode", None):
             raise refusal(call, "it is quantized")
@@ -314,6 +315,38 @@ class _Writer:
             added = self.add(call.name, node, current.sources, (len(weight),))
         self.products[id(call.output)] = added.sources[0]
         return added
+
+    def delay(self, call, current):
+        """Whole delays of each channel."""
+        return self.wait(call.name, current, self.whole(call))
+
+    def whole(self, call):
+        if not call.layer.whole:
+            raise refusal(call, "its delays are not whole; `layers.round_delays` makes them so")
+        return call.layer.steps()
+
+    def wait(self, name, current, steps):
+        node = self.nir.Delay((current.scatter(steps) * self.dt).astype("float32"))
+        added = self.add(name, node, current.sources, current.shape)
+        return dataclasses.replace(added, places=current.places)
+
+    def delayed(self, call, current):
+        """Whole delays of each synapse: a delay of all inputs and a matrix for each number."""
+        layer, steps = call.layer, self.whole(call)
+        if layer.rank or len(current.shape) > 1:
+            raise refusal(call, "NIR has delays of vectors and matrices only")
+        kernel, sources = _array(layer.kernel), []
+        for step in np.unique(steps):
+            late = self.wait(f"{call.name}_delay_{step}", current, step) if step else current
+            weight = np.empty_like(kernel.T)
+            weight[:, current.places] = np.where(steps == step, kernel, 0).T
+            if sources or layer.bias is None:
+                node = self.nir.Linear(weight)
+            else:
+                node = self.nir.Affine(weight, _array(layer.bias))
+            added = self.add(f"{call.name}_{step}", node, late.sources, (len(weight),))
+            sources += added.sources
+        return dataclasses.replace(added, sources=tuple(sources))
 
     def einsum(self, call, current):
         layer = call.layer
@@ -558,6 +591,8 @@ WRITERS = (
     (keras.layers.DepthwiseConv2D, _Writer.convolution),
     (keras.layers.Dense, _Writer.dense),
     (keras.layers.EinsumDense, _Writer.einsum),
+    (snn.AxonalDelay, _Writer.delay),
+    ((snn.DelayedDense, snn.DelayedConv1D, snn.DelayedConv2D), _Writer.delayed),
     (keras.layers.Rescaling, _Writer.rescaling),
     (keras.layers.BatchNormalization, _Writer.normalization),
     ((keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D), _Writer.zeros),
