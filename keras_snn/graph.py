@@ -279,6 +279,8 @@ class Role:
             costs in each step besides its products: states that are read and written,
             multiply-accumulates and accumulates. The default is none.
         folds: Whether it is a scale and a shift, which fold into the weights of a layer before it.
+        sequences: Whether axis 1 of what it takes and gives is time for certain, though it neither
+            adds nor removes it.
     """
 
     time: str | Callable = "unknown"
@@ -291,6 +293,7 @@ class Role:
     idle: bool = False
     updates: Callable = lambda call: (0, 0, 0)
     folds: bool = False
+    sequences: bool = False
 
 
 UNKNOWN = Role(products=None)
@@ -686,7 +689,7 @@ def _times(calls):
         before = len(known)
         for call in [*calls, *reversed(calls)]:
             first, rest = call.inputs[:1], call.inputs[1:]
-            if call.each_step:
+            if call.each_step or call.role.sequences:
                 tell([*call.inputs, *call.outputs], True)
             elif call.time == "adds":
                 tell(call.inputs, False)

@@ -336,7 +336,9 @@ def _delayed_channels(layer, window, count, taps, ages):
     if ages is not None:
         size = int(np.prod(shape))
         places = np.broadcast_to(ages, shape).ravel() * size + np.arange(size)
-        return ops.reshape(tf.gather(ops.reshape(window, (-1,)), places.astype("int32")), (1, *shape))
+        return ops.reshape(
+            tf.gather(ops.reshape(window, (-1,)), places.astype("int32")), (1, *shape)
+        )
     parts = [
         window[i : i + count] * _constant(tap) if np.any(tap != 1) else window[i : i + count]
         for i, tap in enumerate(taps)

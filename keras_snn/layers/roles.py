@@ -167,11 +167,13 @@ for layer, role in {
         "across",
         memory=lambda call: call.layer.max_delay,
         products=_axonal_products,
+        sequences=True,
     ),
     delays._Weighted: graph.Role(
         "across",
         memory=lambda call: call.layer.max_delay,
         products=_delayed_products,
+        sequences=True,
     ),
     time.RepeatTime: graph.Role("adds", memory=0),
     time.ExpandSpikes: graph.Role("across", spikes=True),

@@ -35,8 +35,8 @@ def to_nir(model, path=None, dt=DT):
 
     Convolutions, dense layers, average and sum pooling, zero padding, batch normalisation, scaling,
     flatten, sums, recurrent connections, whole delays, integrators, and neurons with a hard reset
-    (`IF`, `LIF`, `ParametricLIF`, `DecayLIF`, `SynapticLIF`). Maps turn channels-first. A step is `dt` seconds:
-    `tau` is written as `tau * dt`, and NIR's equations are ours by one Euler step.
+    (`IF`, `LIF`, `ParametricLIF`, `DecayLIF`, `SynapticLIF`). Maps turn channels-first. A step is
+    `dt` seconds: `tau` is written as `tau * dt`, and NIR's equations are ours by one Euler step.
 
     NIR's neurons fire above the threshold. Whether ours fire at it, as they do by default, is in
     the metadata of their nodes, which `from_nir` reads.
