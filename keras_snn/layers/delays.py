@@ -43,7 +43,7 @@ def round_delays(model):
         model: A model or layer; those within are found, in models and wrappers too.
 
     Raises:
-        ValueError: If no layer has delays.
+        ValueError: If no layer has delays, or one is not built.
 
     Example:
 
@@ -57,6 +57,8 @@ def round_delays(model):
     if not found:
         raise ValueError(f"No layer of {model.name!r} has delays.")
     for layer in found:
+        if not layer.built:
+            raise ValueError(f"{layer.name} has no delays yet: build the model first.")
         layer.delays.assign(ops.clip(ops.round(layer.delays), 0, layer.max_delay))
         layer.sigma.assign(0.0)
 

@@ -53,8 +53,8 @@ def from_nir(graph, timesteps=None, dt=None, reset="hard"):
 
     Raises:
         TypeError: If a node is not known, or has a form that is not read; the node is named.
-        ValueError: If the graph has a cycle of other nodes, more than one input or output, or
-            shapes that do not fit; or the file is damaged.
+        ValueError: If the graph has a cycle of other nodes, more than one input or output, shapes
+            that do not fit, or delays that are no whole steps; or the file is damaged.
         FileNotFoundError: If there is no such file.
         ImportError: If the extra `nir` is not installed.
 
