@@ -12,7 +12,7 @@ TORCH = torch==2.13.0
 # JAX, which compiles most, has two processes, each of some of the modules.
 WORKERS = $(foreach w,tensorflow torch jax//env:TESTS=optimized jax//env:TESTS=others,--tx popen//env:KERAS_BACKEND=$(w))
 
-.PHONY: demo docs gallery support test test-graphs test-triton test-prerelease lint clean
+.PHONY: demo docs gallery support tutorials test test-graphs test-triton test-prerelease test-package lint clean
 
 demo: $(VENV)/.demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} TF_CPP_MIN_LOG_LEVEL=3 \
@@ -33,9 +33,22 @@ gallery: demo
 support: $(VENV)/.test
 	$(VENV)/bin/python benchmarks/support.py
 
+# The tutorials of docs/tutorials: each program as a notebook, and run, as a page with its pictures.
+# TUTORIALS=docs/tutorials/01_first_network.py renders one.
+TUTORIALS ?= $(wildcard docs/tutorials/*.py)
+RENDERED = results/tutorials
+tutorials: $(VENV)/.docs
+	$(VENV)/bin/jupytext --quiet --to ipynb $(TUTORIALS)
+	mkdir -p $(RENDERED)
+	cp $(TUTORIALS:.py=.ipynb) $(RENDERED)
+	cd $(RENDERED) && KERAS_BACKEND=jax JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(abspath $(VENV))/bin/jupyter nbconvert --log-level=ERROR --execute --to markdown \
+	    --ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
+	    --output-dir=$(CURDIR)/docs/tutorials $(notdir $(TUTORIALS:.py=.ipynb))
+	perl -pi -e 's|$(CURDIR)/$(RENDERED)/||g' $(TUTORIALS:.py=.md)
+
 # The site, into `site/`; a broken link or reference fails.
-docs: $(VENV)/.test
-	$(PIP) --editable ".[docs]"
+docs: $(VENV)/.docs
 	KERAS_BACKEND=torch NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --config-file .mkdocs.yml
 
 # Every test runs under each backend, side by side; one summary. The process that collects the
@@ -60,6 +73,20 @@ test-prerelease:
 	$(PRERELEASE)/bin/python -m pip install --quiet --upgrade --pre --no-deps keras
 	$(MAKE) VENV=$(PRERELEASE) test
 
+# Wheel and sdist, and the wheel in a virtual environment of its own, with all that it asks for.
+PACKAGE ?= .venv-package
+test-package: $(VENV)/.test
+	$(PIP) twine
+	rm -rf dist $(PACKAGE)
+	$(VENV)/bin/python -m build --outdir=dist .
+	$(VENV)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(PACKAGE)
+	$(PACKAGE)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    "$$(echo dist/*.whl)[data]"
+	cd dist && TF_CPP_MIN_LOG_LEVEL=3 ../$(PACKAGE)/bin/python -c 'import keras_snn; \
+	    print(keras_snn.__file__, keras_snn.__version__); \
+	    keras_snn.applications.SEWResNet8(weights="digits").summary()'
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -79,5 +106,9 @@ $(VENV)/.test: pyproject.toml Makefile | $(VENV)/bin/python
 	$(PIP) --no-deps neurobench==2.3.0 norse==1.1.0 spikingjelly==2.0.0 tonic==1.7.0
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PRERELEASE) results site
+	rm -rf $(VENV) $(PRERELEASE) $(PACKAGE) dist results site

@@ -52,5 +52,5 @@ __all__ = [
     "testing",
     "training",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__ = renamed(__name__)

@@ -66,7 +66,7 @@ class FiringRates(keras.callbacks.Callback):
         except ImportError as error:
             raise ImportError(
                 "TensorBoard files need tensorflow and the extra `tensorboard`: "
-                "pip install keras-snn[tensorboard]"
+                'pip install "keras-snn[tensorboard]"'
             ) from error
         self._writer = self._writer or tf.summary.create_file_writer(str(self.log_dir))
         with self._writer.as_default(step=epoch):

@@ -28,7 +28,7 @@ def pyplot():
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError("Plots need the extra `plot`: pip install keras-snn[plot]") from error
+        raise ImportError('Plots need the extra `plot`: pip install "keras-snn[plot]"') from error
     return plt
 
 

@@ -462,7 +462,7 @@ def _read(path):
             import torch
     except ImportError as error:
         raise ImportError(
-            f"Reading {path.name} needs the extra `torch`: pip install keras-snn[torch]"
+            f'Reading {path.name} needs the extra `torch`: pip install "keras-snn[torch]"'
         ) from error
     try:
         if safe:

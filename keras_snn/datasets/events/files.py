@@ -46,7 +46,7 @@ def library(name, what):
     except ImportError as error:
         package = name.split(".")[0]
         raise ImportError(
-            f"{what} is read by {package}, extra `events`: pip install keras-snn[events]"
+            f'{what} is read by {package}, extra `events`: pip install "keras-snn[events]"'
         ) from error
 
 

@@ -17,7 +17,7 @@ def _library():
         import hls4ml
     except ImportError as error:
         raise ImportError(
-            "Projects for FPGAs need the extra `hls4ml`: pip install keras-snn[hls4ml]"
+            'Projects for FPGAs need the extra `hls4ml`: pip install "keras-snn[hls4ml]"'
         ) from error
     return hls4ml
 

@@ -29,7 +29,7 @@ def package():
         import nir
     except ImportError as error:
         raise ImportError(
-            "Exchange through NIR needs the extra `nir`: pip install keras-snn[nir]"
+            'Exchange through NIR needs the extra `nir`: pip install "keras-snn[nir]"'
         ) from error
     return nir
 

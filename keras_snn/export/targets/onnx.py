@@ -13,7 +13,7 @@ from keras_snn.export.targets import MODES, Job, Target, check
 __all__ = ["TARGET", "Onnx", "OnnxRunner", "to_onnx"]
 
 OPSET = 17
-MISSING = "Export to ONNX needs the extra `onnx`: pip install keras-snn[onnx]"
+MISSING = 'Export to ONNX needs the extra `onnx`: pip install "keras-snn[onnx]"'
 
 
 def to_onnx(model, path, mode="sequence", verify_data=None, timesteps=None, verify_samples=32):

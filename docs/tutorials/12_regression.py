@@ -1,0 +1,130 @@
+# %% [markdown]
+# # 12. Numbers instead of classes
+#
+# *About a minute on two cores. Nothing to download. [This page as a
+# notebook](12_regression.ipynb).*
+#
+# Spikes are all or nothing. How can a network of spikes give a number, such as tomorrow's
+# temperature? By a last neuron that never fires: spikes flow in, and its *membrane potential*,
+# which is smooth, is the answer. We let one forecast a curve that is famous for being hard.
+
+# %% tags=["parameters"]
+EPOCHS = 40
+LENGTH = 3000
+
+# %%
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_snn import analysis
+from keras_snn import layers as snn
+
+keras.utils.set_random_seed(0)
+
+# %% [markdown]
+# ## The curve
+#
+# Mackey and Glass (1977) described how the number of blood cells goes up and down. The body makes
+# new cells according to how many there were some time *before*; so there is a delay, and the curve
+# never repeats itself. Here it is, with a delay of 17:
+#
+# $$\frac{dx}{dt} = \frac{0.2\,x(t - 17)}{1 + x(t - 17)^{10}} - 0.1\,x(t)$$
+
+
+# %%
+def mackey_glass(length, delay=17, fine=10):
+    """The curve at times 0, 1, 2, ..., by Euler's method with steps of 1 / fine."""
+    x = np.full((length + 300) * fine, 1.2)
+    for t in range(delay * fine, len(x) - 1):
+        before = x[t - delay * fine]
+        x[t + 1] = x[t] + (0.2 * before / (1 + before**10) - 0.1 * x[t]) / fine
+    return x[300 * fine :: fine].astype("float32")  # without its beginning
+
+
+curve = mackey_glass(LENGTH)
+curve = (curve - curve.mean()) / curve.std()
+plt.figure(figsize=(9, 2.2))
+plt.plot(curve[:600])
+plt.xlabel("time")
+plt.show()
+
+# %% [markdown]
+# ## The task
+#
+# The network sees 50 values, one a step, and after **each** step says what the value will be 6
+# steps later. The last fifth of the curve is kept for the test.
+
+# %%
+AHEAD, WINDOW = 6, 50
+starts = np.arange(0, LENGTH - WINDOW - AHEAD, 5)
+x = np.stack([curve[s : s + WINDOW] for s in starts])[..., None]
+y = np.stack([curve[s + AHEAD : s + AHEAD + WINDOW] for s in starts])[..., None]
+split = int(0.8 * len(starts))
+gap = WINDOW // 5 + 2  # windows that overlap with those of the test are left out
+train, test = slice(0, split - gap), slice(split, None)
+print(f"{split - gap} windows to learn from, {len(starts) - split} to test")
+
+# %% [markdown]
+# ## The network
+#
+# `Dense` turns a value into 64 currents. The first neurons fire for large values, for small ones,
+# or in between. Those of the second layer leak slowly: their potentials remember the last few
+# steps. `LeakyIntegrator` is the neuron that never fires: its potential is the forecast.
+
+# %%
+model = keras.Sequential(
+    [
+        keras.Input((WINDOW, 1)),
+        keras.layers.Dense(64, kernel_initializer=keras.initializers.RandomNormal(stddev=1.5)),
+        snn.LIF(tau=2.0, decay_input=False, name="encode"),
+        keras.layers.Dense(64),
+        keras.layers.BatchNormalization(),
+        snn.LIF(tau=4.0, decay_input=False, name="hidden"),
+        keras.layers.Dense(1),
+        snn.LeakyIntegrator(tau=2.0, name="forecast"),
+    ]
+)
+model.compile(keras.optimizers.Adam(0.003), "mse")
+model.fit(x[train], y[train], epochs=EPOCHS, batch_size=32, verbose=0)
+
+# %% [markdown]
+# ## How good is it?
+#
+# An error says nothing by itself. The least one should beat is the lazy forecast "it will be what
+# it is now".
+
+# %%
+forecast = model.predict(x[test], verbose=0)
+late = slice(20, None)  # the first steps have seen too little
+
+
+def error(answer):
+    return float(np.sqrt(np.mean((answer - y[test])[:, late] ** 2)))
+
+
+print(f"root mean square error (the curve's deviation is 1): {error(forecast):.3f}")
+print(f"lazy forecast: {error(x[test]):.3f}")
+
+# %%
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), layout="constrained")
+whole = np.concatenate([forecast[i, -5:, 0] for i in range(len(forecast))])
+truth = np.concatenate([y[test][i, -5:, 0] for i in range(len(forecast))])
+top.plot(truth, color="gray", linewidth=3, alpha=0.6, label="what came")
+top.plot(whole, label="forecast, 6 steps before")
+top.legend(loc="upper right")
+top.set_xlabel("time")
+spikes = analysis.record(model, x[test][:1])["hidden"]["spikes"][0]
+analysis.plot_raster(spikes, ax=bottom, title="the hidden neurons, one window")
+plt.show()
+
+# %% [markdown]
+# ## What to try next
+#
+# * Look further ahead: `AHEAD = 20`. When does the lazy forecast win?
+# * Neurons with a slower memory: `snn.AdaptiveLIF`, `snn.SynapticLIF`, or `snn.Recurrent(...)`,
+#   whose spikes come back to it.
+# * One number for a whole sequence: `snn.MembraneReadout("last", tau=4.0)`.
+# * Your own sensor: anything of the shape `(batch, time, features)`.
+# * You have come to the end. [Choosing a neuron](../neurons.md), [training](../training.md), and
+#   [my network does not learn](../troubleshooting.md) are good to read next.
