@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 
+import chatter
 import keras
 import numpy as np
 import recipes
@@ -94,6 +95,13 @@ def configuration(module):
 # Flags that do not change trained weights: a run can be resumed with other values.
 FREE = {"recipe", "epochs", "ann_epochs", "patience", "progress", "watch", "tensorboard"}
 FREE |= {"output_dir", "data_dir", "workers", "estimate", "estimate_seconds"}
+
+
+def verbosity():
+    """`verbose` of `fit`: as --progress says; if it says nothing, bars are for terminals only."""
+    if "progress" in FLAGS and FLAGS.progress != "auto":
+        return int(FLAGS.progress)
+    return 1 if sys.stdout.isatty() else 2
 
 
 def run_flags():
@@ -277,7 +285,8 @@ def load_data(
 ):
     """The data set of the flags; also sets the global random seed."""
     check_data()
-    keras.utils.set_random_seed(FLAGS.seed)
+    with chatter.hidden():  # imports TensorFlow, on any backend
+        keras.utils.set_random_seed(FLAGS.seed)
     return datasets.load(
         FLAGS.dataset,
         FLAGS.batch_size,

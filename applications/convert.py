@@ -234,7 +234,7 @@ def over_time(network, data):
         batch_size=FLAGS.batch_size,
         confidence=FLAGS.confidence,
         steps=-(-len(images) // FLAGS.batch_size),
-        verbose=1,
+        verbose=int(common.verbosity() == 1),
     )
     print(accuracy)
     return accuracy.to_dict()

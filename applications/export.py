@@ -12,6 +12,7 @@ Inputs to compare with, and to take the ranges of quantised files from, are thos
 
 import pathlib
 
+import chatter
 import common
 import numpy as np
 from absl import flags
@@ -51,15 +52,16 @@ def main(argv):
     data = common.load_data_for(model, FLAGS.timesteps)
     kinds = {"mode": FLAGS.mode, "target": FLAGS.target, "state": FLAGS.state}
     try:
-        report = (export.to_c if source else export.to_tflite)(
-            model,
-            path,
-            **({} if source else kinds),
-            quantize=FLAGS.quantize,
-            timesteps=FLAGS.timesteps,
-            representative_data=common.collect(data.train, FLAGS.examples)[0],
-            verify_data=common.collect(data.test, FLAGS.examples)[0],
-        )
+        with chatter.hidden():
+            report = (export.to_c if source else export.to_tflite)(
+                model,
+                path,
+                **({} if source else kinds),
+                quantize=FLAGS.quantize,
+                timesteps=FLAGS.timesteps,
+                representative_data=common.collect(data.train, FLAGS.examples)[0],
+                verify_data=common.collect(data.test, FLAGS.examples)[0],
+            )
     except (TypeError, RuntimeError) as error:  # what can't be exported
         raise ValueError(str(error)) from error
     print(report)
@@ -68,7 +70,8 @@ def main(argv):
         print(f"A C++ program: TFLM=path make -C {write_project(path, report)}")
 
     images, labels = common.collect(data.test, max(1, FLAGS.test_examples))
-    stream = (export.CRunner if source else export.StreamingInterpreter)(path)
+    with chatter.hidden():
+        stream = (export.CRunner if source else export.StreamingInterpreter)(path)
 
     def predict(image):
         if report.mode == "sequence":

@@ -117,7 +117,12 @@ flags.DEFINE_float(
     "How long --estimate trains, after a batch that compiles.",
     lower_bound=0.0,
 )
-flags.DEFINE_enum("progress", "1", ["0", "1", "2"], "Nothing, a bar, or a line an epoch.")
+flags.DEFINE_enum(
+    "progress",
+    "auto",
+    ["auto", "0", "1", "2"],
+    "Nothing, a bar, or a line an epoch (default: a bar on a terminal, else lines).",
+)
 flags.DEFINE_string("output_dir", "results", "Where the model and the results go.")
 
 
@@ -248,7 +253,7 @@ def train_ann(model, data, output, steps):
         epochs=FLAGS.ann_epochs,
         validation_data=shown(data),
         shuffle=False,
-        verbose=int(FLAGS.progress),
+        verbose=common.verbosity(),
         callbacks=[keras.callbacks.TerminateOnNaN(), resume],
     )
     applications.load_keras_weights(model, ann, skip_mismatch=True)  # the fixed maxima
@@ -340,7 +345,7 @@ def train(data, output, devices):
         steps_per_epoch=FLAGS.steps_per_epoch,
         validation_data=None if FLAGS.steps_per_epoch else devices.shard(shown(data)),
         shuffle=False,
-        verbose=int(FLAGS.progress) if devices.is_chief else 0,
+        verbose=common.verbosity() if devices.is_chief else 0,
         callbacks=[*watch, accepted],
     )
     losses_so_far = watch[-1].history["loss"]
