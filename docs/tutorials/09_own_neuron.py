@@ -31,12 +31,14 @@ keras.utils.set_random_seed(0)
 # Ours is a leaky neuron that leaks towards a level of its own, its *rest*, instead of towards 0.
 # With a rest just below the threshold it is always nearly awake:
 #
-# $$h = v - \frac{v - \text{rest}}{\tau} + x$$
+# ```
+# h = v - (v - rest) / tau + x
+# ```
 #
-# It fires where $h \ge 1$, and then $v$ is 0 again.
+# It fires where `h >= 1`, and then `v` is 0 again.
 #
 # A *cell* is one step of a neuron; a *layer* runs it over time. The cell defines `charge`, which
-# gives $h$. The layer names the cell and needs no code. (In a script of your own, the decorator
+# gives `h`. The layer names the cell and needs no code. (In a script of your own, the decorator
 # lets Keras find the class in a saved file.)
 
 
@@ -111,9 +113,9 @@ except AssertionError as error:
 # ## Fast
 #
 # Step by step, each step is many small operations, and the backward pass keeps what all of them
-# made. But our charge is *linear* in $v$ and $x$: it is $\text{rest} + d\,(v - \text{rest}) + x$
-# with $d = 1 - 1/\tau$. If a cell says so, in `linear_charge`, whole sequences run in one fused
-# loop that keeps a single tensor. `spec.Leak` is just this form:
+# made. But our charge is *linear* in `v` and `x`: it is `rest + d * (v - rest) + x` with `d = 1 - 1
+# / tau`. If a cell says so, in `linear_charge`, whole sequences run in one fused loop that keeps a
+# single tensor. `spec.Leak` is just this form:
 
 
 # %%
