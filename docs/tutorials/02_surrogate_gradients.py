@@ -51,6 +51,8 @@ for ax in (left, right):
 plt.show()
 
 # %% [markdown]
+# (The triangle is a lower one: its paper multiplies it by 0.3.)
+#
 # There are many of these curves (`surrogates.list_surrogates()` names them all), and papers argue
 # about which is best. Most of the time the *form* matters little. The *width* matters a lot. For
 # `ATan` it is set by `alpha`: a large `alpha` is a narrow curve.

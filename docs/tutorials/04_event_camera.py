@@ -170,6 +170,8 @@ print(f"noise taken for real: {100 * (believed.argmax(-1) == test_labels).mean()
 
 # %% [markdown]
 # ## How long must one look?
+#
+# The camera takes 100 ms for its circle. Is less enough?
 
 # %%
 lengths = test_mask.sum(1)

@@ -97,6 +97,9 @@ for path in sorted(pathlib.Path().glob("digits*.*")):
     print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
 
 # %% [markdown]
+# (The C files are large because they are text; in the chip the weights take the size of the
+# `.tflite` file.)
+#
 # ## What to try next
 #
 # * A smaller network: `applications.SpikingConvNet(filters=((8,), (16,)), ...)` on digits.

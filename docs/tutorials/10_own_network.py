@@ -10,7 +10,7 @@
 # layers, and nothing else.
 
 # %% tags=["parameters"]
-EPOCHS = 12
+EPOCHS = 15
 
 # %%
 import keras
@@ -33,7 +33,7 @@ images, labels = map(keras.ops.convert_to_numpy, next(iter(digits.test)))
 
 
 # %%
-def thrifty(net, x, *, width=16, blocks=2):
+def thrifty(net, x, *, width=32, blocks=2):
     """Cheap blocks with shortcuts.
 
     Args:
@@ -68,7 +68,7 @@ print("\n".join(Thrifty.__doc__.splitlines()[:24]), "\n...")
 image = Thrifty(input_shape=(8, 8, 1), classes=10, timesteps=4)
 clip = Thrifty(input_shape=(16, 8, 8, 2), classes=10)
 features = Thrifty(input_shape=(8, 8, 1), include_top=False, pooling="avg", timesteps=4)
-other = Thrifty(input_shape=(8, 8, 1), classes=10, timesteps=4, neuron="parametric_lif", width=32)
+other = Thrifty(input_shape=(8, 8, 1), classes=10, timesteps=4, neuron="parametric_lif", width=64)
 ann = Thrifty(input_shape=(8, 8, 1), classes=10, timesteps=None, neuron=keras.layers.ReLU)
 
 for name, model in {

@@ -128,8 +128,12 @@ analysis.plot_raster(spikes, ax=bottom, title="the hidden neurons, one window")
 plt.show()
 
 # %% [markdown]
+# The forecast is ragged: each spike moves it by a step.
+# But it sees turns that a straight line can't.
+#
 # ## What to try next
 #
+# * Twice as many neurons: is it smoother? A larger `tau` of the last one: smoother, but later?
 # * Look further ahead: `AHEAD = 20`. When does the lazy forecast win?
 # * Neurons with a slower memory: `snn.AdaptiveLIF`, `snn.SynapticLIF`, or `snn.Recurrent(...)`,
 #   whose spikes come back to it.
