@@ -48,7 +48,8 @@ def litert():
         from ai_edge_litert import interpreter
     except ImportError as error:
         raise ImportError(
-            'Running TensorFlow Lite files needs the extra `export`: pip install "keras-snn[export]"'
+            "Running TensorFlow Lite files needs the extra `export`: "
+            'pip install "keras-snn[export]"'
         ) from error
     return interpreter
 
