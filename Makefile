@@ -100,12 +100,12 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing Keras, TensorFlow and what the demo needs into $(VENV): a minute or more, once."
-	$(PIP) --editable ".[data,export,plot]"
-	touch $@
+	@$(PIP) --editable ".[data,export,plot]"
+	@touch $@
 
 # Peers without their dependencies: torchvision would replace the pinned torch, and tonic asks for
 # audio libraries that no test needs.
