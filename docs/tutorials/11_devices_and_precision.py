@@ -10,6 +10,7 @@
 
 # %% tags=["parameters"]
 EPOCHS = 8
+FILTERS = ((16,), (32,))
 
 # %%
 import os
@@ -31,7 +32,7 @@ digits = datasets.load("digits", batch_size=64)
 def network():
     keras.utils.set_random_seed(0)
     model = applications.SpikingConvNet(
-        input_shape=(8, 8, 1), classes=10, timesteps=4, filters=((16,), (32,)), dropout=0
+        input_shape=(8, 8, 1), classes=10, timesteps=4, filters=FILTERS, dropout=0
     )
     model.compile(
         keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", metrics=["accuracy"]
