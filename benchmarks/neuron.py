@@ -2,6 +2,9 @@
 
     python benchmarks/neuron.py
     python benchmarks/neuron.py --timesteps=4,16 --elements=8388608 --json=neuron.json
+    python benchmarks/neuron.py --preset=open_neuromorphic --widths=512,1024 --json=on.json
+    KERAS_BACKEND=jax python benchmarks/neuron.py --preset=open_neuromorphic \
+        --only="keras_snn, jax+Dense alone, jax"  # in turns in one process
 
 LIF with tau 2, threshold 1, hard reset, ATan(2), reset detached; float32. As many elements for each
 number of steps. Milliseconds of the forward pass without gradients, and of spikes and gradients;
@@ -12,14 +15,18 @@ Triton's, else PyTorch's operations, by what is installed.
 """
 
 import functools
+import time
 
 import numpy as np
+import open_neuromorphic
 from absl import app, flags
 from common import FLAGS, answer, clock, faults, measure, peak, save, table
 
 flags.DEFINE_list("timesteps", ["4", "16", "64", "256"], "Numbers of steps.")
 flags.DEFINE_integer("elements", 2**22, "Elements of a sequence, all steps together.")
 flags.DEFINE_multi_string("implementations", [], "Which to measure (default: all).")
+flags.DEFINE_enum("preset", "lif", ["lif", "open_neuromorphic"], "What is measured.")
+flags.DEFINE_list("widths", ["512"], "Numbers of neurons, of the preset open_neuromorphic.")
 BATCH = 16
 
 
@@ -207,8 +214,63 @@ def one(name, timesteps):
     }
 
 
+def in_turns(names, width):
+    """Measures implementations of one backend in this process, in turns: a dictionary by name."""
+    x = open_neuromorphic.example(width)
+    calls = {name: open_neuromorphic.IMPLEMENTATIONS[name][0](x) for name in names}
+    base, results = peak(), {}
+    timings = clock(*[call for pair in calls.values() for call in pair])
+    for i, (name, (_, train)) in enumerate(calls.items()):
+        (_, forward), (first, both) = timings[2 * i : 2 * i + 2]
+        results[name] = {"forward ms": 1e3 * forward, "train ms": 1e3 * both, "first s": first}
+        start = time.process_time()
+        for _ in range(FLAGS.repeats):
+            train()
+        results[name]["train CPU ms"] = 1e3 * (time.process_time() - start) / FLAGS.repeats
+    if len(names) == 1:
+        results[names[0]]["MB"] = peak() - base
+    return results
+
+
+def linear_and_lif():
+    """The tables of the preset open_neuromorphic, or one measurement."""
+    if FLAGS.only:
+        names = FLAGS.only.split("+")
+        results = in_turns(names, int(FLAGS.widths[0]))
+        answer(results[names[0]] if len(names) == 1 else results)
+        return
+    known = open_neuromorphic.IMPLEMENTATIONS
+    names, results = FLAGS.implementations or list(known), {}
+    for width in FLAGS.widths:
+        arguments = ("--preset=open_neuromorphic", f"--widths={width}")
+        results[width] = {n: measure(__file__, n, known[n][1], *arguments) for n in names}
+        rows = []
+        for name, result in results[width].items():
+            other = results[width].get(open_neuromorphic.reference(name))
+            row = {"Linear and LIF": name}
+            row |= {"note": result} if isinstance(result, str) else result
+            if isinstance(result, dict) and isinstance(other, dict):
+                row["/ Linear"] = result["train ms"] / other["train ms"]
+            rows.append(row)
+        columns = [
+            "Linear and LIF",
+            "forward ms",
+            "train ms",
+            "/ Linear",
+            "train CPU ms",
+            "first s",
+            "MB",
+            "note",
+        ]
+        table(f"n = {width}, T = 500, batch 16", columns, rows)
+        save({"open_neuromorphic": results})
+
+
 def main(argv):
     """All tables, or one measurement."""
+    if FLAGS.preset == "open_neuromorphic":
+        linear_and_lif()
+        return
     if FLAGS.only:
         answer(one(FLAGS.only, int(FLAGS.timesteps[0])))
         return

@@ -24,6 +24,7 @@ from keras.src import backend as backend
 from keras.src.backend import AutocastScope as AutocastScope
 from keras.src.backend import get_keras_mask as get_mask
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
 from keras.src.models import Functional
 from keras.src.random.seed_generator import draw_seed as draw_seed
@@ -69,6 +70,12 @@ def flatten_layers(layer, include_self=True):
 def in_layer_call():
     """Whether a layer is being called, so that Keras will take what it gives to `add_loss`."""
     return get_global_attribute("current_call_ctx") is not None
+
+
+def stateless_values():
+    """Values of variables in the scope of a stateless call, by their identity; else empty."""
+    scope = get_stateless_scope()
+    return {} if scope is None else dict(scope.state_mapping)
 
 
 def check_input(layer, x):

@@ -2,9 +2,9 @@
 
 Nothing here is a layer, and no layer needs one: each has its plain form beside. `spec.py` says what
 a fused neuron is; `xla.py` (TensorFlow, JAX) and `torch.py` run whole sequences of it, `triton.py`
-does so on CUDA devices. `torch_compile.py` is what PyTorch's compiler wants. `convolution.py` and
-`normalization.py` stand in for Keras's layers within `FoldTime`. Every threshold that was measured
-is in `tuning.py`.
+does so on CUDA devices; `steps.py` (TensorFlow, JAX) runs any other neuron by its `step`.
+`torch_compile.py` is what PyTorch's compiler wants. `convolution.py` and `normalization.py` stand
+in for Keras's layers within `FoldTime`. Every threshold that was measured is in `tuning.py`.
 """
 
 import keras
@@ -32,3 +32,12 @@ def implementation(cell):
     from keras_snn.kernels import xla
 
     return xla.run
+
+
+def run_steps(cell, sequences, states, mask, training):
+    """Runs a cell by its own `step`; see `keras_snn.kernels.steps.run`. Never on PyTorch."""
+    if keras.backend.backend() == "torch":
+        return None
+    from keras_snn.kernels import steps
+
+    return steps.run(cell, sequences, states, mask, training)

@@ -21,7 +21,7 @@ from keras_snn.surrogates import jax_gradient
 def run(cell, sequences, v, wants_last, training=False):
     """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
     jax = keras.backend.backend() == "jax"
-    if _is_exporting(sequences, jax):
+    if is_exporting(sequences, jax):
         return None  # files have plain operations only
     neuron, tensors = split(*cell.fused_spec(), v, wants_last)
     if jax:
@@ -31,7 +31,7 @@ def run(cell, sequences, v, wants_last, training=False):
     return spikes, last[0] if wants_last else None
 
 
-def _is_exporting(x, jax):
+def is_exporting(x, jax):
     """Whether `x` is traced for a file, as `EXPORTERS` do."""
     if jax:
         from jax.core import Tracer
@@ -67,7 +67,7 @@ def _plain(neuron, x, *tensors):
     return (spikes, v) if neuron.wants_last else (spikes,)
 
 
-def _gradients(function, inputs, upstream):
+def gradients(function, inputs, upstream):
     """Gradients to the inputs of a function of tensors, which can be differentiated again."""
     if keras.backend.backend() == "jax":
         import jax
@@ -81,15 +81,25 @@ def _gradients(function, inputs, upstream):
     return tuple(tape.gradient(outputs, inputs, upstream, unconnected_gradients="zero"))
 
 
-def _again(neuron, given, upstream):
-    """Gradients to `given`, upstream gradients and inputs, from those to a backward pass."""
-    count = 1 + neuron.wants_last
+def again(plain, count, given, upstream):
+    """Second derivatives: gradients to the arguments of a backward pass.
+
+    Args:
+        plain: The function whose backward pass it is, of operations that can be differentiated.
+        count: Number of its outputs.
+        given: Upstream gradients of these, and the function's inputs.
+        upstream: Gradients to the gradients to the inputs.
+    """
 
     def first(*given):
-        plain = functools.partial(_plain, neuron)
-        return _gradients(plain, given[count:], given[:count])
+        return gradients(plain, given[count:], given[:count])
 
-    return _gradients(first, given, upstream)
+    return gradients(first, given, upstream)
+
+
+def _again(neuron, given, upstream):
+    """The same of a neuron."""
+    return again(functools.partial(_plain, neuron), 1 + neuron.wants_last, given, upstream)
 
 
 def _looped(step, follow, carry, *xs, reverse=False):
@@ -111,6 +121,47 @@ def _looped(step, follow, carry, *xs, reverse=False):
         return ops.slice_update(outputs, [0, t] + [0] * (len(output.shape) - 1), output[:, None])
 
     return ops.fori_loop(0, timesteps, body, xs[0] if takes_over else ops.zeros_like(xs[0]))
+
+
+def scan(body, carry, xs, count=1, reverse=False):
+    """`keras.ops.scan`; on TensorFlow with a bound on the steps, or XLA has no gradient.
+
+    Args:
+        body: As of `keras.ops.scan`.
+        carry: What the first step is given, any structure of tensors.
+        xs: Tensors `(time, ...)`, any structure.
+        count: Number of tensors that a step gives, all of the type of the first of `xs`.
+        reverse: Whether the last step is the first.
+
+    Returns:
+        `(carry, outputs)`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.scan(body, carry, xs, reverse=reverse)
+    import tensorflow as tf
+
+    flat = tree.flatten(xs)
+    steps = flat[0].shape[0] or tf.shape(flat[0])[0]
+    inputs = [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in flat]
+    structure = None
+
+    def step(index, carry, outputs):
+        nonlocal structure
+        t = steps - 1 - index if reverse else index
+        x = tree.pack_sequence_as(xs, [values.read(t) for values in inputs])
+        carry, structure = body(tree.pack_sequence_as(start, carry), x)
+        outputs = [array.write(t, y) for array, y in zip(outputs, tree.flatten(structure))]
+        return index + 1, tree.flatten(carry), outputs
+
+    start, outputs = carry, [tf.TensorArray(flat[0].dtype, steps) for _ in range(count)]
+    _, carry, outputs = tf.while_loop(
+        lambda index, *_: index < steps,
+        step,
+        (0, tree.flatten(start), outputs),
+        maximum_iterations=steps,
+    )
+    outputs = tree.pack_sequence_as(structure, [array.stack() for array in outputs])
+    return tree.pack_sequence_as(start, carry), outputs
 
 
 def _jax(neuron, sequences, *tensors):

@@ -12,7 +12,7 @@ from keras import KerasTensor, ops, tree
 
 from keras_snn import dynamics, kernels
 from keras_snn.graph import AutocastScope, flatten_layers, producer
-from keras_snn.kernels import tuning
+from keras_snn.kernels import tuning, xla
 from keras_snn.layers.base import NeuronCell, SpikingCell
 from keras_snn.regularizers import tell
 from keras_snn.utils.arguments import (
@@ -400,6 +400,11 @@ class SpikingRNN(keras.layers.RNN):
                 spikes, v = outputs
                 return spikes[:, -1], spikes, [v]
         states = self._first_states(sequences, initial_state)
+        if self._takes_steps(sequences):
+            steps = kernels.run_steps(self.cell, sequences, states, mask, training)
+            if steps is not None:
+                outputs, states = steps
+                return (*self._held(outputs, mask), states)
         sequences = dynamics.saturate(sequences)
         try:
             if training and not isinstance(self.cell, NeuronCell):
@@ -407,6 +412,29 @@ class SpikingRNN(keras.layers.RNN):
             return self._plain_loop(sequences, states, mask, training)
         finally:
             self._maybe_reset_dropout_masks(self.cell)
+
+    def _takes_steps(self, sequences):
+        """Whether the cell's step may be run by a kernel."""
+        known = sequences.shape[1] is not None and not self.go_backwards and not self.unroll
+        return known and self.use_fused and isinstance(self.cell, NeuronCell)
+
+    def _held(self, outputs, mask):
+        """The last output, and all, from outputs that are zero where they are masked."""
+        if mask is None:
+            return outputs[:, -1], outputs
+        if self.return_sequences and self.zero_output_for_mask:
+            return outputs[:, -1], outputs
+        times = ops.arange(outputs.shape[1], dtype="int32")
+        last = ops.where(ops.cast(mask, "bool"), times, -1)
+        if self.return_sequences:
+            last = ops.associative_scan(ops.maximum, last, axis=1)
+        else:
+            last = ops.max(last, axis=1, keepdims=True)
+        steps = outputs.shape[1] if self.return_sequences else 1
+        last = ops.reshape(last, (-1, steps, *[1] * (len(outputs.shape) - 2)))
+        held = ops.take_along_axis(outputs, ops.maximum(last, 0), axis=1)
+        held = ops.where(last >= 0, held, ops.zeros_like(held))
+        return held[:, -1], held
 
     def _plain_loop(self, sequences, initial_state, mask, training):
         """The loop over time by the cell's steps, from states that are tensors."""
@@ -470,8 +498,10 @@ class SpikingRNN(keras.layers.RNN):
         xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
         if self.go_backwards:
             xs = tree.map_structure(lambda x: ops.flip(x, axis=0), xs)
-        scan = _scan_tensorflow if keras.backend.backend() == "tensorflow" else _scan
-        carry, outputs = scan(body, carry, xs, self.cell.variables)
+        if keras.backend.backend() == "tensorflow":
+            carry, outputs = xla.scan(body, carry, xs)
+        else:
+            carry, outputs = _scan(body, carry, xs, self.cell.variables)
         last_output = carry[0] if masked else outputs[-1]
         return last_output, ops.swapaxes(outputs, 0, 1), carry[1]
 
@@ -495,30 +525,6 @@ def _scan(body, carry, xs, variables):
     for variable, value in zip(assigned, values):
         variable.assign(ops.stop_gradient(value))
     return carry, outputs
-
-
-def _scan_tensorflow(body, carry, xs, variables):
-    """`keras.ops.scan` with a bound on the steps, without which XLA has no gradient."""
-    import tensorflow as tf
-
-    flat = tree.flatten(xs)
-    steps = flat[0].shape[0] or tf.shape(flat[0])[0]
-    inputs = [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in flat]
-
-    def step(index, carry, outputs):
-        x = tree.pack_sequence_as(xs, [values.read(index) for values in inputs])
-        carry, output = body(tree.pack_sequence_as(start, carry), x)
-        return index + 1, tree.flatten(carry), outputs.write(index, output)
-
-    start = carry
-    outputs = tf.TensorArray(flat[0].dtype, steps)
-    _, carry, outputs = tf.while_loop(
-        lambda index, *_: index < steps,
-        step,
-        (0, tree.flatten(start), outputs),
-        maximum_iterations=steps,
-    )
-    return tree.pack_sequence_as(start, carry), outputs.stack()
 
 
 class Neuron(Configured, SpikingRNN):
