@@ -5,6 +5,7 @@
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100 --ema=0.999
     python applications/train.py --recipe=nmnist --data_dir=NMNIST --loss=tet
     python applications/train.py --recipe=sew_resnet_cifar10 --estimate
+    python applications/train.py --recipe=cifar10_cpu --weights=cifar10 --epochs=3
     python applications/train.py --schedules='{"timesteps": [1, 2, 4], "alpha": [1, 2, 4]}'
     torchrun --nproc_per_node=4 applications/train.py --distribution=data
 
@@ -16,6 +17,7 @@ interrupted run again to resume it. KERAS_BACKEND=tensorflow, jax or torch selec
 import contextlib
 import inspect
 import math
+import pathlib
 
 import common
 import estimate
@@ -71,6 +73,9 @@ flags.DEFINE_bool("small_images", None, "Stem for images up to 32x32 (default: b
 flags.DEFINE_string("options", "{}", "More arguments of the network's function, as JSON.")
 flags.DEFINE_string(
     "augmentation_options", "{}", "Arguments of --augmentation's variations, by name, as JSON."
+)
+flags.DEFINE_string(
+    "weights", None, "What training starts from: a preset of the model, or a .keras file."
 )
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
 flags.DEFINE_integer(
@@ -191,7 +196,23 @@ def network_arguments(data):
 def build(data, **changes):
     """The network of the flags, with logits."""
     arguments = network_arguments(data) | {"classifier_activation": None} | changes
-    return getattr(applications, FLAGS.model)(**arguments)
+    model = getattr(applications, FLAGS.model)(**arguments)
+    if FLAGS.weights:  # what doesn't fit, such as other classes, is trained anew
+        applications.load_keras_weights(model, trained_before(), skip_mismatch=True)
+    return model
+
+
+def trained_before():
+    """The network of `--weights`."""
+    presets = {preset.name: preset for preset in applications.list_presets(FLAGS.model)}
+    if FLAGS.weights in presets:
+        return getattr(applications, FLAGS.model)(weights=FLAGS.weights)
+    if not pathlib.Path(FLAGS.weights).expanduser().is_file():
+        raise app.UsageError(
+            f"--weights={FLAGS.weights} is neither a file nor a preset of {FLAGS.model}: "
+            f"{', '.join(presets) or 'it has none'}."
+        )
+    return common.load_keras(FLAGS.weights)
 
 
 def compiled(model, steps, loss=None, metric="accuracy", optimizer=None):

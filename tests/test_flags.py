@@ -106,6 +106,7 @@ EFFECTS = {
         "connect": ["and"],
         "small_images": ["false"],
         "options": ['{"zero_init_residual": true}'],
+        "weights": ["README.md"],
         "epochs": ["3"],
         "ann_epochs": ["3"],
         "ann_learning_rate": ["0.5", "--ann_epochs=3"],
@@ -253,6 +254,7 @@ REFUSED = {
         ("connect", ["--connect=and", "--model=SpikingResNet18"]),
         ("small_images", ["--small_images", "--model=SpikingConvNet"]),
         ("options", ['--options={"timesteps": 3}']),
+        ("weights", ["--weights=unknown"]),
     ],
     "convert": WITHOUT_CONVERSION,
     "hybrid": [
@@ -354,6 +356,7 @@ def stubs_of_train(trace, module, model):
         (training, "joint_model", model),
         (training, "to_spiking", model),
         (training, "every_step", model),
+        (applications, "load_keras_weights", None),
         (module, "report", None),
         (module.estimate, "measure", None),
         (module.estimate, "report", None),
