@@ -3,17 +3,21 @@
     python applications/canvases.py --output=canvases.npz
     python applications/segment.py --recipe=canvases --dataset=canvases.npz
     python applications/segment.py --recipe=oxford_pets --data_dir=DATA
-    python applications/segment.py --recipe=canvases --dataset=canvases.npz --relu
+    python applications/segment.py --recipe=canvases --dataset=canvases.npz --relu --epochs=12
 
 Data are images with masks, see `masks` of `keras_snn.datasets.load`; the recipe `canvases` is for
 the synthetic set of `canvases.py`. Printed and written to `segmentation.json` is the mean
 intersection over union of the classes (Keras's `MeanIoU`), void pixels left out. `--relu` trains
-the same network with ReLUs, without time, instead. An interrupted run goes on.
+the same network with ReLUs, without time, instead. `--ann_epochs` trains it first as an ANN with as
+many levels as steps; `IF` neurons with soft reset that begin at half a threshold then compute the
+same. An interrupted run goes on.
 """
 
+import functools
 import importlib.util
 import time
 
+import ann_start
 import common
 import keras
 import numpy as np
@@ -27,6 +31,7 @@ from keras_snn.utils import files
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.adopt_module_key_flags(optimizers)
+flags.adopt_module_key_flags(ann_start)
 flags.DEFINE_enum("model", "SpikingFCN", ["SpikingFCN", "SpikingDeepLab"], "Network.")
 flags.DEFINE_string("backbone", None, "Another network to take the features of (default: VGG-9).")
 flags.DEFINE_string("norm", None, "Normalisation (default: bntt; bn with --relu).")
@@ -41,20 +46,34 @@ flags.DEFINE_integer("pictures", 4, "Examples to draw.", lower_bound=0)
 flags.DEFINE_string("output_dir", "results/segment", "Where the model and the results go.")
 
 
-def build(data):
+def build(data, **changes):
     """The network of the flags, with logits."""
-    options = {"timesteps": FLAGS.timesteps, "norm": FLAGS.norm, "backbone": FLAGS.backbone}
+    arguments = {
+        "input_shape": data.input_shape,
+        "classes": data.classes,
+        "classifier_activation": None,
+        "width": FLAGS.width,
+        "input_coding": FLAGS.input_coding,
+        "timesteps": FLAGS.timesteps,
+    }
+    arguments |= {n: FLAGS[n].value for n in ("norm", "backbone") if FLAGS[n].value}
+    if FLAGS.neuron:
+        arguments["neuron"] = ann_start.neuron()
     if FLAGS.relu:
-        options |= {"timesteps": None, "neuron": keras.layers.ReLU}
-        options["norm"] = FLAGS.norm or "bn"
-    return getattr(applications, FLAGS.model)(
-        input_shape=data.input_shape,
-        classes=data.classes,
-        classifier_activation=None,
-        width=FLAGS.width,
-        input_coding=FLAGS.input_coding,
-        **{name: value for name, value in options.items() if value or name == "timesteps"},
+        changes = {"timesteps": None, "neuron": keras.layers.ReLU}
+    if changes:  # without time
+        arguments.setdefault("norm", "bn")
+    return getattr(applications, FLAGS.model)(**arguments | changes)
+
+
+def compiled(model, steps, data, optimizer=None):
+    """A model with optimizer, loss and metric."""
+    model.compile(
+        optimizer or optimizers.optimizer(FLAGS.epochs, steps),
+        losses.PixelCrossentropy(VOID),
+        metrics=[mean_iou(data)],
     )
+    return model
 
 
 def intersections(model, data):
@@ -93,23 +112,24 @@ def draw(model, data, path):
 def main(argv):
     """Trains, evaluates, saves, draws."""
     common.check_needs(optimizers.NEEDS)
+    ann_start.check_flags()
     if FLAGS.relu:
-        common.refuse(["timesteps", "input_coding"], "--relu has no time")
+        common.refuse(["timesteps", "input_coding", "neuron", "ann_epochs"], "--relu has no time")
     data = common.load_data(masks=True)
     if len(data.input_shape) == 4:
         common.refuse(["timesteps", "input_coding"], f"{data.name} has clips")
         common.refuse(["relu"], f"{data.name} has clips, whose time an ANN does not take")
-    model = build(data)
+    steps = len(data.train)
+    model = compiled(build(data), steps, data)
     output = common.output_dir()
-    model.compile(
-        optimizers.optimizer(FLAGS.epochs, len(data.train)),
-        losses.PixelCrossentropy(VOID),
-        metrics=[mean_iou(data)],
-    )
     print(
         f"{model.name} on {data.name} {data.input_shape}, {data.classes} classes, "
         f"{model.count_params():,} parameters, {keras.backend.backend()} backend"
     )
+    ann = None
+    if FLAGS.ann_epochs:
+        first = ann_start.build_ann(build, data, functools.partial(compiled, data=data), steps)
+        ann = ann_start.train_ann(first, model, data, output, verbose=2)
     resume = callbacks.Resume(output / "resume.npz", data, common.run_flags(), keep=True)
     model.fit(
         data.train,
@@ -133,11 +153,13 @@ def main(argv):
             "fit_seconds": resume.seconds,
             "cpu_seconds": time.process_time(),  # of this start, of all cores together
             "history": resume.history,
+            **({"ann_seconds": ann.seconds, "ann_history": ann.history} if ann else {}),
         },
     )
     if FLAGS.pictures and importlib.util.find_spec("matplotlib"):
         draw(model, data, output / f"{name}.png")
-    resume.remove()
+    for kept in filter(None, (resume, ann)):
+        kept.remove()
     print(f"Results are in {output}")
 
 

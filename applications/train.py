@@ -19,6 +19,7 @@ import inspect
 import math
 import pathlib
 
+import ann_start
 import common
 import estimate
 import keras
@@ -27,10 +28,8 @@ from absl import app, flags
 
 import keras_snn
 from keras_snn import analysis, applications, callbacks, distribution, losses, metrics, training
-from keras_snn import layers as snn
 from keras_snn.datasets.preparation import MIXING
 from keras_snn.dynamics import CONNECTIONS
-from keras_snn.layers import list_neurons
 
 MODELS = [
     model.name
@@ -54,6 +53,7 @@ OWN = (
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.adopt_module_key_flags(optimizers)
+flags.adopt_module_key_flags(ann_start)
 flags.DEFINE_enum("model", "SEWResNet8", MODELS, "Network.")
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_integer(
@@ -62,10 +62,6 @@ flags.DEFINE_integer(
     "Frames of a recording drawn in training (default: all).",
     lower_bound=1,
 )
-flags.DEFINE_enum(
-    "neuron", None, list_neurons(), "Neuron (default: the model's).", case_sensitive=False
-)
-flags.DEFINE_string("neuron_options", "{}", "Arguments of this neuron, as JSON.")
 flags.DEFINE_enum(
     "connect", None, list(CONNECTIONS), "How SEW-ResNets join branches and shortcuts."
 )
@@ -78,13 +74,6 @@ flags.DEFINE_string(
     "weights", None, "What training starts from: a preset of the model, or a .keras file."
 )
 flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1)
-flags.DEFINE_integer(
-    "ann_epochs",
-    None,
-    "Epochs before these as an ANN whose activations have T levels; the network starts from it.",
-    lower_bound=1,
-)
-flags.DEFINE_float("ann_learning_rate", None, "First learning rate of this ANN.", lower_bound=0.0)
 flags.DEFINE_integer(
     "steps_per_epoch",
     None,
@@ -142,8 +131,7 @@ def check_flags():
     known = inspect.signature(getattr(applications, FLAGS.model)).parameters
     missing = {"connect", "small_images"} - set(known)
     common.refuse(missing, f"{FLAGS.model} has no such option")
-    if FLAGS.neuron is None:
-        common.refuse(["neuron_options"], "it needs --neuron")
+    ann_start.check_flags()
     if not FLAGS.estimate:
         common.refuse(["estimate_seconds"], "it needs --estimate")
     if FLAGS.joint:
@@ -156,20 +144,8 @@ def check_flags():
         common.refuse(["distillation_weight", "temperature"], "it needs --teacher")
     if FLAGS.ann_epochs:
         common.refuse(["joint", "distribution", "steps_per_epoch"], "not with --ann_epochs")
-    else:
-        common.refuse(["ann_learning_rate"], "it needs --ann_epochs")
     if not FLAGS.validation_split and not FLAGS.steps_per_epoch:
         common.refuse(["patience"], "it needs --validation_split: test data choose nothing")
-
-
-def neuron():
-    """The neuron of the flags, as networks take it."""
-    options = common.json_flag("neuron_options")
-    try:
-        layer = getattr(snn, FLAGS.neuron)(**options)
-    except (TypeError, ValueError) as error:
-        raise app.UsageError(f"--neuron_options={options}: {error}") from error
-    return keras.saving.serialize_keras_object(layer)
 
 
 def network_arguments(data):
@@ -178,7 +154,7 @@ def network_arguments(data):
     options = {"connect": FLAGS.connect, "small_images": FLAGS.small_images}
     options = {name: value for name, value in options.items() if value is not None}
     if FLAGS.neuron is not None:
-        options["neuron"] = neuron()
+        options["neuron"] = ann_start.neuron()
     given = common.json_flag("options")
     if taken := set(given) & {*OWN, *options}:
         raise app.UsageError(f"--options: {', '.join(sorted(taken))} is set by a flag or the data.")
@@ -246,39 +222,6 @@ def build_trainer(data, steps):
 def shown(data):
     """The batches that training is watched on: those to choose by, if there are any."""
     return data.test if data.validation is None else data.validation
-
-
-def build_ann(data, steps):
-    """The ANN of the network's layout, to train before the network.
-
-    Its activations have as many levels as the network has steps, up to a fixed maximum of 1, the
-    threshold: the normalisation in front learns the scale.
-    """
-    if len(data.input_shape) != 3:
-        raise app.UsageError(f"--ann_epochs is for images, not for {data.name}, which has time.")
-    rate = FLAGS.ann_learning_rate or FLAGS.learning_rate
-    ann = build(
-        data,
-        timesteps=None,
-        neuron=lambda: snn.ClipFloorShift(FLAGS.timesteps, 1.0, trainable=False),
-    )
-    return compiled(ann, steps, optimizer=optimizers.optimizer(FLAGS.ann_epochs, steps, rate))
-
-
-def train_ann(model, data, output, steps):
-    """Trains this ANN, and gives its weights to the network."""
-    ann = build_ann(data, steps)
-    resume = callbacks.Resume(output / "resume_ann.npz", data, common.run_flags(), keep=True)
-    ann.fit(
-        data.train,
-        epochs=FLAGS.ann_epochs,
-        validation_data=shown(data),
-        shuffle=False,
-        verbose=common.verbosity(),
-        callbacks=[keras.callbacks.TerminateOnNaN(), resume],
-    )
-    applications.load_keras_weights(model, ann, skip_mismatch=True)  # the fixed maxima
-    return resume
 
 
 def distilled(model, steps):
@@ -352,7 +295,16 @@ def train(data, output, devices):
             f"{keras.backend.backend()} backend, {devices.replicas} device(s), "
             f"keras_snn {keras_snn.__version__}"
         )
-    ann = train_ann(model, data, output, steps) if FLAGS.ann_epochs else None
+    ann = None
+    if FLAGS.ann_epochs:
+        ann = ann_start.train_ann(
+            ann_start.build_ann(build, data, compiled, steps),
+            model,
+            data,
+            output,
+            validation_data=shown(data),
+            verbose=common.verbosity(),
+        )
     examples = devices.shard(data.train)
     if FLAGS.steps_per_epoch and hasattr(examples, "repeat"):
         examples = examples.repeat()
@@ -420,7 +372,7 @@ def estimated(devices):
     steps = FLAGS.steps_per_epoch or len(data.train)
     parts, train, held_out = [], devices.shard(data.train), devices.shard(shown(data))
     if FLAGS.ann_epochs:
-        parts.append(("ANN", build_ann(data, steps), FLAGS.ann_epochs))
+        parts.append(("ANN", ann_start.build_ann(build, data, compiled, steps), FLAGS.ann_epochs))
     parts.append((FLAGS.model, devices.prepare(build_trainer(data, steps)[1]), FLAGS.epochs))
     held_out = None if FLAGS.steps_per_epoch else held_out
     return [
