@@ -43,7 +43,7 @@ class MackeyGlass:
     interval: float
     lyapunov_time: float
 
-    def windows(self, length):
+    def windows(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """The training points as windows and what follows each.
 
         Args:

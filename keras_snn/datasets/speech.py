@@ -286,7 +286,7 @@ class StreamingMel:
         return self.mel.decibels(np.stack(windows)) if windows else np.zeros((0, MEL_BINS))
 
 
-def delta_spikes(sequences, threshold=0.5):
+def delta_spikes(sequences: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Delta coding of spectra: spikes where a band rises or falls, as a silicon cochlea's events.
 
     Each band keeps the level that its spikes have told. A step whose value is at least `threshold`
