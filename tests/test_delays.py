@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import gradients, to_numpy
+from helpers import first_everywhere, gradients, to_numpy
 from keras import ops
 
 from keras_snn import analysis, callbacks, export, layers
@@ -76,8 +76,9 @@ def test_synapses_are_those_of_dcls():
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sharing, shape", [("channel", (3,)), ("scalar", ()), ("neuron", (2, 3))])
-def test_channels(sharing, shape):
+@pytest.mark.parametrize("sharing", first_everywhere("channel", "scalar", "neuron"))
+def test_channels(sharing):
+    shape = {"channel": (3,), "scalar": (), "neuron": (2, 3)}[sharing]
     layer, x = layers.AxonalDelay(4, sigma=0.8, parameter_shape=sharing), draw(2, 8, 2, 3)
     weights, upstream = built(layer, x.shape), draw(2, 8, 2, 3, seed=1)
     assert layer.delays.shape == shape
@@ -121,7 +122,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", first_everywhere("2D same", "1D", "2D"))
 def test_whole_convolutions_are_sums_of_keras_convolutions(name):
     """Of each delay the kernel of the synapses that have it, on what was that long ago."""
     make, sizes = CONVOLUTIONS[name]
@@ -188,6 +189,7 @@ def test_constraint_keeps_delays_in_range():
     np.testing.assert_array_equal(to_numpy(layer.delays.value), [[0, 3], [0, 3]])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("whole", [False, True])
 def test_pieces_equal_the_whole(whole):
     model, x = network(), spikes(2, 12, 5)
@@ -301,8 +303,7 @@ needs_export = pytest.mark.skipif(not TENSORFLOW, reason="the work is TensorFlow
 
 
 @needs_export
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", ["1D", "2D", "2D same"])
+@pytest.mark.parametrize("name, whole", [("1D", True), ("2D", False), ("2D same", True)])
 def test_lowered_maps(name, whole):
     from test_lowering import STEPS, played
 
