@@ -604,7 +604,7 @@ def test_pieces_equal_the_whole_at_every_step():
         logits, spikes = in_pieces(model, data, chunk)
         np.testing.assert_allclose(logits[:, -1], whole["logits"], atol=1e-5)
         np.testing.assert_array_equal(spikes, whole["spikes"])
-    for steps in range(1, 6):
+    for steps in (1, 4):
         clip = graph.in_order(model, data | {"events": data["events"][:, :steps]})
         cut = graph.trace(model, shapes=[x.shape[1:] for x in clip])
         cut = keras.Model(cut.inputs, cut.outputs)(clip)

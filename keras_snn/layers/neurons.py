@@ -1215,7 +1215,7 @@ class TwoCompartmentLIF(Neuron, cell=TwoCompartmentLIFCell):
 
     >>> spikes = TwoCompartmentLIF()(0.6 * keras.ops.ones((1, 6, 1)))
     >>> print(keras.ops.convert_to_numpy(spikes)[0, :, 0])
-    [0. 0. 1. 1. 0. 0.]
+    [0. 0. 1. 1. 0. 1.]
     """
 
 
