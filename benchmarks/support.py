@@ -120,7 +120,7 @@ def networks():
             "MaskedPSN": neuron(snn.MaskedPSN, order=2),
             "SlidingPSN": neuron(snn.SlidingPSN, order=2),
             "Recurrent": features(
-                dense, lambda: snn.Recurrent(snn.LIFCell(), units=6), dense, snn.MeanOverTime
+                dense, lambda: snn.Recurrent(snn.LIFCell(), dense()), dense, snn.MeanOverTime
             ),
         },
         "Layers of each step": {
