@@ -13,15 +13,14 @@ far, at least `--level`, and scaled by `--mean` and `--deviation`, those of the 
 """
 
 import os
-import pathlib
 import sys
 import time
 
 import common
 import numpy as np
+import step_network
 from absl import flags
 
-from keras_snn import analysis, export
 from keras_snn.datasets.speech import MEL_BINS, StreamingMel, read_wav
 from keras_snn.utils import files
 
@@ -43,63 +42,6 @@ flags.DEFINE_float("level", 0.0, "Decibels of the loudest value that is expected
 flags.DEFINE_float("mean", -60.6, "Mean of the training data, in decibels below the loudest.")
 flags.DEFINE_float("deviation", 23.5, "Deviation of the training data, in decibels.", 1e-6)
 flags.DEFINE_string("json", None, "File to write the answers and figures to, if any.")
-
-
-class FileNetwork:
-    """A file of one step."""
-
-    def __init__(self, path):
-        self.stream = export.StreamingInterpreter(path)
-        shapes = list(self.stream.inputs.values())
-        if shapes != [(1, MEL_BINS)]:
-            raise ValueError(
-                f"{path} should read one spectrum (1, {MEL_BINS}) a step, got the inputs "
-                f"{self.stream.inputs}: export it with --mode=step."
-            )
-        self.reset = self.stream.reset
-
-    def __call__(self, spectrum):
-        """The output after a step."""
-        return next(iter(self.stream.step(spectrum[None]).values()))[0]
-
-
-class KerasNetwork:
-    """A model on sequences of spectra, which remembers its states from step to step."""
-
-    def __init__(self, model):
-        shape = tuple(model.input_shape) if len(model.inputs) == 1 else ()
-        if len(shape) != 3 or shape[2] != MEL_BINS:
-            raise ValueError(
-                f"{model.name} should read sequences (time, {MEL_BINS}), got the input "
-                f"{model.input_shape}."
-            )
-        try:
-            self.rollout = analysis.Rollout(model, 1)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-        self.reset()
-
-    def reset(self):
-        """The states are those before the first step."""
-        self._outputs = self.rollout.feed(self._pieces())
-
-    def _pieces(self):
-        while True:
-            yield 1, [self._spectrum]
-
-    def __call__(self, spectrum):
-        """The output after a step."""
-        self._spectrum = spectrum[None, None]
-        outputs, _ = next(self._outputs)
-        return np.asarray(outputs[0])[0, -1]
-
-
-def load_network():
-    """The network of `--model_file`."""
-    path = pathlib.Path(FLAGS.model_file).expanduser()
-    if path.suffix == ".tflite":
-        return FileNetwork(path)
-    return KerasNetwork(common.load_keras(path))
 
 
 def recording(samples, size):
@@ -129,7 +71,7 @@ class Listener:
     """Spectra of sound, the network's outputs, and when they were there.
 
     Args:
-        network: A function from a spectrum to outputs, with `reset`.
+        network: One of `step_network`, of one step.
     """
 
     def __init__(self, network):
@@ -145,7 +87,7 @@ class Listener:
             self.loudest = max(self.loudest, float(spectrum.max()))
             relative = np.maximum(spectrum - self.loudest, -80.0)
             scaled = ((relative - FLAGS.mean) / FLAGS.deviation).astype("float32")
-            output = np.asarray(self.network(scaled))
+            output = self.network(scaled[None])[0]
             self.latencies.append(1e3 * (time.perf_counter() - arrived))
             self.steps += 1
             if self.steps % FLAGS.steps == 0:
@@ -182,8 +124,8 @@ def main(argv):
         files.check_path(FLAGS.json, [".json"])
     size = round(FLAGS.piece / 1e3 * FLAGS.rate)
     samples = None if FLAGS.source == "-" else read_wav(FLAGS.source, FLAGS.rate)
-    network = load_network()
-    network(np.zeros(MEL_BINS, "float32"))  # compiled before sound comes
+    network = step_network.load(FLAGS.model_file, 1, "spectrum", (MEL_BINS,))
+    network(np.zeros((1, MEL_BINS), "float32"))  # compiled before sound comes
     network.reset()
     listener = Listener(network)
     pieces = pipe(0, size) if samples is None else recording(samples, size)

@@ -28,11 +28,11 @@ import time
 import urllib.parse
 
 import common
-import keras
 import numpy as np
+import step_network
 from absl import app, flags
 
-from keras_snn import analysis, events, export
+from keras_snn import events
 from keras_snn.datasets.events.files import joined, unwrapped
 from keras_snn.datasets.events.prophesee import DAT_EVENT, dat_events
 from keras_snn.datasets.recordings import shrunk
@@ -324,78 +324,6 @@ def read(chunks, cutter, buffer, stop):
     buffer.put(end)
 
 
-class FileNetwork:
-    """A file of one step, by `keras_snn.export.StreamingInterpreter`."""
-
-    def __init__(self, path):
-        self.stream = export.StreamingInterpreter(path)
-        self.shape = next(iter(self.stream.inputs.values()))[1:]
-        if len(self.stream.inputs) != 1 or len(self.shape) != 3:
-            raise ValueError(
-                f"{path} should read one frame (height, width, 2) a step, got the inputs "
-                f"{self.stream.inputs}: export it with --mode=step."
-            )
-        self.reset = self.stream.reset
-
-    def __call__(self, frames):
-        """The output after a few steps."""
-        for frame in frames:
-            outputs = self.stream.step(frame[None])
-        return next(iter(outputs.values()))
-
-
-class KerasNetwork:
-    """A model on sequences, whose states and readout go on from step to step.
-
-    Args:
-        model: A model that `keras_snn.analysis.Rollout` takes; layers may be stateful.
-        steps: Steps of each call.
-    """
-
-    def __init__(self, model, steps):
-        if len(model.inputs) != 1 or len(model.input_shape) != 5:
-            raise ValueError(
-                f"{model.name} should read sequences (time, height, width, 2), got the input "
-                f"{model.input_shape}."
-            )
-        self.shape, self.steps = model.input_shape[2:], steps
-        try:
-            self.rollout = analysis.Rollout(without_states(model), steps)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-        self.reset()
-
-    def reset(self):
-        """The states are those before the first step."""
-        self._outputs = self.rollout.feed(self._pieces())
-
-    def _pieces(self):
-        while True:
-            yield self.steps, [self._frames]
-
-    def __call__(self, frames):
-        """The output after a few steps."""
-        self._frames = frames[None]
-        outputs, _ = next(self._outputs)
-        return outputs[0][:, -1]
-
-
-def without_states(model):
-    """A model whose layers start anew at each call, with the same weights."""
-    if not any(getattr(layer, "stateful", False) for layer in model.layers):
-        return model
-
-    def copy(layer):
-        config = layer.get_config()
-        if config.get("stateful"):
-            config["stateful"] = False
-        return type(layer).from_config(config)
-
-    fresh = keras.models.clone_model(model, clone_function=copy)
-    fresh.set_weights(model.get_weights())
-    return fresh
-
-
 class View:
     """Prints a line now and then, and figures at the end."""
 
@@ -525,14 +453,6 @@ def check_flags():
         files.check_path(FLAGS.json, [".json"])
 
 
-def load_network():
-    """The network of `--model_file`."""
-    path = pathlib.Path(FLAGS.model_file).expanduser()
-    if path.suffix == ".tflite":
-        return FileNetwork(path)
-    return KerasNetwork(common.load_keras(path), FLAGS.steps)
-
-
 def follow(network, buffer, view):
     """Runs the network on windows until there are no more."""
     steps = 0
@@ -551,7 +471,7 @@ def follow(network, buffer, view):
 def main(argv):
     """Reads, runs, shows."""
     check_flags()
-    network = load_network()
+    network = step_network.load(FLAGS.model_file, FLAGS.steps, "frame", ("height", "width", "2"))
     size, factor = sensor(network.shape)
     counts, stop = Counts(), threading.Event()
     wait = not FLAGS.speed

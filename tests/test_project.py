@@ -14,6 +14,8 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 from helpers import SERVER
 
 import keras_snn
@@ -54,6 +56,28 @@ def run_program(*argv):
 def program(name, *flags):
     """What `python applications/NAME.py FLAGS` does."""
     return in_a_process(run_program, f"applications/{name}.py", *flags)
+
+
+def print_refusals(name, folder, cases):
+    module = importlib.import_module(name)
+    os.chdir(folder)
+    texts = []
+    for given in cases:
+        with flagsaver.flagsaver():
+            try:
+                module.main(module.FLAGS([name, *given]))
+                texts.append("")
+            except (ValueError, OSError, app.UsageError, flags.Error) as error:
+                texts.append(str(error))
+    print(json.dumps(texts))
+
+
+def check_refusals(name, folder, refused, *common):
+    """Each `(flags, message)` of `refused` ends a program of `applications` with that message."""
+    found = in_a_process(print_refusals, name, folder, [[*common, *given] for given, _ in refused])
+    assert found.returncode == 0, found.stderr[-2000:]
+    for text, (given, message) in zip(json.loads(found.stdout.splitlines()[-1]), refused):
+        assert message in text, (given, text)
 
 
 WITHOUT_TENSORFLOW = """
@@ -200,20 +224,6 @@ def test_conversion_programs(tmp_path):
     assert program("convert", *flags, "--method=best").returncode == 1
 
 
-def print_refusals(flags):
-    import train
-    from absl.testing import flagsaver
-
-    answers = []
-    for given in flags:
-        with flagsaver.flagsaver():
-            try:
-                train.main(train.FLAGS(["train", *given]))
-            except Exception as error:
-                answers.append(str(error))
-    print(json.dumps(answers))
-
-
 @pytest.mark.once
 def test_training_program_refuses(tmp_path):
     refused = (
@@ -226,11 +236,8 @@ def test_training_program_refuses(tmp_path):
         ["--schedules=[1]"],
         ["--teacher=missing.keras"],
     )
-    found = in_a_process(print_refusals, [[*r, f"--output_dir={tmp_path}"] for r in refused])
-    answers = json.loads(found.stdout.splitlines()[-1])
-    assert len(answers) == len(refused), found.stderr[-2000:]
-    for flags, answer in zip(refused, answers):
-        assert flags[-1].split("=")[1] in answer
+    cases = [(given, given[-1].split("=")[1]) for given in refused]
+    check_refusals("train", tmp_path, cases, f"--output_dir={tmp_path}")
     assert program("train", *refused[0]).returncode == 1
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import to_numpy
 from keras import layers
-from test_project import in_a_process, program, run_program
+from test_project import check_refusals, in_a_process, program, run_program
 
 from keras_snn import events, export
 from keras_snn import layers as snn
@@ -284,23 +284,6 @@ REFUSED = [
 ]
 
 
-def print_refusals(folder):
-    from absl import app
-    from absl.testing import flagsaver
-
-    stream = imported()
-    os.chdir(folder)
-    texts = []
-    for given, _ in REFUSED:
-        with flagsaver.flagsaver():
-            try:
-                stream.main(stream.FLAGS(["stream", "--model_file=model.keras", *given]))
-                texts.append("")
-            except (ValueError, OSError, app.UsageError) as error:
-                texts.append(str(error))
-    print(json.dumps(texts))
-
-
 def test_refusals(folder):
     small().save(folder / "model.keras")
     images = keras.Input((*SIZE, 2))
@@ -310,7 +293,4 @@ def test_refusals(folder):
     keras.Model(gray, x).save(folder / "gray.keras")
     inputs = keras.Input((None, *SIZE, 2))
     keras.Model(inputs, snn.LIF()(inputs)).save(folder / "end.keras")
-    found = in_a_process(print_refusals, folder)
-    assert found.returncode == 0, found.stderr[-2000:]
-    for text, (given, message) in zip(json.loads(found.stdout.splitlines()[-1]), REFUSED):
-        assert message in text, (given, text)
+    check_refusals("stream", folder, REFUSED, "--model_file=model.keras")

@@ -94,14 +94,16 @@ def _delayed_products(call):
     Late spikes reach the synapses whose delays end before the sequence does.
     """
     layer, steps = call.layer, call.input.shape[1]
-    used = np.ones(layer.max_delay + 1) if not layer.whole else np.ones(1)
+    used = 1 if layer.whole else layer.max_delay + 1
     positions = math.prod(call.output.shape[2:-1])
-    macs = len(used) * positions * math.prod(layer.kernel.shape)
+    macs = used * positions * math.prod(layer.kernel.shape)
     if layer.rank or steps is None:
         return (graph.Product(macs, each_step=bool(call.reads_time)),)
-    taps = keras.ops.convert_to_numpy(layer.shares())[::-1] > 0 if layer.whole else None
-    shape = (layer.max_delay + 1, *layer.kernel.shape)
-    reached = np.cumsum((np.ones(shape) if taps is None else taps).sum(-1), 0)
+    if layer.whole:
+        taps = keras.ops.convert_to_numpy(layer.shares())[::-1] > 0
+    else:
+        taps = np.ones((layer.max_delay + 1, *layer.kernel.shape))
+    reached = np.cumsum(taps.sum(-1), 0)
     left = np.minimum(steps - 1 - np.arange(steps), layer.max_delay)
     return (graph.Product(steps * macs, reach=reached[left], each_step=False),)
 
@@ -109,11 +111,9 @@ def _delayed_products(call):
 def _axonal_products(call):
     """None where steps are only moved."""
     layer = call.layer
-    return (
-        ()
-        if layer.whole
-        else (graph.Product((layer.max_delay + 1) * math.prod(call.input.shape[2:])),)
-    )
+    if layer.whole:
+        return ()
+    return (graph.Product((layer.max_delay + 1) * math.prod(call.input.shape[2:])),)
 
 
 def _attention_products(call):
