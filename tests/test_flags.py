@@ -394,12 +394,12 @@ def stubs_of_listen(trace, module, model):
     def network(spectrum):
         return trace.asked("step", np.zeros(3))(float(np.sum(spectrum, dtype="float64").round(2)))
 
-    def load_network():
+    def load(*arguments):
         network.reset = trace.asked("reset")
-        return trace.asked("load_network", network)(module.FLAGS.model_file)
+        return trace.asked("load", network)(*arguments)
 
     sound = np.random.default_rng(0).normal(size=700).astype("float32")
-    yield module, "load_network", load_network
+    yield module.step_network, "load", load
     yield module, "read_wav", trace.asked("read_wav", sound)
     clock = {"monotonic": lambda: 0, "perf_counter": lambda: 0, "sleep": trace.asked("sleep")}
     yield module, "time", types.SimpleNamespace(**clock)
