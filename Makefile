@@ -32,10 +32,16 @@ demo: $(VENV)/.demo
 	@echo "  $(RUN)/train.py --help     other networks, neurons, data sets"
 	@echo "  docs/tutorials.md                               twelve small programs, from one neuron on"
 
-# The pictures of docs/gallery.md, of the network that the demo trains.
+# The pictures of docs/gallery.md, light and dark, of the network that the demo trains.
 gallery: demo
 	mkdir -p docs/gallery
-	cp results/demo/*.png docs/gallery/
+	for theme in light dark; do \
+	    $(VENV)/bin/python applications/profile_model.py --theme=$$theme \
+	        --model_file=results/demo/SEWResNet8_digits.keras --output_dir=results/$$theme \
+	        || exit 1; \
+	done
+	cp results/light/*.png docs/gallery/
+	cd results/dark && for name in *.png; do cp $$name $(CURDIR)/docs/gallery/dark_$$name; done
 
 # The page docs/support.md: every layer on every backend and as every kind of file, by running it.
 support: $(VENV)/.test
@@ -51,6 +57,7 @@ tutorials: $(VENV)/.docs
 	cp $(TUTORIALS:.py=.ipynb) $(RENDERED)
 	cd $(RENDERED) && KERAS_BACKEND=jax JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(abspath $(VENV))/bin/jupyter nbconvert --log-level=ERROR --execute --to markdown \
+	    --ExecutePreprocessor.coalesce_streams=True \
 	    --ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
 	    --output-dir=$(CURDIR)/docs/tutorials $(notdir $(TUTORIALS:.py=.ipynb))
 	perl -pi -e 's|$(CURDIR)/$(RENDERED)/||g' $(TUTORIALS:.py=.md)

@@ -26,24 +26,27 @@ flags.DEFINE_integer("examples", 256, "Test examples to use.", lower_bound=1)
 flags.DEFINE_integer("timesteps", None, "Number of steps (default: the model's).", lower_bound=1)
 flags.DEFINE_enum("energy", "45nm-float32", list(analysis.ENERGY), "Energy of operations.")
 flags.DEFINE_enum("memory", "sram-45nm", list(analysis.MEMORY), "Energy of memory accesses.")
+flags.DEFINE_enum("theme", "light", ["light", "dark"], "Whether pictures are light or dark.")
 flags.DEFINE_bool("exact", False, "Count what spikes at borders really reach.")
 flags.DEFINE_string("output_dir", "results/profile", "Where the table and the pictures go.")
 
 
 def neuron_pictures(model, profile, images):
-    """What the first spiking layer does with the first image."""
-    name = next((x.name for x in profile.layers if x.rate is not None), None)
-    if name is None:
+    """What a spiking layer does with the first image: the second, as its input varies with time."""
+    spiking = [x.name for x in profile.layers if x.rate is not None]
+    if not spiking:
         return {}
+    name = spiking[:2][-1]
     recording = analysis.record(model, images[:1], name, None, timesteps=16)
     values = {kind: found[0] for kind, found in recording[name].items()}
     pictures = {"raster": analysis.plot_raster(values["spikes"], title=name).figure}
     if "membrane" in values:
-        axes = analysis.plot_membrane(threshold=recording.thresholds.get(name), **values)
+        threshold, reset = recording.thresholds.get(name), recording.resets.get(name)
+        axes = analysis.plot_membrane(threshold=threshold, reset=reset, **values)
         pictures["membrane"] = axes[0].figure
     if values["spikes"].ndim == 4:
         layout = keras.config.image_data_format()
-        axes = analysis.plot_feature_maps(values["spikes"], data_format=layout)
+        axes = analysis.plot_feature_maps(values["spikes"], data_format=layout, title=name)
         pictures["feature_maps"] = axes[0, 0].figure
     return pictures
 
@@ -53,6 +56,7 @@ def draw(model, profile, images, labels, output):
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.style.use(f"keras_snn.analysis.{FLAGS.theme}")
     pictures = {
         "rates": analysis.plot_rates(profile).figure,
         "energy": analysis.plot_energy(profile)[0].figure,
@@ -66,7 +70,7 @@ def draw(model, profile, images, labels, output):
     analysis.report(model, (images, labels), output / "report.html", timesteps=FLAGS.timesteps)
     for name, figure in pictures.items():
         with files.replacing(output / f"{name}.png") as (part,):
-            figure.savefig(part, dpi=100)
+            figure.savefig(part)
 
 
 def main(argv):

@@ -1,8 +1,10 @@
 """Profiles, recordings, pictures and callbacks: counts by hand, by peers, and by definition."""
 
+import itertools
 import json
 
 import keras
+import matplotlib.colors
 import numpy as np
 import pytest
 from helpers import to_numpy
@@ -10,6 +12,7 @@ from keras import layers, ops
 
 from keras_snn import analysis, applications, callbacks, graph
 from keras_snn import layers as snn
+from keras_snn.analysis import plots
 
 
 def spikes_of(shape, rate=0.3, seed=0):
@@ -259,6 +262,118 @@ def pyplot():
     matplotlib.pyplot.close("all")
 
 
+# Machado, Oliveira, Fernandes 2009: how colours look without one of the three kinds of cones.
+CONES = {
+    "all": np.eye(3),
+    "no long": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no middle": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no short": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def light(color):
+    """A colour as linear red, green and blue."""
+    value = np.array(matplotlib.colors.to_rgb(color))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(first, second):
+    """WCAG's ratio: 3 is asked of pictures, 4.5 of text."""
+    dark, bright = sorted(light(color) @ TO_XYZ[1] for color in (first, second))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def seen(color, cones):
+    """A colour in CIE Lab, where distances are those that people see."""
+    x, y, z = np.cbrt(TO_XYZ @ np.clip(cones @ light(color), 0.01, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.once
+def test_colours_are_told_apart_and_seen_on_both_grounds(pyplot):
+    styles = {}
+    for name in ("light", "dark"):
+        with pyplot.style.context(f"keras_snn.analysis.{name}"):
+            styles[name] = {key: str(value) for key, value in pyplot.rcParams.items()}
+            assert contrast(pyplot.rcParams["text.color"], pyplot.rcParams["axes.facecolor"]) > 10
+            for color in plots.COLORS:
+                assert contrast(color, pyplot.rcParams["axes.facecolor"]) > 3
+            cycle = pyplot.rcParams["axes.prop_cycle"].by_key()["color"]
+            assert all(map(matplotlib.colors.same_color, cycle, plots.COLORS)) and len(cycle) == 3
+    differ = {key for key in styles["light"] if styles["light"][key] != styles["dark"][key]}
+    assert all("color" in key for key in differ) and "text.color" in differ
+    for cones in CONES.values():
+        for first, second in itertools.combinations(plots.COLORS, 2):
+            assert np.linalg.norm(seen(first, cones) - seen(second, cones)) > 25
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("style", ["light", "dark"])
+def test_pictures_in_a_style(pyplot, style):
+    rng = np.random.default_rng(0)
+    fired = rng.random((16, 40)) < np.linspace(0, 1, 40)
+    model = keras.Sequential([layers.Input((2, 3)), snn.IF(), layers.Dense(5)])
+    over_time = analysis.AccuracyOverTime(np.array([0.93, 0.97, 1.0]), {}, 9, model_timesteps=2)
+    with pyplot.style.context(f"keras_snn.analysis.{style}"):
+        axes = analysis.plot_membrane(fired - 0.5, 1.0, fired, currents=fired + 1.0, reset=-0.25)
+        maps = analysis.plot_feature_maps(fired.reshape(16, 4, 5, 2), title="lif")
+        curve = analysis.plot_accuracy(over_time, ann_accuracy=1.0)
+        figures = {
+            "membrane": axes[0].figure,
+            "raster": analysis.plot_raster(fired).figure,
+            "maps": maps[0, 0].figure,
+            "rates": analysis.plot_rates({"a": 0.25, "b": 0.5}).figure,
+            "energy": analysis.plot_energy(analysis.profile(model, np.ones((1, 2, 3))))[0].figure,
+            "accuracy": curve.figure,
+        }
+    ground = {"light": "white", "dark": "#1e2129"}[style]
+    for name, figure in figures.items():
+        figure.canvas.draw()
+        assert matplotlib.colors.same_color(figure.get_facecolor(), ground)
+        for part in figure.findobj(pyplot.Axes):
+            if part.axison and not part.images and part.get_label() != "<colorbar>":
+                assert matplotlib.colors.same_color(part.get_facecolor(), ground), name
+        for text in figure.findobj(pyplot.Text):
+            if text.get_text() and text.get_visible():
+                assert contrast(text.get_color(), ground) > 4.5, (name, text)
+    rates = []
+    for ax in axes:
+        levels = {line.get_label(): line.get_ydata()[0] for line in ax.lines[1:]}
+        assert levels == {"threshold": 1.0, "reset": -0.25}
+        rates.append(ax.lines[0].get_ydata().mean() + 0.5)  # potentials are spikes, less a half
+    np.testing.assert_allclose(rates, [0.15, 0.325, 0.5], atol=0.07)
+    silent = (~fired.any(0)).mean()
+    assert figures["raster"].axes[0].get_ylabel() == f"40 neurons, {silent:.0%} silent"
+    assert figures["maps"].get_suptitle() == "lif"
+    low, high = curve.get_ylim()
+    assert low == 90 and high > 100 and set(curve.get_yticks()) <= {*np.arange(90, 100.5, 0.5)}
+    (line,) = (line for line in curve.lines if line.get_label() == "the model's T = 2")
+    assert line.get_xdata() == [2, 2]
+
+
+@pytest.mark.once
+def test_where_resets_lead_is_recorded():
+    x = inputs = layers.Input((3, 4))
+    x = snn.LIF(v_reset=-0.5, name="hard")(x)
+    x = snn.LIF(reset="soft", name="soft")(layers.Dense(4)(x))
+    x = snn.Izhikevich(name="own")(x)  # it steps in a way of its own
+    found = analysis.record(keras.Model(inputs, x), np.ones((1, 3, 4)))
+    assert found.resets == {"hard": -0.5}
+
+
 def test_pictures(pyplot, tmp_path):
     spikes = spikes_of((7, 4, 5, 3))
     ax = analysis.plot_raster(spikes, title="raster")
@@ -275,7 +390,8 @@ def test_pictures(pyplot, tmp_path):
     np.testing.assert_array_equal(other.lines[0].get_ydata(), potentials[:, 4])
     assert any(list(line.get_ydata()) == [1.0, 1.0] for line in ax.lines)
     ax.figure.canvas.draw()
-    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1  # hides nothing
+    (legend,) = (part.get_legend() for part in ax.figure.findobj(pyplot.Axes) if part.get_legend())
+    assert legend.get_window_extent().y0 >= ax.get_window_extent().y1  # hides nothing
     charged = potentials + fired
     (ax,) = analysis.plot_membrane(
         potentials, spikes=fired, neurons=[3], ax=mine, charged=charged, currents=potentials

@@ -43,7 +43,7 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
 
 
 def links(page):
-    return re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    return re.findall(r"""(?:\]\(|src(?:set)?=")([^)"#\s]+)""", page.read_text())
 
 
 @pytest.mark.once
@@ -51,6 +51,20 @@ def links(page):
 def test_links_lead_somewhere(page):
     missing = [to for to in links(page) if "://" not in to and not (page.parent / to).exists()]
     assert not missing
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pictures_are_light_and_dark(page):
+    """GitHub and the site show `x.png` or `dark_x.png`, as the reader has it."""
+    text = page.read_text()
+    pictures = set(re.findall(r"[\w/]+/(\w+)\.png", text))
+    light = {name for name in pictures if not name.startswith("dark_")}
+    assert pictures - light == {f"dark_{name}" for name in light}
+    if page.suffix == ".md" and page.stem != "README":
+        for name in pictures:
+            end = "dark" if name.startswith("dark_") else "light"
+            assert f"{name}.png#gh-{end}-mode-only)" in text
 
 
 @pytest.mark.once

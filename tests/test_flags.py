@@ -198,6 +198,7 @@ EFFECTS = {
         "energy": ["45nm-int8", FILE],
         "memory": ["dram-45nm", FILE],
         "exact": ["true", FILE],
+        "theme": ["dark", FILE],
         "output_dir": ["OTHER", FILE],
     },
 }
@@ -433,7 +434,7 @@ def stubs_of_profile_model(trace, module, model):
     yield from (trace.network(name, model) for name in ("SEWResNet8", "SpikingResNet18"))
     profile = types.SimpleNamespace(to_json=trace.asked("to_json"))
     yield analysis, "profile", trace.asked("profile", profile)
-    yield module, "draw", trace.asked("draw")
+    yield module, "draw", lambda *args: trace.asked("draw")(*args, module.FLAGS.theme)
 
 
 STUBS = {

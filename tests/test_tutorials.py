@@ -21,7 +21,7 @@ SMALL = {
     "09_own_neuron": {"EPOCHS": 1, "STEPS": 10},
     "10_own_network": {"EPOCHS": 1},
     "11_devices_and_precision": {"EPOCHS": 1, "FILTERS": ((4,),)},
-    "12_regression": {"EPOCHS": 1, "LENGTH": 500},
+    "12_regression": {"EPOCHS": 1, "TIMES": 2},
 }
 BACKENDS = {"05_speech": "tensorflow", "08_microcontroller": "tensorflow"}  # which write files
 BACKENDS |= {"11_devices_and_precision": "jax"}

@@ -47,12 +47,12 @@ print("spikes:", spikes[0, :, 0].astype(int))
 # %%
 found = analysis.record(one_neuron, current, "lif", ("spikes", "membrane", "charged", "currents"))
 traces = {kind: values[0] for kind, values in found["lif"].items()}
-analysis.plot_membrane(threshold=1.0, **traces)
+analysis.plot_membrane(threshold=1.0, reset=0.0, **traces)
 plt.show()
 
 # %% [markdown]
-# From top to bottom: the spikes, the membrane potential with the threshold (dashed), the current
-# that flows in. Twice the current, and the neuron fires twice to three times as often: **the rate
+# From top to bottom: the spikes, the membrane potential with the threshold (dashed) and where the
+# bucket is empty again (dotted), the current that flows in. Twice the current, and the neuron fires twice to three times as often: **the rate
 # of firing tells how strong the input is.** Without current the potential leaks away.
 #
 # ## Data

@@ -10,14 +10,14 @@
 
 # %% tags=["parameters"]
 EPOCHS = 40
-LENGTH = 3000
+TIMES = 12
 
 # %%
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from keras_snn import analysis
+from keras_snn import analysis, datasets
 from keras_snn import layers as snn
 
 keras.utils.set_random_seed(0)
@@ -32,22 +32,20 @@ keras.utils.set_random_seed(0)
 # ```
 # dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x(t)
 # ```
-
+#
+# `datasets.mackey_glass` gives it, divided into a past to learn from and what follows. It counts in
+# *Lyapunov times*: in each, two curves that are nearly equal drift apart by a factor of e (2.7).
+# For this delay one lasts 197, so 197 points in each are one point for each unit of time.
 
 # %%
-def mackey_glass(length, delay=17, fine=10):
-    """The curve at times 0, 1, 2, ..., by Euler's method with steps of 1 / fine."""
-    x = np.full((length + 300) * fine, 1.2)
-    for t in range(delay * fine, len(x) - 1):
-        before = x[t - delay * fine]
-        x[t + 1] = x[t] + (0.2 * before / (1 + before**10) - 0.1 * x[t]) / fine
-    return x[300 * fine :: fine].astype("float32")  # without its beginning
-
-
-curve = mackey_glass(LENGTH)
-curve = (curve - curve.mean()) / curve.std()
+series = datasets.mackey_glass(
+    17, points_per_lyapunov_time=197, start=1, train_time=TIMES, test_time=TIMES / 4
+)
+mean, deviation = series.train.mean(), series.train.std()
+past, future = ((part - mean) / deviation for part in (series.train, series.test))
+print(f"{len(past)} points to learn from, {len(future)} to test")
 plt.figure(figsize=(9, 2.2))
-plt.plot(curve[:600])
+plt.plot(past[:600])
 plt.xlabel("time")
 plt.show()
 
@@ -55,17 +53,20 @@ plt.show()
 # ## The task
 #
 # The network sees 50 values, one a step, and after **each** step says what the value will be 6
-# steps later. The last fifth of the curve is kept for the test.
+# steps later. It learns from the past, and the test is on what follows.
 
 # %%
 AHEAD, WINDOW = 6, 50
-starts = np.arange(0, LENGTH - WINDOW - AHEAD, 3)
-x = np.stack([curve[s : s + WINDOW] for s in starts])[..., None]
-y = np.stack([curve[s + AHEAD : s + AHEAD + WINDOW] for s in starts])[..., None]
-split = int(0.8 * len(starts))
-gap = WINDOW // 3 + 2  # windows that overlap with those of the test are left out
-train, test = slice(0, split - gap), slice(split, None)
-print(f"{split - gap} windows to learn from, {len(starts) - split} to test")
+
+
+def windows(curve):
+    """Every third window of the curve, and the same 6 steps later."""
+    cut = np.lib.stride_tricks.sliding_window_view(curve.astype("float32"), WINDOW)
+    return cut[:-AHEAD:3, :, None], cut[AHEAD::3, :, None]
+
+
+(x, y), (x_test, y_test) = windows(past), windows(future)
+print(f"{len(x)} windows to learn from, {len(x_test)} to test")
 
 # %% [markdown]
 # ## The network
@@ -91,9 +92,10 @@ model = keras.Sequential(
     ]
 )
 model.compile(
-    keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, EPOCHS * 23)), "mse"
+    keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, EPOCHS * len(x) // 32)),
+    "mse",
 )
-model.fit(x[train], y[train], epochs=EPOCHS, batch_size=32, verbose=0)
+model.fit(x, y, epochs=EPOCHS, batch_size=32, verbose=0)
 
 # %% [markdown]
 # ## How good is it?
@@ -102,28 +104,28 @@ model.fit(x[train], y[train], epochs=EPOCHS, batch_size=32, verbose=0)
 # it is now". A stricter judge is a straight line through the last two values.
 
 # %%
-forecast = model.predict(x[test], verbose=0)
+forecast = model.predict(x_test, verbose=0)
 late = slice(20, None)  # the first steps have seen too little
 
 
 def error(answer):
-    return float(np.sqrt(np.mean((answer - y[test])[:, late] ** 2)))
+    return float(np.sqrt(np.mean((answer - y_test)[:, late] ** 2)))
 
 
-slope = x[test] - np.roll(x[test], 1, axis=1)
+slope = x_test - np.roll(x_test, 1, axis=1)
 print("root mean square error (the curve's deviation is 1):")
 print(f"  spiking network {error(forecast):.3f}")
-print(f"  lazy {error(x[test]):.3f}, straight line {error(x[test] + AHEAD * slope):.3f}")
+print(f"  lazy {error(x_test):.3f}, straight line {error(x_test + AHEAD * slope):.3f}")
 
 # %%
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), layout="constrained")
 whole = np.concatenate([forecast[i, -3:, 0] for i in range(len(forecast))])
-truth = np.concatenate([y[test][i, -3:, 0] for i in range(len(forecast))])
+truth = np.concatenate([y_test[i, -3:, 0] for i in range(len(forecast))])
 top.plot(truth, color="gray", linewidth=3, alpha=0.6, label="what came")
 top.plot(whole, label="forecast, 6 steps before")
 top.legend(loc="upper right")
 top.set_xlabel("time")
-spikes = analysis.record(model, x[test][:1])["hidden"]["spikes"][0]
+spikes = analysis.record(model, x_test[:1])["hidden"]["spikes"][0]
 analysis.plot_raster(spikes, ax=bottom, title="the hidden neurons, one window")
 plt.show()
 

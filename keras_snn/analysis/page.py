@@ -62,8 +62,10 @@ def report(model, data, path="report.html", layers=None, timesteps=None, batch_s
         layers = [spiking[i] for i in np.unique(np.linspace(0, len(spiking) - 1, 6).astype(int))]
     first = keras.tree.map_structure(lambda x: np.asarray(x)[:1], inputs)
     recording = record(model, first, layers, None, timesteps=timesteps)
-    look = {"svg.fonttype": "none", "font.family": "sans-serif", "legend.frameon": False}
-    with pyplot.rc_context(look):
+    # Black becomes the colour of the page's text.
+    black = dict.fromkeys((f"{name}.color" for name in ("text", "xtick", "ytick")), "black")
+    black |= {"axes.labelcolor": "black", "axes.edgecolor": "black", "svg.fonttype": "none"}
+    with pyplot.style.context(["keras_snn.analysis.light", black]):
         neurons, spikes = _neurons(recording)
         parts = {
             "title": html.escape(f"{model.name}: what it does"),
@@ -161,8 +163,9 @@ def _neurons(recording):
         raster = plots.plot_raster(values["spikes"], max_neurons=_RASTER).figure
         pictures = f"<p>{spikes}</p><canvas id='spikes{index}'></canvas>" + _svg(raster)
         if "membrane" in values:
-            threshold = recording.thresholds.get(name)
-            pictures += _svg(plots.plot_membrane(threshold=threshold, **values)[0].figure)
+            values |= {"threshold": recording.thresholds.get(name)}
+            values |= {"reset": recording.resets.get(name)}
+            pictures += _svg(plots.plot_membrane(**values)[0].figure)
         page.append(
             f"<details{' open' * (index == 0)}><summary>{html.escape(name)}</summary>"
             f'<div class="wide">{pictures}</div></details>'

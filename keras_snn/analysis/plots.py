@@ -1,6 +1,8 @@
 """Pictures of spiking networks, with matplotlib (extra `plot`).
 
-Each function takes `ax`, or makes its own, and returns what it drew on; none shows a window.
+Each function takes `ax`, or makes its own, and returns what it drew on; none shows a window. Fonts
+and the colours of text and ground are those of matplotlib's style. Two come with the package:
+`plt.style.use("keras_snn.analysis.light")`, or `"keras_snn.analysis.dark"` for dark pages.
 """
 
 import numpy as np
@@ -19,8 +21,8 @@ __all__ = [
 ]
 
 
-# Told apart by colour-blind people, and seen on light and on dark grounds.
-BLUE, ORANGE, GREEN = "#3182bd", "#e6802b", "#2ca089"
+# Told apart by colour-blind people, and seen on light and on dark grounds (a test computes both).
+COLORS = BLUE, ORANGE, PURPLE = "#3b82d6", "#dd5f0d", "#a5638a"
 
 
 def pyplot():
@@ -58,6 +60,13 @@ def _gray():
     return pyplot().rcParams["text.color"]
 
 
+def _legend_above(ax, **kwargs):
+    """One row of labels above what is drawn, where it hides nothing."""
+    return ax.legend(
+        fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **kwargs
+    )
+
+
 def _bars(ax, names, values, labels, **kwargs):
     """Horizontal bars, the first on top, each with its label behind it."""
     bars = ax.barh(np.arange(len(names)), values, **kwargs)
@@ -77,7 +86,8 @@ def _example(values, rank, name):
 def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     """A spike raster: a mark for each spike, time to the right, one row a neuron.
 
-    Neurons are sorted, those that fire most on top; beside them stand their firing rates.
+    Neurons are sorted, those that fire most on top; beside them stand their firing rates. The axis
+    says how many of all neurons are silent.
 
     Args:
         spikes: Spikes of one example, `(time, ...)`; maps are flattened.
@@ -103,6 +113,7 @@ def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     spikes = spikes.reshape(len(spikes), -1)
     total, steps = spikes.shape[1], len(spikes)
     rates = np.abs(spikes).mean(0)
+    silent = np.mean(rates == 0)
     chosen = np.argsort(rates, kind="stable")
     chosen = chosen[np.unique(np.linspace(0, total - 1, max_neurons).astype(int))]
     spikes, rates = spikes[:, chosen], rates[chosen]
@@ -115,11 +126,10 @@ def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_yticks([])
     ax.set_xlabel("timestep")
-    ax.set_ylabel(
-        f"{total} neurons" if total == len(chosen) else f"{len(chosen)} of {total} neurons"
-    )
+    shown = "neurons" if total == len(chosen) else f"of {total:,} neurons"
+    ax.set_ylabel(f"{len(chosen):,} {shown}, {silent:.0%} silent")
     if title:
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
     side = _axes(ax.inset_axes([1.03, 0, 0.17, 1], sharey=ax))
     side.fill_betweenx(rows, rates, step="mid", color=ORANGE, linewidth=0)
     side.set_xlim(0, max(rates.max(), 1e-9))
@@ -148,7 +158,15 @@ def plot_rates(rates, ax=None):
 
 
 def plot_membrane(
-    membrane, threshold=None, spikes=None, ax=None, neurons=3, *, charged=None, currents=None
+    membrane,
+    threshold=None,
+    spikes=None,
+    ax=None,
+    neurons=3,
+    *,
+    charged=None,
+    currents=None,
+    reset=None,
 ):
     """Membrane potentials over time, a panel for each neuron, with threshold, spikes and input.
 
@@ -161,10 +179,11 @@ def plot_membrane(
         threshold: Threshold, a number, drawn as a line.
         spikes: Spikes of the same shape, drawn above.
         ax: matplotlib axes, which the panels fill; new ones by default.
-        neurons: Number of neurons, those that vary most, or with spikes those that fire about
-            every third step; or a list of indices.
+        neurons: Number of neurons, those that vary most, or with spikes some that fire seldom to
+            often (at 15 to 50 % of the steps, where there are such); or a list of indices.
         charged: Charged potentials of the same shape, before the reset.
         currents: Input currents of the same shape, drawn below.
+        reset: Where a hard reset puts the potential, a number, drawn as a line.
 
     Returns:
         A list of the axes of the potentials, one for each neuron.
@@ -178,7 +197,8 @@ def plot_membrane(
     kinds = ("spikes", "membrane", "charged", "currents")
     found = analysis.record(model, images[:1], "lif", kinds)
     values = {kind: array[0] for kind, array in found["lif"].items()}
-    analysis.plot_membrane(threshold=found.thresholds["lif"], **values)
+    levels = {"threshold": found.thresholds["lif"], "reset": found.resets.get("lif")}
+    analysis.plot_membrane(**levels, **values)
     ```
     """
     membrane = _example(membrane, 2, "membrane")
@@ -193,13 +213,11 @@ def plot_membrane(
         if values is not None
     }
     if isinstance(neurons, int):
-        worst = -given["membrane"].std(0)
-        if spikes is not None:
-            worst = np.abs(given["spikes"].mean(0) - 1 / 3)
-        neurons = np.sort(np.argsort(worst, kind="stable")[:neurons])
-    panels = _panels(ax, [1] * len(neurons), (7, 0.6 + 2 * len(neurons)), gap=0.08)
-    heights = [0.5] * (spikes is not None) + [3] + [1] * (currents is not None)
-    shown = []
+        neurons = _telling(given["membrane"], given.get("spikes"), neurons)
+    panels = _panels(ax, [1] * len(neurons), (7, 0.6 + 1.7 * len(neurons)), gap=0.05)
+    heights = [0.4] * (spikes is not None) + [3] + [1] * (currents is not None)
+    levels = (("threshold", threshold, "--"), ("reset", reset, ":"))
+    shown, words = [], {"fontsize": "small", "ha": "right", "va": "center"}
     for index, panel in zip(neurons, panels):
         parts = _panels(panel, heights, gap=0.04)
         main = parts[heights.index(3)]
@@ -208,30 +226,51 @@ def plot_membrane(
         if charged is not None:
             x, y = np.repeat(steps, 2), np.stack([of["charged"], y], -1).ravel()
         main.plot(x, y, color=BLUE, label="membrane potential")
-        if threshold is not None:
-            height = float(np.mean(threshold))
-            main.axhline(height, color=_gray(), ls="--", lw=1, alpha=0.6, label="threshold")
+        for label, level, line in levels:
+            if level is not None:
+                height = float(np.mean(level))
+                main.axhline(height, color=_gray(), ls=line, lw=1, alpha=0.7, label=label)
+        main.margins(y=0.1)  # a peak, and a line at the lowest value, are seen whole
+        names = [f"neuron {index}"]
         if spikes is not None:
             parts[0].vlines(np.flatnonzero(of["spikes"]), 0, 1, color=ORANGE, lw=2)
-            parts[0].set_ylabel("spikes", fontsize="small", rotation=0, ha="right", va="center")
-        if currents is not None:
-            parts[-1].fill_between(steps, of["currents"], step="mid", color=GREEN, linewidth=0)
-            parts[-1].set_ylabel("input", fontsize="small", rotation=0, ha="right", va="center")
-        for part in parts:
-            part.set_xlim(-0.5, len(steps) - 0.5)
-            part.tick_params(labelbottom=False, bottom=False, labelsize="small")
-        if spikes is not None:
             parts[0].spines[:].set_visible(False)
             parts[0].set_yticks([])
-        main.set_ylabel(f"neuron {index}", fontsize="small")
+            names.insert(0, "spikes")
+        if currents is not None:
+            edges = np.arange(len(steps) + 1) - 0.5
+            parts[-1].stairs(of["currents"], edges, fill=True, color=PURPLE)
+            parts[-1].yaxis.get_major_locator().set_params(nbins=2)
+            names.append("input")
+        for part, name in zip(parts, names):
+            part.set_xlim(-0.5, len(steps) - 0.5)
+            part.tick_params(labelbottom=False, bottom=False, labelsize="small")
+            part.set_ylabel(name, rotation=0, **words)
+            part.yaxis.set_label_coords(-0.09, 0.5)  # one below the other
         shown.append(main)
+        if len(shown) == 1:
+            handles, labels = main.get_legend_handles_labels()
+            _legend_above(parts[0], handles=handles, labels=labels, ncols=len(labels))
     parts[-1].tick_params(labelbottom=True, bottom=True)
+    parts[-1].xaxis.get_major_locator().set_params(integer=True)
     parts[-1].set_xlabel("timestep")
-    shown[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # hides nothing
     return shown
 
 
-def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
+def _telling(membrane, spikes, count):
+    """Indices of neurons whose traces tell something."""
+    if spikes is None:
+        return np.sort(np.argsort(-membrane.std(0), kind="stable")[:count])
+    rates, chosen = np.abs(spikes).mean(0), []
+    for rate in np.linspace(0.15, 0.5, min(count, len(rates))):
+        distance = np.abs(rates - rate)
+        distance[chosen] = np.inf
+        nearest = np.flatnonzero(distance == distance.min())
+        chosen.append(nearest[np.argmax(membrane[:, nearest].std(0))])
+    return chosen
+
+
+def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last", title=None):
     """Spikes of feature maps over time: a row for each channel, a column for each step.
 
     Args:
@@ -239,6 +278,7 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
         channels: Number of channels, those that fire most.
         steps: Number of steps, evenly chosen.
         data_format: Where the channels are.
+        title: Title of the picture.
 
     Returns:
         The axes, an array `(channels, steps)`.
@@ -263,6 +303,7 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
     )
     top = max(spikes.max(), 1e-9)
     counts = bool(np.all(spikes == spikes.astype(int)) and 0 <= spikes.min() <= top <= 8)
+    figure.suptitle(title, fontsize="medium")
     colors = {"cmap": "viridis", "vmin": 0, "vmax": top}
     if counts:  # a colour for each
         levels = int(top) + 1
@@ -270,13 +311,16 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last"):
     for row, channel in zip(axes, chosen):
         for ax, t in zip(row, times):
             image = ax.imshow(spikes[t, ..., channel], **colors)
+            ax.spines[:].set_visible(False)
             ax.set_xticks([])
             ax.set_yticks([])
         rate = spikes[..., channel].mean()
         row[0].set_ylabel(f"channel {channel}\nrate {rate:.2f}", fontsize="small")
     for ax, t in zip(axes[0], times):
         ax.set_title(f"t = {t}", fontsize="small")
-    key = figure.colorbar(image, ax=axes, fraction=0.03, label="spikes")
+    size = {"shrink": min(0.16 * levels, 1), "aspect": 5 * levels} if counts else {}
+    key = figure.colorbar(image, ax=axes, fraction=0.03, label="spikes", **size)
+    key.outline.set_visible(False)
     if counts:
         key.set_ticks(range(levels))
     return axes
@@ -368,7 +412,7 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
     ax.plot(steps, 100 * found.accuracy, "o-", ms=4, color=BLUE, label=found.measure)
     if found.decided is not None:
         curves.append(found.decided)
-        ax.plot(steps, 100 * found.decided, "--", color=GREEN, label="decided")
+        ax.plot(steps, 100 * found.decided, "--", color=PURPLE, label="decided")
     if ann_accuracy is not None:
         curves.append(ann_accuracy)
         ax.axhline(100 * ann_accuracy, color=ORANGE, ls="--", label="ANN")
@@ -376,7 +420,9 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
         label = f"the model's T = {found.model_timesteps}"
         ax.axvline(found.model_timesteps, color=_gray(), ls=":", alpha=0.7, label=label)
     lowest = 100 * min(np.min(curve) for curve in curves)
-    ax.set_ylim(10 * np.floor(max(lowest - 5, 0) / 10), 102)  # a line at 100 % is seen whole
+    bottom = 5 * np.floor(max(lowest - 1, 0) / 5)
+    ax.set_ylim(bottom, 100 + 0.06 * (100 - bottom))  # a line at 100 % is seen whole
+    ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= 100])
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("timesteps")
@@ -429,7 +475,7 @@ def plot_energy(profile, ax=None):
         panel.tick_params(labelsize="small")
     panels[0].set_title("the network, one example", fontsize="small", loc="left")
     panels[1].set_title("its layers, and their share", fontsize="small", loc="left")
-    panels[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    panels[1].legend(fontsize="small", loc="best")
     return panels
 
 

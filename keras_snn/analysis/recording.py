@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_snn import layers as snn
 from keras_snn.analysis import probes
 
 __all__ = ["WHAT", "Recording", "record"]
@@ -20,10 +21,12 @@ class Recording:
     Attributes:
         layers: By layer name and by kind, arrays.
         thresholds: Thresholds of spiking layers that have one.
+        resets: Where a spike puts the membrane potential, for layers with a hard reset.
     """
 
     layers: dict[str, dict[str, np.ndarray]]
     thresholds: dict[str, np.ndarray]
+    resets: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         return self.layers[name]
@@ -90,12 +93,23 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
     result = {name: {} for name in names}
     for (name, kind), values in zip(places, zip(*batches)):
         result[name][kind] = np.concatenate(values)
-    thresholds = {}
+    thresholds, resets = {}, {}
     for name in names:
-        threshold = getattr(getattr(known[name].layer, "cell", None), "current_threshold", None)
+        cell = getattr(known[name].layer, "cell", None)
+        threshold = getattr(cell, "current_threshold", None)
         if threshold is not None:
             thresholds[name] = np.asarray(keras.ops.convert_to_numpy(threshold))
-    return Recording(result, thresholds)
+        if _plain(cell) and cell.reset == "hard":
+            resets[name] = cell.v_reset
+    return Recording(result, thresholds, resets)
+
+
+def _plain(cell):
+    """Whether a cell fires and resets as `SpikingCell` does."""
+    return isinstance(cell, snn.SpikingCell) and all(
+        getattr(type(cell), name) is getattr(snn.SpikingCell, name)
+        for name in ("step", "reset_membrane")
+    )
 
 
 def _tensor(call, kind):
