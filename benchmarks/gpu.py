@@ -5,11 +5,11 @@
     python benchmarks/gpu.py --folder=gpu --backends=jax --minutes=5
 
 `check` compares neurons on the device with their plain loop, on each backend: all spikes, and the
-gradients to currents, first potentials and learned parameters within 1e-5 of the largest, in float32
-and in `mixed_bfloat16`; where they differ, nothing is timed. `neuron` is Open Neuromorphic's
-benchmark, `networks` SEW-ResNet-18 and -50, beside the same with ReLUs and SpikingJelly, in float32
-and in `mixed_bfloat16`. Each part has its share of the minutes; what is not done by then is left
-out. A part's figures are a file in the folder.
+gradients to currents and learned parameters within 1e-5 of the largest, in float32 and in
+`mixed_bfloat16`; where they differ, nothing is timed. `neuron` is Open Neuromorphic's benchmark,
+`networks` SEW-ResNet-18 and -50, beside the same with ReLUs and SpikingJelly, in float32 and in
+`mixed_bfloat16`. Each part has its share of the minutes; what is not done by then is left out. A
+part's figures are a file in the folder.
 """
 
 import itertools
@@ -43,7 +43,9 @@ def differences():
     import keras
 
     found, rng = {}, np.random.default_rng(0)
-    for policy, name, reset, steps in itertools.product(POLICIES, NEURONS, ("hard", "soft"), (4, 70)):
+    for policy, name, reset, steps in itertools.product(
+        POLICIES, NEURONS, ("hard", "soft"), (4, 70)
+    ):
         if name == "Izhikevich" and reset == "soft":
             continue  # its reset is its own
         keras.config.set_dtype_policy(policy)
@@ -106,8 +108,8 @@ def check():
         if not isinstance(found, dict):
             raise SystemExit(f"{backend}: {found}")
         results[backend] = found
-        spikes, gradients = (max(r[key] for r in found.values()) for key in ("spikes", "gradients"))
-        print(f"{backend}: {len(found)} neurons; other spikes: {spikes:.2g}; gradients: {gradients:.2g}")
+        most = {key: max(r[key] for r in found.values()) for key in ("spikes", "gradients")}
+        print(f"{backend}, {len(found)} neurons, largest differences: {most}")
         wrong += [
             f"{backend}, {name}: {result}"
             for name, result in found.items()

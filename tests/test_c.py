@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_snn import applications, datasets, export, layers
+from keras_snn.applications.builder import _EdgePadding2D as EdgePadding2D
 from keras_snn.export import flatbuffer, worker
 from keras_snn.export.c.factors import multiplier
 from keras_snn.export.c.pointwise import POINTWISE, rescale
@@ -244,7 +245,7 @@ def various_net():
     x = each(keras.layers.Conv2D(4, 3, groups=2, padding="same", dilation_rate=2, **strong), x)
     x = layers.SpikeConnection("iand")([layers.ParametricLIF(parameter_shape="channel")(x), first])
     pooled = [
-        each(keras.layers.MaxPooling2D(2), x),
+        each(keras.layers.MaxPooling2D(3, 2), each(EdgePadding2D(1, name="edges"), x)),
         each(keras.layers.AveragePooling2D(3, 1, padding="same"), x),
         each(keras.layers.GlobalAveragePooling2D(), x),
     ]

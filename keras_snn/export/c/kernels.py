@@ -402,6 +402,25 @@ def _pad(op, read):
     return f"({' && '.join(inside)} ? {piece} : {number(value)})" if inside else piece
 
 
+def _mirror_pad(op, read):
+    x, y, widths = op.inputs[0], op.output, op.inputs[1].data.tolist()
+    again = op.options.mode  # whether the value at the edge is repeated too
+    index, behind, stride = [], y.size, x.size
+    for n, size, (before, after) in zip(y.shape, x.shape, widths):
+        behind, stride = behind // n, stride // size
+        if n == 1:
+            continue
+        at = _coordinate(behind, n)
+        inside = f"{at} - {before}" if before else at
+        if after:
+            last = 2 * size - 2 + again + before
+            inside = f"({at} >= {before + size} ? {last} - {at} : {inside})"
+        if before:
+            inside = f"({at} < {before} ? {before - again} - {at} : {inside})"
+        index.append(f"{inside} * {stride}" if stride > 1 else inside)
+    return read(x, " + ".join(index) or "0")
+
+
 # Operations that move values: what entry `i` of the output is. `read(tensor, index)` is the text
 # of one value.
 INDEXED = {
@@ -412,4 +431,5 @@ INDEXED = {
     "CONCATENATION": _concatenate,
     "PAD": _pad,
     "PADV2": _pad,
+    "MIRROR_PAD": _mirror_pad,
 }
