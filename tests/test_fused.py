@@ -118,6 +118,36 @@ def test_lengths(name, steps):
     compare(*pair(name, surrogate="sigmoid"), currents(2, steps, 4))
 
 
+MASKS = {
+    "behind": [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]],
+    "anywhere": [[0, 0, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("sequences", [True, False])
+def test_masks(mask, sequences):
+    """Masked steps change nothing; their currents may be anything."""
+    x, keep = currents(3, 6, 5) + 1, np.array(MASKS[mask], "bool")
+    x[~keep] = 1e3
+    upstream = ops.array(np.random.default_rng(1).normal(size=x.shape).astype("float32"))
+    found = []
+    for layer in pair("ParametricLIF", trainable_threshold=True, return_sequences=sequences):
+
+        def run(x, v, layer=layer):
+            spikes = layer(x, initial_state=[v], mask=ops.array(keep))
+            return ops.sum(spikes * (upstream if sequences else upstream[:, -1]))
+
+        start = np.full((3, 5), 0.9, "float32")
+        spikes = to_numpy(layer(x, initial_state=[ops.array(start)], mask=ops.array(keep)))
+        _, slopes, weights = gradients(run, layer.trainable_variables, x, start)
+        found.append((spikes, [*slopes, *weights]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][0].any() and not found[0][0].all()
+    compare_gradients(found[0][1], found[1][1], x)
+    assert np.all(found[0][1][0][~keep] == 0)
+
+
 def compare_in_graph(found_from, neurons, variables, x):
     """Spikes and gradients of both of the neurons, in a graph on TensorFlow.
 

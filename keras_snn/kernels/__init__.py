@@ -17,12 +17,13 @@ def implementation(cell):
         cell: A `SpikingCell` that has a `fused_spec()`.
 
     Returns:
-        A function `run(cell, sequences, v, wants_last, training)` of the cell, currents
-        `(batch, time, ...)` with a known number of steps, and the first potential: the cell's
-        `v_reset`, or a tensor `(batch, ...)`. It returns `(spikes, v)`, `v` being the last
-        potential, or `None` unless `wants_last`; or `None` where the plain loop is the better one.
-        Gradients are correct whatever `training` is; on TensorFlow `True` saves time and `False`
-        memory.
+        A function `run(cell, sequences, v, wants_last, training, mask)` of the cell, currents
+        `(batch, time, ...)` with a known number of steps, the first potential (the cell's
+        `v_reset`, or a tensor `(batch, ...)`) and an optional mask `(batch, time)`, false for steps
+        that leave the potential alone and have no spikes. It returns `(spikes, v)`, `v` being the
+        last potential, or `None` unless `wants_last`; or `None` where another loop is the better
+        one. Gradients are correct whatever `training` is; on TensorFlow `True` saves time and
+        `False` memory.
     """
     if keras.backend.backend() == "torch":
         from keras_snn.kernels import torch

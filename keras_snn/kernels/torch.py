@@ -34,15 +34,44 @@ if keras.backend.backend() == "torch":
     import torch
 
 
-def run(cell, sequences, v, wants_last, training=False):
+def run(cell, sequences, v, wants_last, training=False, mask=None):
     """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return None  # files have plain operations only
+    if mask is not None:
+        # The last potential would be that after steps that are masked.
+        return None if wants_last else _run_masked(cell, sequences, v, mask, training)
     if torch.compiler.is_compiling():
         return _run_compiled(cell, sequences, v, wants_last)
     neuron, tensors = split(*cell.fused_spec(), v, wants_last)
     spikes, last, _ = function().apply(neuron, sequences, *tensors)
     return spikes, last
+
+
+def _run_masked(cell, sequences, v, mask, training):
+    """What `run` gives with a mask: each example's other steps run in front, and move back."""
+    mask = ops.cast(mask, "bool")
+    places = torch.where(mask, mask.cumsum(1) - 1, mask.sum(1, True) + (~mask).cumsum(1) - 1)
+    in_front = _moved(sequences, places.argsort(1))
+    count = mask.sum(1, True)
+    valid = torch.arange(mask.shape[1], device=mask.device) < count
+    found = run(cell, _where(valid, in_front), v, False, training)
+    return found and (_where(mask, _moved(found[0], places)), None)
+
+
+def _moved(x, steps):
+    """For each example and step, what `x` has at another step: `x[i, steps[i, t]]`."""
+    first = torch.arange(0, steps.numel(), steps.shape[1], device=x.device)
+    return (
+        x.flatten(0, 1)
+        .index_select(0, (first[:, None] + steps).flatten())
+        .unflatten(0, steps.shape)
+    )
+
+
+def _where(keep, x):
+    """`x`, with zeros at other steps than those to keep."""
+    return torch.where(keep.reshape(*keep.shape, *[1] * (x.ndim - 2)), x, x.new_zeros(()))
 
 
 @functools.cache

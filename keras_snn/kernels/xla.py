@@ -18,11 +18,11 @@ from keras_snn.kernels.spec import backward, forward, split, unrolled
 from keras_snn.surrogates import jax_gradient
 
 
-def run(cell, sequences, v, wants_last, training=False):
+def run(cell, sequences, v, wants_last, training=False, mask=None):
     """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
     jax = keras.backend.backend() == "jax"
-    if is_exporting(sequences, jax):
-        return None  # files have plain operations only
+    if mask is not None or is_exporting(sequences, jax):
+        return None  # `steps.py` has masks; files have plain operations only
     neuron, tensors = split(*cell.fused_spec(), v, wants_last)
     if jax:
         spikes, *last = _jax(neuron, sequences, *tensors)

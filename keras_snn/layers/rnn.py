@@ -390,15 +390,15 @@ class SpikingRNN(keras.layers.RNN):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The loop over time: `(last output, outputs or None, states)`."""
-        known = mask is None and sequences.shape[1] is not None
+        known = sequences.shape[1] is not None
         if self._implementation is not None and self.use_fused and known:
             fresh = initial_state is None and not self.stateful
             v = self.cell.v_reset if fresh else self._first_states(sequences, initial_state)[0]
             wants_last = self.stateful or self.return_state
-            outputs = self._implementation(self.cell, sequences, v, wants_last, training)
+            outputs = self._implementation(self.cell, sequences, v, wants_last, training, mask)
             if outputs is not None:
                 spikes, v = outputs
-                return spikes[:, -1], spikes, [v]
+                return (*self._held(spikes, mask), [v])
         states = self._first_states(sequences, initial_state)
         if self._takes_steps(sequences):
             steps = kernels.run_steps(self.cell, sequences, states, mask, training)
