@@ -52,8 +52,9 @@ plt.show()
 
 # %% [markdown]
 # From top to bottom: the spikes, the membrane potential with the threshold (dashed) and where the
-# bucket is empty again (dotted), the current that flows in. Twice the current, and the neuron fires twice to three times as often: **the rate
-# of firing tells how strong the input is.** Without current the potential leaks away.
+# bucket is empty again (dotted), the current that flows in. Twice the current, and the neuron
+# fires twice to three times as often: **the rate of firing tells how strong the input is.**
+# Without current the potential leaks away.
 #
 # ## Data
 #

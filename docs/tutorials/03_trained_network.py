@@ -129,6 +129,8 @@ plt.show()
 # * Freeze the early layers: `model.layers[i].trainable = False` before `compile`.
 # * New classes: `SEWResNet8(weights="digits", include_top=False, pooling="avg")` gives features;
 #   put a `Dense` of your own behind.
+# * `applications.list_presets()` names all weights that come with the package;
+#   [results](../results/README.md) says how they came about.
 # * Weights from PyTorch (SpikingJelly, the papers' own files) load too: see
 #   [networks](../models.md).
 # * Next: [4. An event camera](04_event_camera.md).

@@ -95,7 +95,7 @@ model.compile(
     keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.005, EPOCHS * len(x) // 32)),
     "mse",
 )
-model.fit(x, y, epochs=EPOCHS, batch_size=32, verbose=0)
+history = model.fit(x, y, epochs=EPOCHS, batch_size=32, verbose=0)
 
 # %% [markdown]
 # ## How good is it?
@@ -140,6 +140,7 @@ plt.show()
 # * Neurons with a slower memory: `snn.AdaptiveLIF`, `snn.SynapticLIF`, or `snn.Recurrent(...)`,
 #   whose spikes come back to it.
 # * One number for a whole sequence: `snn.MembraneReadout("last", tau=4.0)`.
+# * Learn after every step, in memory that does not grow: [learning online](../online.md).
 # * Your own sensor: anything of the shape `(batch, time, features)`.
 # * You have come to the end. [Choosing a neuron](../neurons.md), [training](../training.md), and
 #   [my network does not learn](../troubleshooting.md) are good to read next.

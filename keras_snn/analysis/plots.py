@@ -62,9 +62,8 @@ def _gray():
 
 def _legend_above(ax, **kwargs):
     """One row of labels above what is drawn, where it hides nothing."""
-    return ax.legend(
-        fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **kwargs
-    )
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    return ax.legend(fontsize="small", frameon=False, **place, **kwargs)
 
 
 def _bars(ax, names, values, labels, **kwargs):
