@@ -1,7 +1,11 @@
 """The code of the README and of every page of the documentation runs as it stands."""
 
+import ast
+import functools
+import importlib
 import pathlib
 import re
+import types
 
 import keras
 import numpy as np
@@ -73,3 +77,60 @@ def test_readme_is_short_and_names_every_page():
     assert len(readme.read_text().splitlines()) <= 150
     pages = {page.relative_to(ROOT).as_posix() for page in PAGES[1:]}
     assert pages - {"docs/index.md"} <= set(links(readme))
+
+
+@functools.cache
+def flags_of(program):
+    """The flags that a program takes: its own, and those of modules beside it that it imports."""
+    found, modules = set(), set()
+    for node in ast.walk(ast.parse(program.read_text())):
+        if isinstance(node, ast.Call) and "DEFINE_" in ast.unparse(node.func):
+            found |= {argument.value for argument in node.args[:1] if hasattr(argument, "value")}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+    beside = {program.with_name(f"{name}.py") for name in modules} - {program}
+    return found.union(*(flags_of(path) for path in beside if path.exists()))
+
+
+@pytest.mark.once
+def test_commands_exist_with_their_flags():
+    """Those of every page, tutorial and program: `python applications/train.py --epochs=3`."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    for folder, kind in (
+        ("docs", "md"),
+        ("docs", "py"),
+        ("applications", "py"),
+        ("benchmarks", "py"),
+    ):
+        pages += sorted((ROOT / folder).rglob(f"*.{kind}"))
+    programs = [*(ROOT / "applications").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    known = set().union(*map(flags_of, programs)) | {"help"}
+    commands, wrong = 0, []
+    for page in pages:
+        text = re.sub(r"\\\n\s*|\n#? +(?=--)", " ", page.read_text())
+        for command in re.finditer(r"python ((?:app|bench)\w+/\w+\.py)([^\n`#|]*)", text):
+            commands += 1
+            program = ROOT / command[1]
+            flags = flags_of(program) | {"help"} if program.exists() else set()
+            given = re.findall(r"--(\w+)", command[2])
+            wrong += [(page.name, command[0]) for flag in given or ["help"] if flag not in flags]
+        if page.suffix == ".md":
+            named = re.findall(r"`--(\w+)", text)
+            wrong += [(page.name, flag) for flag in named if flag not in known]
+    assert not wrong
+    assert commands > 100
+
+
+@pytest.mark.once
+def test_the_reference_has_every_public_name():
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    modules = map(importlib.import_module, re.findall(r"^::: (\S+)$", pages, re.M))
+    shown = {id(vars(module)[name]) for module in modules for name in module.__all__}
+    for package in keras_snn.__all__:
+        module = getattr(keras_snn, package)
+        public = {name: getattr(module, name) for name in module.__all__}
+        kinds = (types.FunctionType, type)
+        missing = [n for n, x in public.items() if isinstance(x, kinds) and id(x) not in shown]
+        assert not missing, package

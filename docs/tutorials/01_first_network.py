@@ -8,7 +8,7 @@
 # A neuron says something by **when** and **how often** it fires. A network made of such neurons is
 # called a spiking neural network, SNN for short.
 #
-# In this tutorial we look at one neuron, build a network of a hundred and more, and train it to read
+# In this tutorial we look at one neuron, build a network of 128 of them, and train it to read
 # handwritten digits. It is an ordinary Keras model: `fit`, `evaluate`, `save` work as always.
 
 # %% tags=["parameters"]

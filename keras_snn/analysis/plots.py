@@ -427,7 +427,7 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
     ax.set_xlabel("timesteps")
     ax.set_ylabel(f"{found.measure} (%)")
     if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend(fontsize="small", loc="lower right")
+        ax.legend(fontsize="small")
     return ax
 
 
