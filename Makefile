@@ -57,10 +57,11 @@ tutorials: $(VENV)/.docs
 	cp $(TUTORIALS:.py=.ipynb) $(RENDERED)
 	cd $(RENDERED) && KERAS_BACKEND=jax JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(abspath $(VENV))/bin/jupyter nbconvert --log-level=ERROR --execute --to markdown \
-	    --ExecutePreprocessor.coalesce_streams=True \
 	    --ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
 	    --output-dir=$(CURDIR)/docs/tutorials $(notdir $(TUTORIALS:.py=.ipynb))
-	perl -pi -e 's|$(CURDIR)/$(RENDERED)/||g' $(TUTORIALS:.py=.md)
+	@# Lines that were printed one after the other are one block.
+	perl -0777 -pi -e 's|$(CURDIR)/$(RENDERED)/||g; s/^    [^\n]*\K\n\n\n(?=    \S)/\n/mg' \
+	    $(TUTORIALS:.py=.md)
 
 # The site, into `site/`; a broken link or reference fails.
 docs: $(VENV)/.docs

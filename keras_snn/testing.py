@@ -18,7 +18,8 @@ def check_neuron(neuron, step=None, inputs=None):
     `keras.layers.RNN`, a copy from its configuration, a model that was saved and loaded, two pieces
     of the sequence one after the other, and a sequence with masked steps in between. Gradients of
     the layer must be those of `keras.layers.RNN`, finite, and not all zero. Shapes and dtypes must
-    be those that are announced.
+    be those that are announced. How the layer goes through a sequence (`return_sequences`,
+    `return_state`, `go_backwards`, `stateful`) is for the checks to set.
 
     Args:
         neuron: A layer, e.g. `MyLIF(tau=3.0)`, or its class, which is then made without arguments.
@@ -30,7 +31,7 @@ def check_neuron(neuron, step=None, inputs=None):
     Raises:
         AssertionError: If something is not kept; the message begins with what.
         TypeError: If `neuron` is no neuron layer.
-        ValueError: If `inputs` have the wrong shape.
+        ValueError: If `inputs` have the wrong shape, are not finite, or move no output.
 
     Example:
 
@@ -59,7 +60,18 @@ def check_neuron(neuron, step=None, inputs=None):
             "Received an invalid value for argument `inputs`, expected an array (batch, time, ...) "
             f"of at least 4 steps, got one of shape {inputs.shape}."
         )
+    if not np.isfinite(inputs).all():
+        raise ValueError(
+            "Received an invalid value for argument `inputs`, expected finite numbers, got "
+            f"{inputs[~np.isfinite(inputs)][0]}."
+        )
     neuron.build(inputs.shape)
+    output = _whole(neuron, inputs)[0]
+    if np.all(output == output.flat[0]):
+        raise ValueError(
+            "Received an invalid value for argument `inputs`, expected some by which the layer "
+            f"spikes and is silent, got ones by which all outputs are {output.flat[0]}."
+        )
     for check in (_configuration, _shapes, _cell, _pieces, _mask, _slopes, _file):
         check(neuron, inputs)
     if step is not None:
@@ -119,9 +131,17 @@ def gradients(function, variables, *arrays):
     return float(ops.convert_to_numpy(value)), found[: len(arrays)], found[len(arrays) :]
 
 
+_LOOP = {
+    "return_sequences": True,
+    "return_state": False,
+    "go_backwards": False,
+    "stateful": False,
+}
+
+
 def _copy(neuron, shape, **changes):
-    """The layer with other arguments and the same weights."""
-    copy = type(neuron).from_config({**neuron.get_config(), **changes})
+    """The layer with other arguments, whole sequences if not said, and the same weights."""
+    copy = type(neuron).from_config({**neuron.get_config(), **_LOOP, **changes})
     copy.build(shape)
     copy.set_weights(neuron.get_weights())
     return copy
@@ -210,10 +230,10 @@ def _slopes(neuron, inputs):
         def value(x):
             return ops.sum(output(layer(x)) * weights)
 
-        _, to_inputs, to_variables = gradients(value, neuron.trainable_variables, inputs)
+        _, to_inputs, to_variables = gradients(value, layer.trainable_variables, inputs)
         return [*to_inputs, *to_variables]
 
-    found = slopes(neuron, lambda output: output)
+    found = slopes(_copy(neuron, inputs.shape), lambda output: output)
     for gradient in found:
         assert np.isfinite(gradient).all(), "gradients: not finite"
     assert np.any(found[0]), "gradients: none reaches the inputs"

@@ -93,3 +93,40 @@ def test_what_is_no_neuron_is_refused():
         check_neuron(keras.layers.Dense)
     with pytest.raises(ValueError, match=r"at least 4 steps, got one of shape \(2, 3, 5\)"):
         check_neuron(layers.LIF, inputs=np.ones((2, 3, 5)))
+    with pytest.raises(ValueError, match="all outputs are 0.0"):
+        check_neuron(layers.LIF, inputs=np.full((2, 4, 3), 0.5))
+    with pytest.raises(ValueError, match="finite numbers, got inf"):
+        check_neuron(layers.LIF, inputs=np.full((2, 4, 3), np.inf))
+
+
+class Forgetting(layers.LIFCell):
+    """An argument that is not in the configuration."""
+
+    def __init__(self, gain=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.gain = gain
+
+    def charge(self, v, x):
+        return super().charge(v, self.gain * x)
+
+    def linear_charge(self):
+        return None
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("gain", None)
+        return config
+
+
+@pytest.mark.once
+def test_an_argument_that_the_configuration_forgets():
+    with pytest.raises(AssertionError, match="^cell: keras.layers.RNN: "):
+        check_neuron(layer_of(Forgetting)(gain=2.0))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("argument", ["go_backwards", "return_state", "stateful"])
+def test_how_a_layer_goes_through_sequences_does_not_matter(argument):
+    check_neuron(layers.LIF(**{argument: True}), NEURONS["LIF"].step)
+    with pytest.raises(AssertionError, match="equation: `step`"):
+        check_neuron(layers.IF(**{argument: True}), NEURONS["LIF"].step)
