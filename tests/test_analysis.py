@@ -417,6 +417,9 @@ def test_pictures(pyplot, tmp_path):
             analysis.plot_feature_maps(bad)
     with pytest.raises(ValueError, match="rank"):
         analysis.plot_raster(np.ones(3))
+    for plot, shape in ((analysis.plot_raster, (3, 2)), (analysis.plot_feature_maps, (3, 2, 2, 1))):
+        with pytest.raises(ValueError, match="values that are NaN"):
+            plot(np.full(shape, np.nan))
     with pytest.raises(ValueError, match="polarities"):
         analysis.save_event_animation(np.ones((2, 3, 3, 5)), tmp_path / "bad.gif")
     assert not (tmp_path / "bad.gif").exists()

@@ -82,6 +82,12 @@ def _example(values, rank, name):
     return values
 
 
+def _numbers(spikes):
+    """Refuses NaN, which would be drawn as spikes."""
+    if np.isnan(spikes).any():
+        raise ValueError(f"`spikes` has {np.isnan(spikes).sum()} values that are NaN.")
+
+
 def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     """A spike raster: a mark for each spike, time to the right, one row a neuron.
 
@@ -98,7 +104,7 @@ def plot_raster(spikes, ax=None, max_neurons=500, title=None):
         The axes.
 
     Raises:
-        ValueError: If the rank is below 2.
+        ValueError: If the rank is below 2, or a value is NaN.
         ImportError: If the extra `plot` is not installed.
 
     Example:
@@ -109,6 +115,7 @@ def plot_raster(spikes, ax=None, max_neurons=500, title=None):
     ```
     """
     spikes = _example(spikes, 2, "spikes")
+    _numbers(spikes)
     spikes = spikes.reshape(len(spikes), -1)
     total, steps = spikes.shape[1], len(spikes)
     rates = np.abs(spikes).mean(0)
@@ -283,11 +290,12 @@ def plot_feature_maps(spikes, channels=6, steps=8, data_format="channels_last", 
         The axes, an array `(channels, steps)`.
 
     Raises:
-        ValueError: If the rank is not 4.
+        ValueError: If the rank is not 4, or a value is NaN.
     """
     spikes = np.asarray(spikes)
     if spikes.ndim != 4:
         raise ValueError(f"`spikes` should have rank 4, got shape {spikes.shape}.")
+    _numbers(spikes)
     if data_format == "channels_first":
         spikes = np.moveaxis(spikes, 1, -1)
     chosen = np.argsort(-spikes.sum((0, 1, 2)), kind="stable")[:channels]
