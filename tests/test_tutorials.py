@@ -1,5 +1,6 @@
 """The tutorials run: each in small, with fewer epochs and examples."""
 
+import json
 import os
 import pathlib
 import re
@@ -63,6 +64,11 @@ def test_every_tutorial_is_run_listed_and_rendered():
         assert f"(tutorials/{name}.md)" in page and f"tutorials/{name}.md" in navigation
         assert (FOLDER / f"{name}.ipynb").is_file()
         rendered = (FOLDER / f"{name}.md").read_text()
-        text = re.sub(r"^# ?", "", (FOLDER / f"{name}.py").read_text(), flags=re.M)
-        for heading in re.findall(r"^##? .+$", text, re.M):
-            assert heading in rendered, f"{name}.md is old: make tutorials"
+        notebook = json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+        cells = re.split(r"^# %%(.*)\n", (FOLDER / f"{name}.py").read_text(), flags=re.M)[1:]
+        for kind, text, cell in zip(cells[::2], cells[1::2], notebook, strict=True):
+            text = text.strip()
+            if "markdown" in kind:
+                text = re.sub(r"^# ?", "", text, flags=re.M).strip()
+            assert text == "".join(cell["source"]).strip(), f"{name}.ipynb is old: make tutorials"
+            assert text in rendered, f"{name}.md is old: make tutorials"

@@ -137,7 +137,7 @@ plt.show()
 # * Train it yourself, in 8 minutes: get the recordings with `git clone
 #   https://github.com/Jakobovski/free-spoken-digit-dataset`, then `python applications/train.py
 #   --recipe=spoken_digits --data_dir=.../recordings`.
-# * Neurons on the words of a microphone: `applications/listen.py`, see [to a device](../edge.md).
+# * Live, from a microphone: `applications/listen.py`, see [to a device](../edge.md).
 # * Connections that learn how *late* spikes arrive: [delays](../delays.md).
 # * To a microcontroller: [tutorial 8](08_microcontroller.md).
 # * Next: [6. From a trained network without spikes](06_from_ann.md).
