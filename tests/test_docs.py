@@ -72,6 +72,15 @@ def test_pictures_are_light_and_dark(page):
 
 
 @pytest.mark.once
+def test_readme_installs_what_its_blocks_need():
+    text = (ROOT / "README.md").read_text()
+    extras = re.search(r'pip install -e "\.\[([\w,]+)\]"', text)[1].split(",")
+    needed = {"data": 'load("digits"', "export": "export.to_tflite("}
+    assert all(use in "".join(blocks(ROOT / "README.md")) for use in needed.values())
+    assert {*needed} <= {*extras}
+
+
+@pytest.mark.once
 def test_readme_is_short_and_names_every_page():
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= 150
