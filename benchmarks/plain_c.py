@@ -5,7 +5,8 @@
 
 SEW-ResNet-8 on 8x8, one step, and one pass of its ReLUs: milliseconds as plain C and as TensorFlow
 Lite files, which take turns in one process; medians. Layers of spikes in plain C by their firing
-rate, passing over silent inputs or not: microseconds, the least time of the thread itself.
+rate, passing over silent inputs or not: microseconds, the least time of the thread itself. The same
+layers pruned, their zeros left out or not.
 """
 
 import pathlib
@@ -17,6 +18,7 @@ from absl import app, flags
 from common import FLAGS, answer, clock, measure, save, table
 
 flags.DEFINE_string("optimization", "-O2", "How the C compiler optimises.")
+flags.DEFINE_list("parts", [], "Measurements, such as `pruned_dense` (default: all).")
 TIMESTEPS = 4
 
 
@@ -57,16 +59,18 @@ def small():
 
 LAYERS = ("convolution", "dense")
 RATES = (0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1)
+# Shares of weights that are not 0, and the firing rate they are timed at.
+DENSITIES = (1, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
+RATE = 0.2
 
 
-def silent(kind):
-    """Microseconds of a layer by firing rate, `"skip"`, and without passing over, `"all"`."""
-    import ctypes
-
+def written(kind, folder, quantize="int8", density=1):
+    """A model of one layer of spikes as plain C: the source and the report."""
     import keras
 
     from keras_snn import export, layers
 
+    keras.utils.set_random_seed(0)
     conv = keras.layers.Conv2D(32, 3, padding="same")
     layer, shape = {
         "convolution": (layers.FoldTime(conv), (8, 8, 32)),
@@ -74,32 +78,76 @@ def silent(kind):
     }[kind]
     model = keras.Sequential([keras.Input((2, *shape)), layer, layers.LastOverTime()])
     rng = np.random.default_rng(0)
+    kernel = model.trainable_variables[0]
+    kernel.assign(np.where(rng.random(kernel.shape) < density, kernel, 0))
     data = (rng.random((16, 2, *shape)) < 0.5).astype("float32")
+    path = pathlib.Path(folder, "net.c")
+    report = export.to_c(model, path, quantize, data if quantize else None, data, verify_samples=1)
+    return path, report
+
+
+def timed(runners, rate, rng):
+    """Microseconds of a layer by runner, whose outputs are the same, at a firing rate."""
+    import ctypes
+
+    # Codes of 0 and 1, and where the layer finds and leaves them.
+    ((row,), (out,)) = next(iter(runners.values()))._rows
+    scale, kind = row["scale"] or 1.0, row["type"]
+    low, high = (round(v / scale) + row["zero_point"] for v in (0, 1))
+    spikes = np.where(rng.random(row["shape"]) < rate, high, low).astype(kind)
+    outputs = {name: np.empty(out["shape"], kind) for name in runners}
+
+    def call(name):
+        places = [ctypes.c_void_p(x.ctypes.data) for x in (spikes, outputs[name])]
+        for _ in range(200):
+            runners[name]._step(*places)
+
+    times = {name: [] for name in runners}
+    for _ in range(FLAGS.repeats + 1):
+        for name in runners:
+            times[name].append(own_seconds(lambda name=name: call(name)))
+    first, *others = outputs.values()
+    assert all(first.tobytes() == other.tobytes() for other in others)
+    return {name: 1e6 * min(found) / 200 for name, found in times.items()}
+
+
+def silent(kind):
+    """Microseconds of a layer by firing rate, `"skip"`, and without passing over, `"all"`."""
+    from keras_snn import export
+
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "net.c")
-        export.to_c(model, path, "int8", data, verify_samples=1)
+        path, _ = written(kind, folder)
         runners = {
             name: export.CRunner(path, (FLAGS.optimization, f"-DNET_SKIP={skip}"))
             for name, skip in (("skip", 1), ("all", 0))
         }
-    # Codes of 0 and 1, and where the layer finds and leaves them.
-    ((row,), (out,)) = runners["skip"]._rows
-    low, high = (round(v / row["scale"]) + row["zero_point"] for v in (0, 1))
-    found = {name: [] for name in runners}
-    for rate in RATES:
-        spikes = np.where(rng.random(row["shape"]) < rate, high, low).astype("int8")
-        outputs = {name: np.empty(out["shape"], "int8") for name in runners}
+    rng = np.random.default_rng(0)
+    rows = [timed(runners, rate, rng) for rate in RATES]
+    return {name: [row[name] for row in rows] for name in runners}
 
-        def call(name, spikes=spikes, outputs=outputs):
-            places = [ctypes.c_void_p(x.ctypes.data) for x in (spikes, outputs[name])]
-            for _ in range(200):
-                runners[name]._step(*places)
 
-        for name in runners:
-            times = [own_seconds(lambda name=name: call(name)) for _ in range(FLAGS.repeats + 1)]
-            found[name].append(1e6 * min(times) / 200)
-        assert np.array_equal(*outputs.values())
-    return found
+def pruned(kind):
+    """Bytes and microseconds of a layer by the share of weights that are not 0."""
+    from unittest import mock
+
+    from keras_snn import export
+    from keras_snn.export.c import kernels
+
+    rows = []
+    for quantize in ("int8", None):
+        for density in DENSITIES:
+            row, runners = {"layer": kind, "type": quantize or "float32", "not 0": density}, {}
+            for form, chosen in {"kB": kernels.compressed, "all, kB": lambda weights: None}.items():
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    mock.patch.object(kernels, "compressed", chosen),
+                ):
+                    path, report = written(kind, folder, quantize, density)
+                    runners[form] = export.CRunner(path, (FLAGS.optimization,))
+                row[form] = report.weights[0]["bytes"] / 1e3
+            times = timed(runners, RATE, np.random.default_rng(0))
+            rows.append(row | {form.replace("kB", "us"): time for form, time in times.items()})
+    return rows
 
 
 def own_seconds(call):
@@ -122,25 +170,31 @@ def crossing(found):
 def main(argv):
     """The tables, or one measurement."""
     if FLAGS.only:
-        answer(small() if FLAGS.only == "small" else silent(FLAGS.only))
+        what, _, kind = FLAGS.only.partition("_")
+        answer({"small": small, "silent": silent, "pruned": pruned}[what](*filter(None, [kind])))
         return
     option = f"--optimization={FLAGS.optimization}"
-    names = ("small", *LAYERS)
+    silents, pruneds = ([f"{what}_{kind}" for kind in LAYERS] for what in ("silent", "pruned"))
+    names = FLAGS.parts or ("small", *silents, *pruneds)
     results = {name: measure(__file__, name, "tensorflow", option) for name in names}
     missing = {name: text for name, text in results.items() if isinstance(text, str)}
     rows = [{"file": name, "ms": text} for name, text in missing.items()]
-    if "small" not in missing:
-        rows += [{"file": name, "ms": ms} for name, ms in results["small"].items()]
+    found = {name: part for name, part in results.items() if name not in missing}
+    rows += [{"file": name, "ms": ms} for name, ms in found.get("small", {}).items()]
     table("SEW-ResNet-8 on 8x8: one step, or one pass of ReLUs", ["file", "ms"], rows)
     rows = []
-    for kind in set(LAYERS) - set(missing):
-        for inputs, times in results[kind].items():
-            rows.append({"layer": kind, "inputs": inputs} | dict(zip(map(str, RATES), times)))
-        rows[-1]["quicker below"] = crossing(results[kind])
+    for name in filter(found.get, silents):
+        for inputs, times in found[name].items():
+            rows.append({"layer": name, "inputs": inputs} | dict(zip(map(str, RATES), times)))
+        rows[-1]["quicker below"] = crossing(found[name])
     columns = ["layer", "inputs", *map(str, RATES), "quicker below"]
     table(f"Microseconds of a layer in C by firing rate, {FLAGS.optimization}", columns, rows)
+    rows = [row for name in filter(found.get, pruneds) for row in found[name]]
+    columns = ["layer", "type", "not 0", "kB", "all, kB", "us", "all, us"]
+    table(f"Pruned layers in C at a firing rate of {RATE}, {FLAGS.optimization}", columns, rows)
     save(results)
 
 
 if __name__ == "__main__":
+    FLAGS.set_default("limit", 900)
     app.run(main)

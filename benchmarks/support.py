@@ -54,7 +54,7 @@ def networks():
             lambda: snn.FoldTime(kl.Conv2D(4, 3, padding="same", kernel_initializer=large())),
             snn.LIF,
             layer,
-            snn.LIF,
+            snn.IF,
             lambda: snn.FoldTime(kl.Flatten()),
             dense,
             snn.MeanOverTime,
@@ -70,14 +70,21 @@ def networks():
     def step(cls, *arguments, **more):
         return maps(lambda: snn.FoldTime(cls(*arguments, **more)))
 
-    def tokens(layer):
+    def attention(cls, count, *arguments):
         def build():
             inputs = keras.Input((STEPS, 4, 8), name="x")
-            x = snn.LIF()(dense(8)(inputs))
-            x = snn.FoldTime(kl.Flatten())(layer()(x))
+            spikes = [snn.LIF()(dense(8)(inputs)) for _ in range(count)]
+            x = snn.FoldTime(kl.Flatten())(cls(*arguments)(spikes))
             return keras.Model(inputs, snn.MeanOverTime()(dense()(x)))
 
         return build
+
+    def dual():
+        inputs = keras.Input((STEPS, 4, 4, 8), name="x")
+        x = snn.LIF()(dense(8)(inputs))
+        coarse = snn.FoldTime(kl.Conv2D(16, 2, strides=2, kernel_initializer=large()))(x)
+        x = snn.FoldTime(kl.Flatten())(snn.DualSpikeAttention(2)([x, coarse]))
+        return keras.Model(inputs, snn.MeanOverTime()(dense()(x)))
 
     def residual():
         inputs = keras.Input((STEPS, 6, 6, 2), name="x")
@@ -117,6 +124,7 @@ def networks():
     return {
         "Neurons": {cls.__name__: neuron(cls) for cls in neurons}
         | {
+            "SEAdLIF": neuron(snn.SEAdLIF, threshold=0.1),
             "MaskedPSN": neuron(snn.MaskedPSN, order=2),
             "SlidingPSN": neuron(snn.SlidingPSN, order=2),
             "Recurrent": features(
@@ -135,14 +143,49 @@ def networks():
             "Conv2D": step(kl.Conv2D, 4, 3),
             "DepthwiseConv2D": step(kl.DepthwiseConv2D, 3),
             "PaddedConv2D": step(snn.PaddedConv2D, 4, 3, padding="symmetric"),
-            "MaxPooling2D": step(kl.MaxPooling2D),
-            "AveragePooling2D": step(kl.AveragePooling2D),
-            "SumPooling2D": step(snn.SumPooling2D),
+            "MaxPooling2D": step(kl.MaxPooling2D, 2),
+            "AveragePooling2D": step(kl.AveragePooling2D, 2),
+            "SumPooling2D": step(snn.SumPooling2D, 2),
             "UpSampling2D": step(kl.UpSampling2D),
             "SpikeConnection": residual,
-            "SpikingSelfAttention": tokens(lambda: snn.SpikingSelfAttention(2)),
-            "SpikeDrivenAttention": tokens(lambda: snn.SpikeDrivenAttention(2)),
-            "QKTokenAttention": tokens(lambda: snn.QKTokenAttention(2)),
+            "AlignedResizing2D": step(snn.AlignedResizing2D, (8, 8)),
+            "ClipFloorShift": features(
+                dense, lambda: snn.ClipFloorShift(4, 2.0), dense, snn.LIF, dense, snn.MeanOverTime
+            ),
+            "SpikingSelfAttention": attention(snn.SpikingSelfAttention, 3, 2, 1.0),
+            "SpikeDrivenAttention": attention(snn.SpikeDrivenAttention, 3),
+            "QKTokenAttention": attention(snn.QKTokenAttention, 2, 2),
+            "QKChannelAttention": attention(snn.QKChannelAttention, 2),
+            "DualSpikeAttention": dual,
+        },
+        "Layers across time": {
+            "AxonalDelay": features(
+                dense, snn.LIF, lambda: snn.AxonalDelay(2), dense, snn.IF, dense, snn.MeanOverTime
+            ),
+            "DelayedDense": features(
+                lambda: snn.DelayedDense(6, 2), snn.LIF, dense, snn.MeanOverTime
+            ),
+            "DelayedConv1D": lambda: keras.Sequential(
+                [
+                    keras.Input((STEPS, 6, 3), name="x"),
+                    snn.DelayedConv1D(4, 3, 2, padding="same"),
+                    snn.LIF(),
+                    snn.FoldTime(kl.Flatten()),
+                    dense(),
+                    snn.MeanOverTime(),
+                ]
+            ),
+            "DelayedConv2D": maps(lambda: snn.DelayedConv2D(4, 3, 2, padding="same")),
+            "SpikingMaxPooling": maps(snn.SpikingMaxPooling),
+            "TimeConstantDropout": features(
+                dense, snn.LIF, lambda: snn.TimeConstantDropout(0.5), dense, snn.MeanOverTime
+            ),
+            "ExpandSpikes": features(
+                dense, snn.ILIF, lambda: snn.ExpandSpikes(4), dense, snn.IF, dense, snn.MeanOverTime
+            ),
+            "SumSteps": features(
+                dense, snn.LIF, lambda: snn.SumSteps(2), dense, snn.LIF, dense, snn.MeanOverTime
+            ),
         },
         "Normalisation": {
             "BatchNormalization": norm(kl.BatchNormalization),
@@ -156,6 +199,8 @@ def networks():
         "Encoders": {
             "RepeatTime": encoder(snn.RepeatTime, timesteps=STEPS),
             "LatencyEncoder": encoder(snn.LatencyEncoder, timesteps=STEPS),
+            "PhaseEncoder": encoder(snn.PhaseEncoder, timesteps=STEPS),
+            "PopulationEncoder": encoder(snn.PopulationEncoder, timesteps=STEPS, neurons=3),
             "PoissonEncoder": encoder(snn.PoissonEncoder, timesteps=STEPS, seed=0),
             "DeltaEncoder": features(
                 lambda: snn.DeltaEncoder(0.2), dense, snn.LIF, dense, snn.MeanOverTime
@@ -168,8 +213,20 @@ def networks():
             "LastOverTime": readout(snn.LastOverTime),
             "FirstSpikeTime": readout(snn.FirstSpikeTime),
             "MembraneReadout": readout(snn.MembraneReadout),
+            "Voting": readout(lambda: keras.Sequential([snn.MeanOverTime(), snn.Voting(2)])),
         },
     }
+
+
+# Layers without a row, and where to look.
+LEFT_OUT = {
+    "DirectEncoder": "RepeatTime",
+    "FoldTime": "Conv2D",
+    "Neuron": "LIF",
+    "SpikingRNN": "LIF",
+}
+# Layers that draw numbers, which are not the same on every backend.
+RANDOM = ("PoissonEncoder",)
 
 
 # Kinds of files: the mode, the target, the quantisation.
@@ -181,6 +238,7 @@ FILES = {
     "TFLM int8": ("step", "tflm", "int8"),
     "C": ("step", "c", None),
     "C int8": ("step", "c", "int8"),
+    "C int16x8": ("step", "c", "int16x8"),
     "ONNX": ("sequence", "onnx", None),
 }
 COLUMNS = (*BACKENDS, "fused", "profile", *FILES, "NIR")
@@ -202,8 +260,11 @@ def build(make):
     keras.utils.set_random_seed(0)
     model, rng = make(), np.random.default_rng(1)
     for weight in model.weights:
-        if weight.path.rpartition("/")[2] in ("gamma", "moving_variance"):
+        name = weight.path.rpartition("/")[2]
+        if name in ("gamma", "moving_variance"):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif name == "delays":
+            weight.assign(rng.uniform(0, 2, weight.shape))
         elif len(weight.shape) > 1:
             weight.assign(rng.normal(0.2, 0.6, weight.shape))
     return model
@@ -211,9 +272,12 @@ def build(make):
 
 def on_backend(make):
     """What a network gives under this backend, or why there is nothing."""
+    import numpy as np
+
     try:
         model = build(make)
-        return model.predict(clips(model), verbose=0).tolist()
+        outputs = model.predict(clips(model), verbose=0)
+        return outputs.tolist() if np.ptp(outputs) else "nothing fires in its network"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -344,9 +408,8 @@ def joined(found):
         for backend in BACKENDS:
             outputs = found[backend][name]["outputs"]
             same = not isinstance(outputs, str) and np.allclose(outputs, wanted, atol=1e-4)
-            rows[name][backend] = (
-                outputs if isinstance(outputs, str) else "yes" if same else "other outputs"
-            )
+            other = "it draws other numbers" if name in RANDOM else "other outputs"
+            rows[name][backend] = outputs if isinstance(outputs, str) else "yes" if same else other
     return rows
 
 
@@ -402,7 +465,8 @@ where they are floats. `make support` writes this page anew.
 * TFLite clip, step, int8, int16x8: a whole clip in float32; one step with states in float32, int8,
   and int16 with int8 weights.
 * TFLM int8: the int8 step loads and runs in TensorFlow Lite Micro.
-* C, C int8: plain C of one step. ONNX: a whole clip. NIR: the network without its readout.
+* C, C int8, C int16x8: plain C of one step. ONNX: a whole clip. NIR: the network without its
+  readout.
 * ✓ it does; - it has no such thing; a number: why not, below.
 """
 

@@ -13,6 +13,7 @@ import pytest
 from keras_snn import applications, datasets, export, layers
 from keras_snn.applications.builder import _EdgePadding2D as EdgePadding2D
 from keras_snn.export import flatbuffer, worker
+from keras_snn.export.c import kernels
 from keras_snn.export.c.factors import multiplier
 from keras_snn.export.c.pointwise import POINTWISE, rescale
 from keras_snn.export.c.step import read
@@ -309,6 +310,8 @@ WEIGHING = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 @pytest.mark.parametrize("quantize", ["int8", None])
 def test_layers(quantize, both, reference_kernels, tmp_path):
     model = various_net()
+    if quantize == "int16x8":  # softmax is a table there
+        model = keras.Model(model.inputs, model.outputs[:-1])
     clips = np.random.default_rng(1).normal(0.4, 1.5, (16, *model.input_shape[1:]))
     clips = clips.astype("float32")
     report = export.to_c(model, tmp_path / "for.c", quantize, clips if quantize else None, clips)
@@ -333,7 +336,11 @@ def test_layers(quantize, both, reference_kernels, tmp_path):
         assert all(layer["agreement"] == 1 for layer in report.layers)
 
 
-def every_net(seed):
+# Refused in int16: exponentials and sigmoids, which are tables there, and what has no range.
+TABLED = ("ILIF", "CLIF", "EIF", "STDBLIF")
+
+
+def every_net(seed, without):
     """Every neuron, and every norm, each with weights of its own, behind one input."""
 
     def random(layer):
@@ -350,7 +357,8 @@ def every_net(seed):
     }
     dense = functools.partial(keras.layers.Dense, 5)
     # The reference kernels have no ROUND, which integer spikes take.
-    currents = [(name, random(dense)(flat)) for name in layers.list_neurons() if name != "ILIF"]
+    names = [name for name in layers.list_neurons() if name not in without]
+    currents = [(name, random(dense)(flat)) for name in names]
     currents += [("SynapticLIF", norm(random(dense)(flat))) for norm in norms.values()]
     conv = random(functools.partial(keras.layers.Conv2D, 3, 2))
     x = layers.SynapticLIF()(
@@ -369,10 +377,10 @@ def every_net(seed):
     return model
 
 
-@pytest.mark.parametrize("quantize", ["int8"])
+@pytest.mark.parametrize("quantize", ["int8", "int16x8"])
 def test_every_neuron_and_norm(quantize, reference_kernels, tmp_path):
     """Random networks: each output of each step equals that of the reference kernels."""
-    model = every_net(seed=0)
+    model = every_net(seed=0, without=TABLED if quantize == "int16x8" else ("ILIF",))
     clips = np.random.default_rng(0).normal(0.4, 1.5, (8, *model.input_shape[1:]))
     clips = clips.astype("float32")
     options = {"quantize": quantize, "target": "c", "state": "explicit"}
@@ -394,17 +402,78 @@ def test_every_neuron_and_norm(quantize, reference_kernels, tmp_path):
     assert not +wrong
 
 
+def pruned_net():
+    """Pruned layers: convolutions, one with groups, dense ones; gaps of more than a byte holds."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((STEPS, 5, 5, 3), name="x")
+    conv = keras.layers.Conv2D(300, 3, strides=2, padding="same")
+    x = layers.IF()(layers.FoldTime(conv)(inputs))
+    conv = keras.layers.Conv2D(8, 3, padding="same", groups=2, dilation_rate=2)
+    x = layers.FoldTime(keras.layers.Flatten())(layers.IF()(layers.FoldTime(conv)(x)))
+    x = layers.IF()(keras.layers.Dense(600)(x))
+    x = layers.IF()(keras.layers.Dense(6, kernel_initializer="zeros")(x) + 1)
+    model = keras.Model(inputs, layers.MeanOverTime()(keras.layers.Dense(3)(x)))
+    rng, shares = np.random.default_rng(0), iter((0.02, 0.1, 0.01, 0, 0.9))
+    for kernel in (w for w in model.weights if "kernel" in w.path):
+        values = rng.normal(0.2, 0.5, kernel.shape)
+        kernel.assign(np.where(rng.random(kernel.shape) < next(shares), values, 0))
+    return model
+
+
+@pytest.mark.parametrize("quantize", ["int8", None])
+def test_pruned(quantize, monkeypatch, tmp_path):
+    """Weights of 0 are left out where that is smaller, and nothing else changes."""
+    model = pruned_net()
+    clips = np.random.default_rng(1).normal(0.4, 1.5, (4, *model.input_shape[1:]))
+    clips = clips.astype("float32")
+    options = {"quantize": quantize, "target": "c", "state": "explicit"}
+    made = worker.Program(
+        model, Job("c", "step", STEPS, 1, options, "net"), {"representative": [clips]}
+    )
+    blob = target.TARGET.convert(made)
+    found = []
+    for skip, form in enumerate((lambda weights: None, kernels.compressed)):
+        monkeypatch.setattr(kernels, "compressed", form)
+        source = target._write(made, blob)
+        found.append(source)
+        for suffix, content in {"c": source.source, "h": source.header}.items():
+            (tmp_path / f"net.{suffix}").write_text(content)
+        (outputs,) = program(tmp_path / "net.c", [f"-DNET_SKIP={skip}"])({"x": clips}).values()
+        found.append(outputs.tobytes())
+    every, wanted, few, outputs = found
+    assert outputs == wanted and len(set(wanted)) > 8
+    size = 1 if quantize else 4
+    rows = list(few.stored.values())
+    assert [row["compressed"] for row in rows] == [True, True, True, True, False]
+    assert few.ram == every.ram
+    assert every.rom - few.rom >= 0.9 * sum(
+        row["uncompressed_bytes"] - row["bytes"] for row in rows
+    )
+    kernel = next(w for w in model.weights if w.shape == (3, 3, 3, 300)).numpy()
+    assert rows[0]["weights"] == kernel.size
+    assert rows[0]["zeros"] >= (kernel == 0).sum()
+    # Each weight and its gap, a few for gaps over 255; two bytes for an input, four for a place.
+    entries = kernel.size - rows[0]["zeros"]
+    least = entries * (size + 1) + 9 * 3 * 2 + 9 * 4
+    assert least <= rows[0]["bytes"] <= least + 27 * (size + 1)
+
+
 def test_what_is_refused(tmp_path):
     inputs = keras.Input((STEPS, 4, 4, 4, 1))
     conv = keras.layers.Conv3D(2, 3, padding="same")
     x = layers.SumOverTime()(layers.IF()(layers.FoldTime(conv, name="deep")(inputs)))
     with pytest.raises(TypeError, match=r"deep \(Conv3D\) can't be exported to C.*CONV_3D"):
         export.to_c(keras.Model(inputs, x), tmp_path / "net.c", verify_samples=1)
-    model = keras.Sequential([keras.Input((STEPS, 2)), layers.IF(), layers.SumOverTime()])
+    inputs = keras.Input((STEPS, 2))
+    model = keras.Model(inputs, layers.SumOverTime()(layers.IF()(inputs)))
     with pytest.raises(ValueError, match="representative_data"):
         export.to_c(model, tmp_path / "net.c", "int8")
     with pytest.raises(ValueError, match="`quantize` must be one of"):
-        export.to_c(model, tmp_path / "net.c", "int16x8")
+        export.to_c(model, tmp_path / "net.c", "dynamic")
+    with pytest.raises(TypeError, match=r"soft \(Softmax\) can't be exported to C.*SOFTMAX"):
+        clips = np.random.default_rng(0).normal(1, 1, (4, STEPS, 2)).astype("float32")
+        x = keras.layers.Softmax(name="soft")(model.output)
+        export.to_c(keras.Model(model.inputs, x), tmp_path / "net.c", "int16x8", clips)
     with pytest.raises(ValueError, match=r"should end in \.c"):
         export.to_c(model, tmp_path / "net.tflite")
     assert not list(tmp_path.iterdir())

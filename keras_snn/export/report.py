@@ -48,6 +48,9 @@ class ExportReport:
         arithmetic: Every operation, in order: its name, the places of its inputs (-1: left out) and
             outputs in `tensors`; of those on integers also each `"multiplier"` and `"shift"`, see
             `keras_snn.export.c.factors.factors`, and `"limits"`, the least and largest code.
+        weights: In C, how each convolution and dense layer stores them: its `"name"`, the number
+            of `"weights"` and of `"zeros"` among them, whether these are left out
+            (`"compressed"`), and the `"bytes"` beside `"uncompressed_bytes"`.
         arena_bytes: Memory that TensorFlow Lite Micro needs; `None` if it was not asked.
         warnings: What to look at.
         path: Where the file is.
@@ -81,6 +84,7 @@ class ExportReport:
     names: dict = dataclasses.field(default_factory=dict)
     tensors: list = dataclasses.field(default_factory=list)
     arithmetic: list = dataclasses.field(default_factory=list)
+    weights: list = dataclasses.field(default_factory=list)
     warnings: list = dataclasses.field(default_factory=list)
     path: str = ""
 
@@ -121,6 +125,15 @@ class ExportReport:
         if self.state_bytes:
             states = ", ".join(self.initial_states)
             lines.append(f"states: {self.state_bytes} bytes ({states})")
+        few = [row for row in self.weights if row["compressed"]]
+        if few:
+            before, after = (
+                sum(row[kind] for row in few) / 1e3 for kind in ("uncompressed_bytes", "bytes")
+            )
+            lines.append(
+                f"weights of {len(few)} of {len(self.weights)} layers without their zeros: "
+                f"{after:.1f} in place of {before:.1f} kB"
+            )
         if self.arena_bytes:
             lines.append(f"arena: {self.arena_bytes} bytes")
         return "\n".join(lines + [f"look at: {warning}" for warning in self.warnings])

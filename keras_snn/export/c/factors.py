@@ -6,7 +6,7 @@ integer-arithmetic-only inference", and TensorFlow Lite's reference kernels.
 
 import numpy as np
 
-__all__ = ["factors", "multiplier", "quantized", "scale"]
+__all__ = ["factors", "multiplier", "quantized", "real_factors", "scale"]
 
 
 def multiplier(real):
@@ -97,3 +97,8 @@ def factors(op):
     if not all(map(quantized, op.inputs if op.kind in COMPARISONS else (op.inputs[0], op.output))):
         return []
     return [multiplier(real) for real in FACTORS[op.kind](op)]
+
+
+def real_factors(op):
+    """Those factors as real numbers."""
+    return np.asarray(FACTORS[op.kind](op), "float64")

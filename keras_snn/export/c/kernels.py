@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from keras_snn.export.c.factors import factors, quantized, scale
+from keras_snn.export.c.factors import factors, quantized, real_factors, scale
 from keras_snn.export.c.pointwise import limits, number
 
-__all__ = ["INDEXED", "KERNELS", "SOURCES"]
+__all__ = ["INDEXED", "KERNELS", "SOURCES", "compressed"]
 
 # The functions by name. `value`, `weight` and `total` are types of the whole file.
 SOURCES = {
@@ -19,6 +19,12 @@ static int32_t clamp(int32_t x, int32_t low, int32_t high)
 static float clampf(float x, float low, float high)
 {
     return x < low ? low : x > high ? high : x;
+}
+""",
+    "clamp_real": """
+static int32_t clamp_real(double x, int32_t low, int32_t high)
+{
+    return x < low ? low : x > high ? high : (int32_t)x;
 }
 """,
     "rescale": """
@@ -41,10 +47,19 @@ static int32_t rescale_once(int32_t x, int32_t multiplier, int shift)
     return (int32_t)((product + ((int64_t)1 << (30 - shift)) - (product < 0)) >> (31 - shift));
 }
 """,
+    "rescale_wide": """
+/* x * multiplier * 2^(shift - 31) with 15 bits of the multiplier, as TensorFlow Lite has it. */
+static int32_t rescale_wide(int64_t x, int32_t multiplier, int shift)
+{
+    const int64_t few = multiplier < 0x7FFF0000 ? (multiplier + (1 << 15)) >> 16 : 0x7FFF;
+    return (int32_t)((x * few + ((int64_t)1 << (14 - shift))) >> (15 - shift));
+}
+""",
     "weigh": """
 /* Convolutions, and dense layers, which are convolutions of one pixel. */
 struct layer {
     const weight *weights; /* [row][column][input][output of the group] */
+    FEW
     const total *bias;
     SCALES
     int rows, columns, inputs;
@@ -54,30 +69,58 @@ struct layer {
     EDGES
 };
 
-static void weigh(const struct layer *l, const value *x, value *y)
+""",
+    "add_all": """
+/* Adds what a pixel gives to the outputs, by all weights of one place of the kernel. */
+static void add_all(const struct layer *l, const value *pixel, int place)
 {
     const int share = l->outputs / l->groups, from = l->inputs / l->groups;
+    const weight *w = l->weights + place * l->inputs * share;
+    for (int k = 0; k < l->inputs; ++k, w += share) {
+        const total v = (total)(pixel[k] - l->zero);
+        total *sums = totals + k / from * share;
+        if (SKIP && v == 0)
+            continue;
+        for (int o = 0; o < share; ++o)
+            sums[o] += v * w[o];
+    }
+}
+""",
+    "add_few": """
+/* The same by those weights that are not 0. */
+static void add_few(const struct layer *l, const value *pixel, int place)
+{
+    const int share = l->outputs / l->groups, from = l->inputs / l->groups;
+    const uint16_t *counts = l->counts + place * l->inputs;
+    const uint8_t *gaps = l->gaps + l->starts[place];
+    const weight *w = l->weights + l->starts[place];
+    for (int k = 0; k < l->inputs; gaps += counts[k], w += counts[k], ++k) {
+        const total v = (total)(pixel[k] - l->zero);
+        total *sum = totals + k / from * share;
+        if (SKIP && v == 0)
+            continue;
+        for (int n = 0; n < counts[k]; ++n) {
+            sum += gaps[n];
+            *sum += v * w[n];
+        }
+    }
+}
+""",
+    "sum_up": """
+static void weigh(const struct layer *l, const value *x, value *y)
+{
     for (int r = 0; r < l->out_rows; ++r) {
         for (int c = 0; c < l->out_columns; ++c, y += l->outputs) {
-            const weight *w = l->weights;
             for (int o = 0; o < l->outputs; ++o)
                 totals[o] = l->bias[o];
             for (int i = 0; i < l->kernel_rows; ++i) {
                 const int row = r * l->row_stride - l->top + i * l->row_dilation;
-                for (int j = 0; j < l->kernel_columns; ++j, w += l->inputs * share) {
+                for (int j = 0; j < l->kernel_columns; ++j) {
                     const int column = c * l->column_stride - l->left + j * l->column_dilation;
                     if (row < 0 || row >= l->rows || column < 0 || column >= l->columns)
                         continue;
                     const value *pixel = x + (row * l->columns + column) * l->inputs;
-                    for (int k = 0; k < l->inputs; ++k) {
-                        const total v = (total)(pixel[k] - l->zero);
-                        const weight *weights = w + k * share;
-                        total *sums = totals + k / from * share;
-                        if (SKIP && v == 0)
-                            continue;
-                        for (int o = 0; o < share; ++o)
-                            sums[o] += v * weights[o];
-                    }
+                    ADD_PIXEL
                 }
             }
             for (int o = 0; o < l->outputs; ++o)
@@ -196,12 +239,31 @@ def _weigh(op, write):
             padding = _padding(options, shape, out_shape, weights.shape, strides, dilations)
     outputs = y.shape[-1]
     low, high = limits(op)
-    fields = {
-        "weights": write.constant(weights),
-        "bias": write.constant(np.zeros(outputs) if bias is None else bias.data, write.total),
+    few = compressed(weights)
+    stored = {"weights": weights} if few is None else few
+    fields = {name: write.constant(array) for name, array in stored.items()}
+    bias_kind = None if bias is None else bias.kind
+    bias = np.zeros(outputs) if bias is None else bias.data
+    # 0 in the place of -0, which a term of 0 would change.
+    fields["bias"] = write.constant(bias + np.zeros(1, bias.dtype), write.total)
+    write.stored[op] = {
+        "weights": weights.size,
+        "zeros": int(weights.size - np.count_nonzero(weights)),
+        "compressed": few is not None,
+        "bytes": sum(array.nbytes for array in stored.values()),
+        "uncompressed_bytes": weights.nbytes,
     }
     zero = 0
-    if quantized(y):
+    if quantized(y) and y.kind == "int16":
+        if bias_kind not in (None, "int64"):  # sums of 32 bits are rounded otherwise
+            raise NotImplementedError
+        real = op.kind == "FULLY_CONNECTED"
+        multipliers, shifts = zip(*factors(op))
+        fields["factor"] = write.constant(real_factors(op), "double") if real else 0
+        fields["multiplier"] = 0 if real else write.constant(np.array(multipliers), "int32_t")
+        fields["shift"] = 0 if real else write.constant(np.array(shifts), "int8_t")
+        write.use("clamp_real", "rescale_wide")
+    elif quantized(y):
         zero, (multipliers, shifts) = x.zero, zip(*factors(op))
         fields["multiplier"] = write.constant(np.array(multipliers), "int32_t")
         fields["shift"] = write.constant(np.array(shifts), "int8_t")
@@ -214,11 +276,54 @@ def _weigh(op, write):
     fields |= {"column_dilation": dilations[1], "top": padding[0], "left": padding[1]}
     fields |= {"zero": zero, "low": number(low), "high": number(high)}
     write.totals = max(write.totals, outputs)
-    write.use("weigh", "clampf" if write.value == "float" else "clamp")
-    if quantized(y):
+    write.use("weigh", "add_all" if few is None else "add_few", "sum_up")
+    write.use("clampf" if write.value == "float" else "clamp")
+    if quantized(y) and y.kind == "int8":
         write.use("rescale", "rescale_once")
     layer = write.struct("layer", fields)
     return f"weigh(&{layer}, {write.name(x)}, {write.name(y)});"
+
+
+def compressed(weights):
+    """The weights that are not 0, by input, where that takes fewer bytes than all of them.
+
+    Args:
+        weights: `(rows, columns, inputs, outputs of the group)`.
+
+    Returns:
+        `None` if it does not, else arrays: the `"weights"`, in order, the `"gaps"` from the output
+        of each to that of the next (of the first to output 0), how many there are at each place
+        for each input (`"counts"`), and where those of each place begin (`"starts"`). A gap of more
+        than 255 has weights of 0 in it.
+
+    Example:
+
+    >>> weights = np.zeros((1, 1, 2, 12), "int8")
+    >>> weights[..., 0, [3, 7]] = 5, 6
+    >>> {name: array.tolist() for name, array in compressed(weights).items()}
+    {'weights': [5, 6], 'gaps': [3, 4], 'counts': [2, 0], 'starts': [0]}
+    """
+    rows = weights.reshape(-1, weights.shape[-1])
+    row, output = np.nonzero(rows)
+    gaps = np.diff(output, prepend=0)
+    first = np.diff(row, prepend=-1) > 0
+    gaps[first] = output[first]
+    lengths = 1 + np.maximum(gaps - 1, 0) // 255
+    last = np.cumsum(lengths) - 1
+    total = max(int(lengths.sum()), 1)  # C has no empty arrays
+    values, steps = np.zeros(total, weights.dtype), np.full(total, 255, "uint8")
+    values[last], steps[last] = rows[row, output], gaps - 255 * (lengths - 1)
+    counts = np.bincount(row, lengths, len(rows)).astype("int64")
+    places = counts.reshape(-1, weights.shape[2]).sum(1)
+    found = {
+        "weights": values,
+        "gaps": steps,
+        "counts": counts.astype("uint16"),
+        "starts": (np.cumsum(places) - places).astype("uint32"),
+    }
+    fits = counts.max(initial=0) < 2**16
+    smaller = sum(array.nbytes for array in found.values()) < weights.nbytes
+    return found if fits and smaller else None
 
 
 def _padding(options, shape, out_shape, kernel, strides, dilations):
@@ -282,6 +387,8 @@ def _reduce(mean):
 
 def _softmax(op, write):
     x, y = op.inputs[0], op.output
+    if y.kind == "int16":  # by tables
+        raise NotImplementedError
     factor = op.options.beta * (scale(x) if quantized(x) else 1)
     write.use("softmax")
     if quantized(y):

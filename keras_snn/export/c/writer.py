@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_snn.export.c.factors import quantized
+from keras_snn.export.c.factors import factors, quantized
 from keras_snn.export.c.kernels import INDEXED, KERNELS, SOURCES, broadcast
 from keras_snn.export.c.pointwise import POINTWISE, Text, number
 from keras_snn.export.c.step import Operation, Tensor
@@ -20,14 +20,24 @@ __all__ = ["Source", "write"]
 
 TYPES = {
     "float32": "float",
+    "float64": "double",
     "int8": "int8_t",
     "int16": "int16_t",
     "int32": "int32_t",
     "int64": "int64_t",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
     "bool": "uint8_t",
 }
 # Other shapes of the same values.
 ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+# Operations whose integers of 16 bits are TensorFlow Lite's; it has tables for others.
+IN_INT16 = {
+    *INDEXED,
+    *("ADD", "SUB", "MUL", "QUANTIZE", "DEQUANTIZE", "KEEP", "RELU", "MAXIMUM", "MINIMUM"),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN"),
+}
 # Codes of the kinds of which functions are evaluated in advance.
 CODES = {
     "int8": np.arange(-128, 128),
@@ -43,6 +53,7 @@ class Source:
         source, header: Texts of the two files.
         ram, rom: Bytes of static memory, and of constants.
         states: Bytes of the states, which are part of `ram`.
+        stored: Of each operation with weights how these are stored.
     """
 
     source: str
@@ -50,6 +61,7 @@ class Source:
     ram: int
     rom: int
     states: int
+    stored: dict
 
 
 @dataclasses.dataclass
@@ -90,19 +102,25 @@ class Writer:
     """One writing.
 
     Attributes:
-        value, total: C types of what layers compute with, and of their sums.
+        value, weight, total: C types of what layers compute with, and of their sums.
         totals: Number of sums that are needed at once.
         share: What becomes of a share of 1 in a softmax.
+        stored: Of each operation with weights how these are stored.
     """
 
     def __init__(self, step, stem, first, timesteps):
         self.step, self.stem, self.first, self.timesteps = step, stem, first, timesteps
         self.prefix = identifier(stem)
-        whole = any(quantized(t) for op in step.operations for t in op.inputs if t is not None)
-        self.kind, self.total = ("int8", "int32_t") if whole else ("float32", "float")
+        kinds = {t.kind for op in step.operations for t in op.inputs if t and quantized(t)}
+        self.kind = next((kind for kind in ("int16", "int8") if kind in kinds), "float32")
         self.value = TYPES[self.kind]
+        self.weight, self.total = {
+            "float32": ("float", "float"),
+            "int8": ("int8_t", "int32_t"),
+            "int16": ("int8_t", "int64_t"),
+        }[self.kind]
         self.totals, self.share, self.used = 0, "share", []
-        self.constants, self.structs, self.names = {}, [], {}
+        self.constants, self.structs, self.names, self.stored = {}, [], {}, {}
         self.roots, self.units = {}, []
 
     def write(self):
@@ -115,7 +133,8 @@ class Writer:
         ram += self.totals * np.dtype(_numpy(self.total)).itemsize
         states = sum(_bytes(before) for before, _ in self.states.values())
         rom = sum(array.nbytes for _, _, array in self.constants.values())
-        return Source(self._source(body, reset), self._header(), ram, rom, states)
+        source = self._source(body, reset)
+        return Source(source, self._header(), ram, rom, states, self.stored)
 
     # What is computed, and in which order.
 
@@ -260,11 +279,21 @@ class Writer:
 
     def _unit(self, unit):
         try:
+            for op in unit:
+                self._check(op)
             if unit[0].kind in KERNELS:
                 return KERNELS[unit[0].kind](unit[0], self)
             return self._loop(unit)
         except NotImplementedError as error:
-            raise NotImplementedError(unit[0], *error.args) from error
+            raise NotImplementedError(*(error.args or unit[:1])) from error
+
+    def _check(self, op):
+        """Raises of what is not as in TensorFlow Lite's reference kernels."""
+        if any(shift > 30 for _, shift in factors(op)):  # something is 0 in all examples
+            raise NotImplementedError(op)
+        kinds = {t.kind for t in (*op.inputs, *op.outputs) if t is not None and quantized(t)}
+        if "int16" in kinds and op.kind not in IN_INT16:
+            raise NotImplementedError(op)
 
     def _loop(self, unit):
         """A loop over as many values as its outputs have."""
@@ -381,8 +410,7 @@ class Writer:
             body.append(
                 f"memcpy({self.names[before]}, {self.names[kept]}, sizeof {self.names[before]});"
             )
-        kind = "float" if self.value == "float" else "integer"
-        words = FORMS[kind] | {"SHARE": self.share}
+        words = FORMS[self.kind] | {"SHARE": self.share} | self._stored_words()
         functions = ""
         for name, text in SOURCES.items():
             if name in self.used:
@@ -403,7 +431,7 @@ class Writer:
             "/* 0: silent inputs of a layer are computed with, too. */\n"
             f"#ifndef {skip}\n#define {skip} 1\n#endif",
             f"typedef {self.value} value;",
-            f"typedef {self.value} weight;\ntypedef {self.total} total;",
+            f"typedef {self.weight} weight;\ntypedef {self.total} total;",
             constants,
             "\n".join(self.memory + totals),
             functions.strip("\n"),
@@ -412,6 +440,16 @@ class Writer:
             _function(f"void {self.prefix}_step({self._arguments()})", body),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _stored_words(self):
+        """What stands in `SOURCES` for the ways in which weights are stored."""
+        few, every = ("add_few" in self.used), ("add_all" in self.used)
+        adds = [f"{name}(l, pixel, i * l->kernel_columns + j);" for name in ("add_few", "add_all")]
+        choice = "if (l->counts)\n{0}    {1}\n{0}else\n{0}    {2}".format(" " * 20, *adds)
+        return {
+            "FEW\n    ": FEW if few else "",
+            "ADD_PIXEL": choice if few and every else adds[0] if few else adds[1],
+        }
 
     def _header(self):
         prefix, guard = self.prefix, f"{self.prefix.upper()}_H"
@@ -460,7 +498,7 @@ class Writer:
 
 # What stands in `SOURCES` for arithmetic that is not the same for floats and integers.
 FORMS = {
-    "float": {
+    "float32": {
         "SCALES\n    ": "",
         "EDGES": "float zero, low, high;",
         "FINISH": "clampf(totals[o], l->low, l->high)",
@@ -470,7 +508,7 @@ FORMS = {
         "REDUCED": "sum * factor",
         "LOWEST": "-FLT_MAX",
     },
-    "integer": {
+    "int8": {
         "SCALES": "const int32_t *multiplier;\n    const int8_t *shift;",
         "EDGES": "int once;\n    int32_t zero, out_zero, low, high;",
         "FINISH": (
@@ -487,6 +525,27 @@ FORMS = {
         "LOWEST": "INT8_MIN",
     },
 }
+FORMS["int16"] = FORMS["int8"] | {
+    "SCALES": "const double *factor;\n    const int32_t *multiplier;\n    const int8_t *shift;",
+    "EDGES": "int32_t zero, low, high;",
+    "FINISH": (
+        "(value)(l->factor ? clamp_real(round((double)totals[o] * l->factor[o]), l->low, l->high)\n"
+        "                    : clamp(rescale_wide(totals[o], l->multiplier[o], l->shift[o]),\n"
+        "                            l->low, l->high))"
+    ),
+    "REDUCED": (
+        "(value)clamp(rescale((int32_t)sum, factor, shift) + out_zero, INT16_MIN, INT16_MAX)"
+    ),
+    "LOWEST": "INT16_MIN",
+}
+
+
+# What a layer has besides where weights of 0 are left out.
+FEW = """/* Of weights without those of 0: how many by [row][column][input], if any are left out, */
+    const uint16_t *counts;
+    const uint8_t *gaps; /* from the output of each to that of the next, */
+    const uint32_t *starts; /* and where those of [row][column] are. */
+    """
 
 
 def _parts(op):
@@ -506,7 +565,7 @@ def _parts(op):
 
 def _numpy(kind):
     """NumPy's name of a type."""
-    return "float32" if kind == "float" else kind.removesuffix("_t")
+    return {"float": "float32", "double": "float64"}.get(kind) or kind.removesuffix("_t")
 
 
 def _bytes(tensor):
@@ -514,7 +573,8 @@ def _bytes(tensor):
 
 
 def _rows(array):
-    text = ", ".join(map(number, array))
+    exact = array.dtype == "float64"  # C reads what Python writes
+    text = ", ".join(repr(float(x)) if exact else number(x) for x in array)
     return textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")
 
 

@@ -21,7 +21,7 @@ from keras_snn.export.targets.tflite import check_data, convert
 
 __all__ = ["TARGET", "C", "CRunner", "to_c"]
 
-QUANTIZATIONS = (None, "int8")
+QUANTIZATIONS = (None, "int8", "int16x8")
 
 
 def to_c(
@@ -38,17 +38,20 @@ def to_c(
     `NAME.c` and `NAME.h` have two functions, `NAME_reset()` and `NAME_step(inputs, outputs)`. They
     are C99, call nothing but the standard library, and allocate no memory. After the steps of a
     clip the outputs are those of the clip. What is computed is the step of
-    `to_tflite(model, path, "step", quantize)`, with `"int8"` by the arithmetic of TensorFlow Lite's
-    reference kernels; few outputs differ by one step of their scale.
+    `to_tflite(model, path, "step", quantize)`, with integers by the arithmetic of TensorFlow Lite's
+    reference kernels; few outputs differ by one step of their scale. Weights that are 0 are left
+    out where that takes fewer bytes (`report.weights`); the results are the same.
 
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
         path: Where to write the source, `.c`, or the name without it; the header goes beside it.
             Existing files are replaced once the new ones are complete.
         quantize: `None` (float32), or `"int8"`: integers alone, int8 weights and potentials, sums
-            in int32.
+            in int32; or `"int16x8"`: int8 weights, int16 currents and potentials, sums in int64; as
+            in TensorFlow Lite's file, comparisons, states, inputs and outputs are in float32.
         representative_data: Inputs as for `model.predict`, at least a few dozen examples, from
-            which ranges are taken; needed for `"int8"`, but of a model of `keras_snn.qat.prepare`.
+            which ranges are taken; needed for both, but for `"int8"` of a model of
+            `keras_snn.qat.prepare`.
         verify_data: Inputs to compare with; by default the representative data, else noise.
         timesteps: Number of steps where the model does not tell it.
         verify_samples: Examples to compare at most.
@@ -102,6 +105,7 @@ class C(Target):
             "quantization": facts["quantization"],
             "inputs": inputs,
             "outputs": outputs,
+            "weights": [{"name": _layer(program, op), **row} for op, row in found.stored.items()],
             **describe(blob),
         }
 
