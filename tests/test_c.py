@@ -470,7 +470,7 @@ def test_what_is_refused(tmp_path):
         export.to_c(model, tmp_path / "net.c", "int8")
     with pytest.raises(ValueError, match="`quantize` must be one of"):
         export.to_c(model, tmp_path / "net.c", "dynamic")
-    with pytest.raises(TypeError, match=r"soft \(Softmax\) can't be exported to C.*SOFTMAX"):
+    with pytest.raises(TypeError, match="can't be exported to C.*SOFTMAX"):
         clips = np.random.default_rng(0).normal(1, 1, (4, STEPS, 2)).astype("float32")
         x = keras.layers.Softmax(name="soft")(model.output)
         export.to_c(keras.Model(model.inputs, x), tmp_path / "net.c", "int16x8", clips)
