@@ -685,6 +685,26 @@ def test_what_nir_can_not_say(reason, tmp_path):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        layers.LatencyEncoder(5, name="bad"),
+        layers.PhaseEncoder(5, name="bad"),
+        layers.PoissonEncoder(5, name="bad"),
+        layers.PopulationEncoder(5, 2, name="bad"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_nir_refuses_encoders(encoder):
+    """They are kinds of `RepeatTime`, which NIR leaves to the host."""
+    pytest.importorskip("nir", reason="needs the extra `nir`")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.IF()(encoder(inputs)))
+    with pytest.raises(TypeError, match=rf"bad \({type(encoder).__name__}\)"):
+        export.to_nir(model)
+
+
+@pytest.mark.once
 def test_nir_refuses_masks_and_subclasses():
     pytest.importorskip("nir", reason="needs the extra `nir`")
 

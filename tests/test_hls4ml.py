@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_snn import analysis
 from keras_snn import layers as snn
-from keras_snn.export.hls4ml import convert, simulate, step
+from keras_snn.export.hls4ml import convert, resources, simulate, step
 
 pytestmark = pytest.mark.once
 
@@ -132,6 +132,13 @@ def test_what_has_no_template_is_refused_by_name(kind):
         step.step_model(keras.Model(inputs, outputs), 5)
 
 
+def test_encoders_are_refused_by_name():
+    inputs = keras.Input((4,))
+    x = snn.IF()(snn.LatencyEncoder(5, name="bad")(inputs))
+    with pytest.raises(TypeError, match=r"bad \(LatencyEncoder\) can't be written for hls4ml"):
+        step.step_model(keras.Model(inputs, snn.MeanOverTime()(x)), 5)
+
+
 @pytest.fixture
 def simulation():
     pytest.importorskip("hls4ml", reason="hls4ml is not installed (extra `hls4ml`)")
@@ -177,3 +184,41 @@ def test_convolutions_by_the_c_simulation(simulation, tmp_path):
     model = keras.Model(inputs, snn.SumOverTime()(x))
     clips = np.random.default_rng(0).uniform(0, 1, (8, 3, 6, 6, 1)).astype("float32")
     check(model, clips, tmp_path)
+
+
+def test_resources_are_those_counted_by_hand(tmp_path):
+    pytest.importorskip("hls4ml", reason="hls4ml is not installed (extra `hls4ml`)")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 6, 6, 2))
+    x = snn.FoldTime(layers.Conv2D(3, 3, name="conv"))(inputs)
+    x = snn.LIF(tau=3.0, name="lif")(x)  # 2/3 v + 1/3 x, hard reset
+    x = snn.FoldTime(layers.MaxPooling2D(name="pool"))(x)
+    x = layers.Dense(5, name="hidden")(snn.FoldTime(layers.Flatten())(x))
+    x = snn.DecayLIF(decay=0.5, reset="soft", name="soft")(x)  # v / 2 + x, minus the threshold
+    x = layers.Dense(3, name="classes")(x)
+    model = keras.Model(inputs, snn.MeanOverTime(name="mean")(x))
+    kernel = model.get_layer("hidden").kernel
+    kernel.assign(np.where(np.arange(60).reshape(12, 5) < 20, 0, kernel))  # 20 of 60 are 0
+    precision = "ap_fixed<16,6>"
+    rows = resources(convert(model, tmp_path, precision=precision, reuse_factor=4))
+    found = {row["kind"] + str(i): row for i, row in enumerate(rows[:-1])}
+
+    def row(kind, *counts):
+        place = next(name for name in found if name.startswith(kind))
+        assert list(found.pop(place).values())[2:] == list(counts)
+
+    # Multiplications, multipliers, selections, additions, comparisons, bits, states, interval:
+    # 3 * 3 * 2 * 3 weights at 4 * 4 places; 48 neurons; of 60 weights a quarter at once.
+    row("Conv2D", 54 * 16, 14, 0, 54 * 16, 0, 57 * 16, 0, 64)
+    row("SNNMembrane", 96, 96, 0, 48, 48, 0, 48 * 16, 1)
+    row("Pooling2D", None, None, None, None, None, None, None, None)
+    row("Dense", 40, 15 - 5, 0, 40, 0, 65 * 16, 0, 4)
+    row("SNNMembrane", 0, 0, 0, 10, 5, 0, 5 * 16, 1)
+    row("Dense", 0, 0, 4, 15, 0, 18 * 16, 0, 4)
+    row("SNNReduction", 3, 3, 0, 3, 0, 0, 3 * 16, 1)
+    assert all(kind.startswith(("Input", "Reshape")) for kind in found)
+    names = ("multipliers", "selections", "additions", "weight_bits", "state_bits", "interval")
+    assert [rows[-1][name] for name in names] == [
+        *(14 + 96 + 10 + 3, 4, 54 * 16 + 48 + 40 + 10 + 15 + 3),
+        *((57 + 65 + 18) * 16, (48 + 5 + 3) * 16, 64),
+    ]

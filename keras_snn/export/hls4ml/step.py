@@ -235,7 +235,7 @@ def _same(call, traced, names, timesteps):
 # What is done with a call, the first that holds.
 REWRITES = (
     (lambda call: call.role.idle, _same),
-    (lambda call: isinstance(call.layer, snn.RepeatTime), _same),
+    (lambda call: type(call.layer) is snn.RepeatTime, _same),  # encoders are kinds of it
     (lambda call: call.role.folds, _folded),
     (lambda call: isinstance(call.layer, snn.Voting), _vote),
     (lambda call: isinstance(call.layer, snn.SpikingRNN), _neuron),

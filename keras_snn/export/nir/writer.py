@@ -585,6 +585,7 @@ def _steps_as(cell, *classes):
     )
 
 
+ENCODERS = (snn.LatencyEncoder, snn.PhaseEncoder, snn.PoissonEncoder, snn.PopulationEncoder)
 WRITERS = (
     (snn.SpikingRNN, _Writer.neuron),
     ((keras.layers.Conv1D, keras.layers.Conv2D), _Writer.convolution),
@@ -601,6 +602,8 @@ WRITERS = (
     (keras.layers.Reshape, _Writer.reshape),
     (keras.layers.Permute, _Writer.permute),
     ((keras.layers.Add, snn.SpikeConnection), _Writer.sum),
+    (ENCODERS, None),  # which are kinds of `RepeatTime`
     ((keras.layers.Identity, snn.RepeatTime), _Writer.same),
 )
-HINTS = {"MaxPooling2D": "NIR has average and sum pooling only"}
+HINTS = dict.fromkeys((kind.__name__ for kind in ENCODERS), "encode in front of the model")
+HINTS |= {"MaxPooling2D": "NIR has average and sum pooling only"}
