@@ -54,7 +54,7 @@ def networks():
             lambda: snn.FoldTime(kl.Conv2D(4, 3, padding="same", kernel_initializer=large())),
             snn.LIF,
             layer,
-            lambda: snn.IF(reset="soft"),
+            lambda: snn.IF(v_reset=-0.2),
             lambda: snn.FoldTime(kl.Flatten()),
             dense,
             snn.MeanOverTime,
@@ -181,7 +181,7 @@ def networks():
                 dense, snn.LIF, lambda: snn.TimeConstantDropout(0.5), dense, snn.MeanOverTime
             ),
             "ExpandSpikes": features(
-                dense, snn.ILIF, lambda: snn.ExpandSpikes(4), dense, snn.IF, dense, snn.MeanOverTime
+                dense, snn.LIF, lambda: snn.ExpandSpikes(4), dense, snn.IF, dense, snn.MeanOverTime
             ),
             "SumSteps": features(
                 dense, snn.LIF, lambda: snn.SumSteps(2), dense, snn.LIF, dense, snn.MeanOverTime
@@ -367,7 +367,8 @@ def attempt(function, *arguments):
 def reason(message):
     """What a refusal says, without the layer and its place."""
     message = " ".join(message.split())
-    message = re.sub(r"^The layer \S+ \(\w+\) can't be exported( to C)?: ", "", message)
+    layer = r"(of the tensor '.*'|\S+ \(\w+\))"
+    message = re.sub(rf"^The layer {layer} can't be exported( to C)?: ", "", message)
     message = re.sub(r"^NIR can't say what \S+ \(\w+\) does: ", "", message)
     message = re.sub(r"can't write '\w+'", "can't write it", message)
     return message[:200]

@@ -92,8 +92,8 @@ def write(step, stem, first, timesteps):
         A `Source`.
 
     Raises:
-        NotImplementedError: If there is an operation that has no form in C; it has the
-            `Operation` as its argument.
+        NotImplementedError: If there is an operation that has no form in C; its arguments are the
+            `Operation`, and the reason where there is another one.
     """
     return Writer(step, stem, first, timesteps).write()
 
@@ -290,7 +290,7 @@ class Writer:
     def _check(self, op):
         """Raises of what is not as in TensorFlow Lite's reference kernels."""
         if any(shift > 30 for _, shift in factors(op)):  # something is 0 in all examples
-            raise NotImplementedError(op)
+            raise NotImplementedError(op, "what it computes is 0 in all examples, and has no range")
         kinds = {t.kind for t in (*op.inputs, *op.outputs) if t is not None and quantized(t)}
         if "int16" in kinds and op.kind not in IN_INT16:
             raise NotImplementedError(op)

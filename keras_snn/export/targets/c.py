@@ -153,10 +153,11 @@ def _write(program, blob):
     try:
         return write(step, program.job.stem, program.states(), program.job.timesteps)
     except NotImplementedError as error:
-        op = error.args[0]
+        op, *reason = error.args
+        shapes = [t.shape for t in op.inputs if t is not None]
+        reason = reason or [f"there is no form of the operation {op.kind} on {shapes} for it"]
         raise TypeError(
-            f"The layer {_layer(program, op)} can't be exported to C: there is no form of the "
-            f"operation {op.kind} on {[t.shape for t in op.inputs if t is not None]} for it."
+            f"The layer {_layer(program, op)} can't be exported to C: {reason[0]}."
         ) from error
 
 
