@@ -362,6 +362,11 @@ def test_pictures_in_a_style(pyplot, style):
     assert low == 90 and high > 100 and set(curve.get_yticks()) <= {*np.arange(90, 100.5, 0.5)}
     (line,) = (line for line in curve.lines if line.get_label() == "the model's T = 2")
     assert line.get_xdata() == [2, 2]
+    decided = analysis.AccuracyOverTime(None, {}, 9, decided=np.array([0.25, 1.0]))
+    (line,) = analysis.plot_accuracy(decided).lines
+    np.testing.assert_array_equal(line.get_ydata(), [25, 100])
+    with pytest.raises(ValueError, match="no accuracy"):
+        analysis.plot_accuracy(analysis.AccuracyOverTime(None, {}, 9))
 
 
 @pytest.mark.once

@@ -413,13 +413,20 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If there is neither an accuracy, for want of labels, nor early exit.
     """
-    ax, steps = _axes(ax), np.arange(1, len(found.accuracy) + 1)
-    curves = [found.accuracy]
-    ax.plot(steps, 100 * found.accuracy, "o-", ms=4, color=BLUE, label=found.measure)
-    if found.decided is not None:
-        curves.append(found.decided)
-        ax.plot(steps, 100 * found.decided, "--", color=PURPLE, label="decided")
+    looks = {found.measure: {"ls": "-", "marker": "o", "ms": 4, "color": BLUE}}
+    looks["decided"] = {"ls": "--", "color": PURPLE}
+    values = zip(looks, (found.accuracy, found.decided))
+    shown = {name: curve for name, curve in values if curve is not None}
+    if not shown:
+        raise ValueError("Without labels there is no accuracy to draw.")
+    ax = _axes(ax)
+    for name, curve in shown.items():
+        ax.plot(np.arange(1, len(curve) + 1), 100 * curve, label=name, **looks[name])
+    curves = list(shown.values())
     if ann_accuracy is not None:
         curves.append(ann_accuracy)
         ax.axhline(100 * ann_accuracy, color=ORANGE, ls="--", label="ANN")
@@ -433,7 +440,7 @@ def plot_accuracy(found, ax=None, ann_accuracy=None):
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("timesteps")
-    ax.set_ylabel(f"{found.measure} (%)")
+    ax.set_ylabel(f"{next(iter(shown))} (%)")
     if len(ax.get_legend_handles_labels()[1]) > 1:
         ax.legend(fontsize="small")
     return ax
