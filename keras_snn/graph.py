@@ -49,6 +49,7 @@ __all__ = [
     "run",
     "spike_units",
     "trace",
+    "track_loss",
 ]
 
 # Modules that trace a model for a file; only PyTorch says itself that it does so.
@@ -854,3 +855,8 @@ def normalization(layer):
     scale = scale * getattr(layer, "factor", 1.0)
     shift = array(layer.beta) if layer.center else 0.0
     return scale, shift - array(layer.moving_mean) * scale
+
+
+def track_loss(model, loss, count):
+    """Adds a batch's loss, a mean of `count` examples, to the one that `fit` shows."""
+    model._loss_tracker.update_state(loss, sample_weight=count)

@@ -1,11 +1,11 @@
-"""Spikes as bits and recomputed segments: less memory, and the same gradients."""
+"""Plans; spikes as bits and recomputed segments: less memory, and the same gradients."""
 
 import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
 
-from keras_snn import analysis, layers, memory
+from keras_snn import analysis, layers, memory, training
 
 BACKEND = keras.backend.backend()
 torch_only = pytest.mark.skipif(BACKEND != "torch", reason="needs the PyTorch backend")
@@ -221,3 +221,89 @@ def test_remat_is_seen_through():
     assert len(plain) == len(remat) == 5
     for a, b in zip(plain, remat):
         assert {**a, "name": None} == {**b, "name": None}
+
+
+def chain(steps=None):
+    """Three layers of neurons: what training keeps of each is known."""
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((steps, 8))]
+    for i in range(3):
+        parts += [keras.layers.Dense(64), layers.LIF(), keras.layers.Dropout(0.1, seed=i)]
+    return keras.Sequential([*parts, keras.layers.Dense(3), layers.MeanOverTime()])
+
+
+def test_plan():
+    model = chain()
+    model.compile("adam", "mse")
+    before = [to_numpy(v.value) for v in model.variables]
+    found = memory.plan(model, 32, 100)
+    weights = 8 * 64 + 2 * 64 * 64 + 3 * 64 + 64 * 3 + 3
+    assert found.inputs == 4 * 32 * 100 * 8 and found.gradients == 4 * weights
+    assert 0 <= found.weights - 4 * weights <= 100  # seeds of dropout
+    assert (
+        0 <= found.optimizer - 8 * weights <= 100
+    )  # two moments, the rate and the number of steps
+    # Of each layer at least the potentials; at most these, spikes, dropout's masks and outputs too,
+    # and what the backward pass makes of one.
+    kept = 3 * 32 * 100 * 64 * 4
+    assert kept <= found.activations <= 7 * kept
+    assert found.total == sum(
+        (found.inputs, found.weights, found.gradients, found.optimizer, found.activations)
+    )
+    assert (found.timesteps, found.fits, found.proposals) == (100, True, ())
+    # The model is as it was.
+    assert not model.optimizer.built
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable.value), value)
+
+    budget = int(0.6 * found.total)
+    less = memory.plan(model, 32, 100, budget)
+    assert not less.fits and str(less).startswith(f"{less.total / 1e6:.1f} MB a step of 32")
+    batches, pieces, remat, *bits = less.proposals
+    assert "batches of 16" in batches.what and "gradient_accumulation_steps=2" in batches.what
+    assert "stateful=True" in pieces.what and remat.measured and not batches.measured
+    assert max(batches.total, pieces.total) <= budget
+    again = memory.plan(model, 16, 100)  # found instead of in proportion
+    assert again.total + again.gradients == pytest.approx(batches.total, rel=0.1)
+    if BACKEND == "tensorflow":  # the others hardly gain by it in so small a network
+        assert remat.total < less.total
+    assert len(bits) == (BACKEND == "torch")
+
+
+@torch_only
+def test_plan_counts_what_the_allocator_does():
+    """PyTorch's profiler writes down each block that is taken and given back."""
+    import torch
+
+    model = chain(50)
+    found = memory.plan(model, 16)
+    x = torch.rand((16, 50, 8))
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        loss = (model(x, training=True) ** 2).mean()
+        torch.autograd.grad(loss, [v.value for v in model.trainable_variables])
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    most = np.cumsum(sizes).max()
+    # Kernels have buffers of their own, which only the allocator sees.
+    assert found.activations + found.gradients == pytest.approx(most, rel=0.2)
+
+
+@pytest.mark.once
+def test_plans_that_are_refused():
+    model = chain()
+    with pytest.raises(ValueError, match=r"all sizes.*\(None, None, 8\).*timesteps=None"):
+        memory.plan(model, 4)
+    with pytest.raises(ValueError, match="No input.*timesteps=7"):
+        memory.plan(chain(5), 4, 7)
+    with pytest.raises(ValueError, match="batch_size.*0"):
+        memory.plan(model, 0, 5)
+    with pytest.raises(ValueError, match="budget.*0.5"):
+        memory.plan(model, 4, 5, budget=0.5)
+    with pytest.raises(TypeError, match="SLTT has a `train_step`"):
+        memory.plan(training.SLTT(network()), 4)
+    inputs = keras.Input((5, 3), batch_size=2)
+    stateful = keras.Model(inputs, layers.LIF(stateful=True, name="keeps")(inputs))
+    with pytest.raises(ValueError, match="'keeps'.*stateful=False"):
+        memory.plan(stateful, 2)

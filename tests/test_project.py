@@ -151,7 +151,7 @@ def test_imports_run_in_no_circle():
 
 PRIVATE = re.compile(
     r"keras\.src|_run_through_graph|\b_functional\b|_flatten_layers|_keras_history|_keras_mask"
-    r"|_inbound_nodes|_remat_mode|_assert_input_compatibility|_initial_seed"
+    r"|_inbound_nodes|_remat_mode|_assert_input_compatibility|_initial_seed|_loss_tracker"
 )
 
 

@@ -36,6 +36,8 @@ def print_recipes(built):
         "dvs_gesture": (2, 128, 128, 2),
         "cifar10_dvs": (2, 128, 128, 2),
         "nmnist": (2, 34, 34, 2),
+        "shd": (2, 700),
+        "ssc": (2, 700),
         "speech_commands": (2, 40),
         "spoken_digits": (2, 40),
     }
@@ -122,6 +124,13 @@ PAPERS = {
     "joint_resnet18_cifar100": {"decay": 0.25, "weight_decay": 5e-4},
     "spikformer_small_cifar10": {"neuron": "ILIFCell"},
     "conv_small_cifar10": {"neuron": "ILIFCell"},
+    # Dense, recurrent, four values of each neuron, classifier.
+    "shd_adlif_small": {
+        "parameters": 700 * 128 + 128 * 128 + 4 * 128 + 128 * 10 + 10 - 1,
+        "rates": [0.005 * (1 + np.cos(np.pi * epoch / 300)) for epoch in range(300)],
+        "neuron": "RecurrentCell",
+    },
+    "ssc_adlif": {"neuron": "RecurrentCell"},
 }
 # Trained by AdamW, whose decay is beside the gradient in PyTorch too.
 DECOUPLED = {"fashion_mnist_small", "speech_commands", "e_spikeformer_imagenet"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import to_numpy
 
-from keras_snn import training
+from keras_snn import layers, training
 from keras_snn.applications import SpeechNet, SpikingConvNet, list_models
 
 
@@ -41,6 +41,34 @@ def test_speech_is_heard_from_the_past():
     assert np.abs(a).max() > 0
     np.testing.assert_array_equal(a[:, :12], b[:, :12])
     assert (a[:, 12:] != b[:, 12:]).any()
+
+
+def test_speech_by_delays_and_recurrent_neurons():
+    net = SpeechNet(
+        input_shape=(20, 6), classes=3, synapses="delays", size=4, filters=(8, 5), readout_tau=2.0
+    )
+    delayed = [x for x in net.layers if isinstance(x, layers.DelayedDense)]
+    assert [(x.units, x.max_delay) for x in delayed] == [(8, 3), (5, 3)]
+    # A weight and a delay for each synapse, four values of each norm, the width, the classifier.
+    norms, classifier = 4 * (8 + 5), 5 * 3 + 3
+    assert net.count_params() == 2 * (6 * 8 + 8 * 5) + norms + 2 + classifier
+    assert net.output_shape == (None, 3)
+    net = SpeechNet(
+        input_shape=(20, 6), classes=3, neuron="SEAdLIF", size=1, filters=(8,), recurrent=True
+    )
+    neuron = net.get_layer("neuron1")
+    assert (
+        isinstance(neuron, layers.Recurrent) and type(neuron.cell.neuron).__name__ == "SEAdLIFCell"
+    )
+    assert net.count_params() == 6 * 8 + 8 * 8 + 4 * 8 + 4 * 8 + 8 * 3 + 3
+    x = np.ones((2, 20, 6), "float32")
+    np.testing.assert_allclose(to_numpy(net(x)).sum(-1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="synapses.*'axons'"):
+        SpeechNet(synapses="axons")
+    with pytest.raises(ValueError, match="size.*0"):
+        SpeechNet(size=0)
+    with pytest.raises(ValueError, match="needs a neuron with a cell"):
+        SpeechNet(neuron=keras.layers.ReLU, recurrent=True)
 
 
 def test_input_shapes():

@@ -1,9 +1,14 @@
 """STDP: equal to SpikingJelly's learners, and to the rules' equations in NumPy."""
 
+import json
+import sys
+
 import keras
 import numpy as np
 import pytest
+from absl import app
 from keras import layers
+from test_project import in_a_process, program
 
 from keras_snn import layers as snn
 from keras_snn.training import STDP, PairSTDP, TripletSTDP, correlate, stdp_change
@@ -202,3 +207,36 @@ def test_bad_input():
         STDP(model).step(data, data)
     with pytest.raises(ValueError, match="wanted are"):
         STDP(model, layers=["other"])
+
+
+def learn_some_digits():
+    """Runs the program on a fifth of the images, with fewer neurons and steps."""
+    import stdp
+
+    split = stdp.split
+
+    def fewer(seed):
+        images, test_images, labels, test_labels = split(seed)
+        return images[:400], test_images[:100], labels[:400], test_labels[:100]
+
+    stdp.split = fewer
+    sys.argv = ["stdp", "--neurons=40", "--epochs=2", "--timesteps=25", "--json=digits.json"]
+    app.run(stdp.main)
+
+
+@pytest.mark.once
+def test_program(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = in_a_process(learn_some_digits)
+    assert found.returncode == 0, found.stderr
+    results = json.loads((tmp_path / "digits.json").read_text())
+    (run,) = results["runs"]
+    assert run["test_examples"] == 100 and run["test_accuracy"] > 0.4  # chance: 0.1
+    assert results["mean"] == run["test_accuracy"]
+
+
+@pytest.mark.once
+def test_program_refuses_bad_flags():
+    for flag, message in (("--seeds=0,x", "--seeds should be numbers"), ("--neurons=3", "neurons")):
+        found = program("stdp", flag)
+        assert found.returncode and message in found.stderr + found.stdout

@@ -160,10 +160,20 @@ class Builder:
             return x
         return Value(snn.RepeatTime(self.timesteps, name=name + "_repeat")(x.tensor), True)
 
-    def neuron(self, x, name):
-        """A spiking neuron layer."""
-        x = self.repeat(x, name)
-        return Value(self.new_neuron(name)(x.tensor), x.has_time)
+    def neuron(self, x, name, recurrent=False):
+        """A spiking neuron layer; one that gets its own last spikes too, if it is recurrent."""
+        x, layer = self.repeat(x, name), self.new_neuron(name)
+        if recurrent:
+            if not isinstance(getattr(layer, "cell", None), snn.NeuronCell) or len(x.step) != 1:
+                raise ValueError(
+                    f"{name} needs a neuron with a cell, and steps of features, to be recurrent, "
+                    f"got {type(layer).__name__} and steps of shape {x.step}."
+                )
+            connection = layers.Dense(
+                x.channels, use_bias=False, kernel_initializer="orthogonal", name="connection"
+            )
+            layer = snn.Recurrent(layer.cell, connection, name=name)
+        return Value(layer(x.tensor), x.has_time)
 
     def new_neuron(self, name, **changes):
         """The network's neuron, by itself; with other values of attributes that it has."""
@@ -244,11 +254,7 @@ class Builder:
 
     def delays(self, x, filters, size, name):
         """A convolution over time, of the present and the past; a step is `(features,)`."""
-        if not _checked(x).has_time or len(x.step) != 1:
-            raise ValueError(
-                f"{name} needs a sequence of features, (batch, time, features), got "
-                f"{tuple(x.tensor.shape)} {'with' if x.has_time else 'without'} time."
-            )
+        _check_sequence(x, name)
         layer = layers.Conv1D(
             filters,
             size,
@@ -257,6 +263,12 @@ class Builder:
             data_format="channels_last",
             name=name,
         )
+        return Value(layer(x.tensor), True)
+
+    def delayed(self, x, units, max_delay, name):
+        """A dense layer whose synapses have a learned delay each; a step is `(features,)`."""
+        _check_sequence(x, name)
+        layer = snn.DelayedDense(units, max_delay, use_bias=False, name=name)
         return Value(layer(x.tensor), True)
 
     def norm(self, x, name, gamma="ones", beta="zeros", branches=1):
@@ -347,6 +359,15 @@ def _checked(x):
             f"`Value(tensor, has_time=True)`, got {x!r}."
         )
     return x
+
+
+def _check_sequence(x, name):
+    """An error, unless `x` is a sequence of features."""
+    if not _checked(x).has_time or len(x.step) != 1:
+        raise ValueError(
+            f"{name} needs a sequence of features, (batch, time, features), got "
+            f"{tuple(x.tensor.shape)} {'with' if x.has_time else 'without'} time."
+        )
 
 
 def _bias(initializer, fan_in):

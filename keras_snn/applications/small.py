@@ -1,6 +1,10 @@
 """Small networks, ours: for images that a CPU can train on in minutes, and for speech."""
 
+import functools
+
 from keras_snn.applications import builder, factory, inputs, spiking_vgg
+from keras_snn.layers import MembraneReadout
+from keras_snn.utils.arguments import check_choice, check_integer
 
 __all__ = ["SpeechNet", "SpikingConvNet"]
 
@@ -46,25 +50,54 @@ SpikingConvNet = factory.application(
 )
 
 
-def speech(net, x, *, filters, size=5, dropout=0.1):
-    """Convolutions over time that see the present and the past, each with a neuron.
+def speech(
+    net,
+    x,
+    *,
+    filters=(128, 128, 128),
+    size=5,
+    synapses="convolution",
+    recurrent=False,
+    dropout=0.1,
+):
+    """Synapses that see the present and the past, a norm and a neuron, for each layer.
 
     Args:
-        size: Steps that a convolution sees: its weights are learned delays.
+        filters: Neurons of each layer.
+        size: Steps that a synapse sees.
+        synapses: `"convolution"` over time, a weight for each of these steps; or `"delays"`, a
+            weight and a learned delay (`keras_snn.layers.DelayedDense`). With `size=1` both are a
+            dense layer.
+        recurrent: Whether the neurons of a layer also get their last spikes, by a dense connection.
         dropout: Share of channels that dropout leaves out, with one mask for all steps.
 
-    Source: ours; delays as convolutions over time are those of Hammouamri et al. (2024).
+    Source: ours; convolutions over time and learned delays are those of Hammouamri et al. (2024),
+    recurrent layers those of Baronig et al. (2025).
     """
+    check_choice("synapses", synapses, ("convolution", "delays"))
+    check_integer("size", size)
     for index, channels in enumerate(filters, start=1):
-        x = net.delays(x, channels, size, f"conv{index}")
-        x = net.neuron(net.norm(x, f"bn{index}"), f"neuron{index}")
+        if synapses == "delays" and size > 1:
+            x = net.delayed(x, channels, size - 1, f"delayed{index}")
+        else:
+            x = net.delays(x, channels, size, f"conv{index}")
+        x = net.neuron(net.norm(x, f"bn{index}"), f"neuron{index}", recurrent=recurrent)
         x = net.dropout(x, dropout, f"dropout{index}")
     return x
 
 
-def speech_top(net, x, classes, classifier_activation):
-    """The mean over time, the classifier."""
-    return net.dense(net.readout(x), classes, "predictions", activation=classifier_activation)
+def speech_top(net, x, classes, classifier_activation, *, readout_tau=None):
+    """The mean over time, the classifier.
+
+    Args:
+        readout_tau: Time constant in steps of leaky integrators behind the classifier, whose mean
+            over time is the output; by default the classifier reads mean rates.
+    """
+    if readout_tau is None:
+        return net.dense(net.readout(x), classes, "predictions", activation=classifier_activation)
+    readout = functools.partial(MembraneReadout, "mean", readout_tau)
+    x = net.readout(net.dense(x, classes, "predictions"), readout, "membrane")
+    return net.activation(x, classifier_activation, "activation")
 
 
 SpeechNet = factory.application(
@@ -72,12 +105,11 @@ SpeechNet = factory.application(
     "speech_net",
     speech,
     speech_top,
-    about="three convolutions over time, for sequences of spectra",
+    about="layers with synapses over time, for sequences of spectra or spikes",
     example="(input_shape=(10, 40), classes=10)",
     channels=40,
     sequence=True,
     step="features",
     dense_initializer=builder.GLOROT,
-    filters=(128, 128, 128),
     defaults={"neuron": "lif", "timesteps": 50},
 )

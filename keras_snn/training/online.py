@@ -315,7 +315,7 @@ class _Online(keras.Model):
             )
         gradients, loss, outputs = self._sequence(x, y, sample_weight)
         self._update(gradients)
-        self._loss_tracker.update_state(loss, sample_weight=ops.shape(tree.flatten(x)[0])[0])
+        graph.track_loss(self, loss, ops.shape(tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, outputs, sample_weight)
 
     def _update(self, gradients):
