@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 from absl import app, flags
-from common import save, table
+from common import held, save, table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("backends", ["tensorflow", "jax", "torch"], "Backends.")
@@ -41,12 +41,6 @@ def compiled(name, timesteps):
     return model
 
 
-def status(key):
-    """A line of the process's status, in MB."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
-
-
 def measured(model, batch):
     """What a step takes, in MB."""
     import keras
@@ -63,11 +57,8 @@ def measured(model, batch):
         tf.config.experimental.reset_memory_stats("CPU:0")
         model.train_on_batch(x, y)
         return fixed + tf.config.experimental.get_memory_info("CPU:0")["peak"] / 1e6
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = status("VmRSS")
-    model.train_on_batch(x, y)
-    return fixed + status("VmHWM") - before
+    before = held()
+    return fixed + (held(lambda: model.train_on_batch(x, y)) - before) * 2**20 / 1e6
 
 
 def main(argv):
