@@ -209,8 +209,8 @@ def test_bad_input():
         STDP(model, layers=["other"])
 
 
-def learn_some_digits():
-    """Runs the program on a fifth of the images, with fewer neurons and steps."""
+def learn_some_digits(path):
+    """Runs the program on some of the images, with fewer neurons and steps."""
     import stdp
 
     split = stdp.split
@@ -220,14 +220,13 @@ def learn_some_digits():
         return images[:400], test_images[:100], labels[:400], test_labels[:100]
 
     stdp.split = fewer
-    sys.argv = ["stdp", "--neurons=40", "--epochs=2", "--timesteps=25", "--json=digits.json"]
+    sys.argv = ["stdp", "--neurons=40", "--epochs=2", "--timesteps=25", f"--json={path}"]
     app.run(stdp.main)
 
 
 @pytest.mark.once
-def test_program(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    found = in_a_process(learn_some_digits)
+def test_program(tmp_path):
+    found = in_a_process(learn_some_digits, tmp_path / "digits.json")
     assert found.returncode == 0, found.stderr
     results = json.loads((tmp_path / "digits.json").read_text())
     (run,) = results["runs"]
