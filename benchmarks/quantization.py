@@ -2,6 +2,7 @@
 
     KERAS_BACKEND=torch python benchmarks/quantization.py --json=quantization.json
     KERAS_BACKEND=torch python benchmarks/quantization.py --network=sew_resnet20 --bits=8 --files
+    KERAS_BACKEND=torch python benchmarks/quantization.py --bits=8 --state_bits=16 --files
     python benchmarks/quantization.py --dataset=fashion_mnist --data_dir=DATA --network=sew_resnet20
 
 Trains a float network, prepares it with `keras_snn.qat.prepare`, and trains on for a few epochs
@@ -31,6 +32,7 @@ flags.DEFINE_string("dataset", "digits", "Images, see `keras_snn.datasets.load`.
 flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets has them.")
 flags.DEFINE_enum("network", "sew_resnet8", ["sew_resnet8", "sew_resnet20"], "Which network.")
 flags.DEFINE_list("bits", ["8", "4", "2", "1"], "Bits of weights: 8 to 3, 2 ternary, 1 binary.")
+flags.DEFINE_enum("state_bits", "8", ["8", "16"], "Bits of currents and potentials.")
 flags.DEFINE_integer("width", 8, "Channels of the first stage.", lower_bound=1)
 flags.DEFINE_integer("timesteps", 4, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_integer("epochs", 15, "Epochs of the float network.", lower_bound=1)
@@ -103,9 +105,10 @@ def kilobytes(model):
 
 def write(model, images, options):
     """Exports a network; how the file compares with it."""
+    quantize = "int16x8" if qat.state_bits(model) == 16 else "int8"
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.tflite")
-        report = export.to_tflite(model, path, quantize="int8", verify_data=images, **options)
+        report = export.to_tflite(model, path, quantize=quantize, verify_data=images, **options)
     last = report.layers[-1]
     return {
         "kB": report.bytes / 1e3,
@@ -140,7 +143,8 @@ def main(_):
         rows["float"]["file"] = write(teacher, images[:64], {"representative_data": seen})
         print(json.dumps(rows["float"]["file"]), flush=True)
     for bits in map(int, FLAGS.bits):
-        model, start = qat.prepare(teacher, seen, bits=bits), time.time()
+        model = qat.prepare(teacher, seen, bits=bits, state_bits=int(FLAGS.state_bits))
+        start = time.time()
         row = {"before": compare(look(model, images), wanted, labels), "kB": kilobytes(model)}
         if FLAGS.qat_epochs:
             student = qat.imitate(model, teacher, FLAGS.imitation)

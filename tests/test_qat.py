@@ -59,7 +59,7 @@ class Integers:
     """What a prepared network computes, in NumPy's integers, layer by layer.
 
     Numbers of a grid are kept as their codes; everything between is integer arithmetic but for the
-    decay, whose products are rounded in float64.
+    decay of int8, whose products are rounded in float64.
     """
 
     def __init__(self, model):
@@ -89,34 +89,40 @@ class Integers:
     def quantize(self, layer, x):
         if x.dtype.kind == "f":
             x = np.round(x / np.float32(layer.scale)).astype(int)
-        return np.clip(x, layer.low, layer.low + 255)
+        return clipped(x, layer)
 
     def weighted(self, layer, x):
         kernel, bias = (np.float64(to_numpy(w)) for w in layer.layer.weights)
         step, shift = (to_numpy(w).astype(int) for w in (layer.step, layer.shift))
         weight = layer.scale / layer.input_scale * 2.0**-shift
-        most = {8: 127 if layer.unit > 1 else 63, 4: 7, 2: 1}.get(layer.bits)
+        fine = layer.state_bits == 16
+        most = {8: 127 if layer.unit > 1 or fine else 63, 4: 7, 2: 1}.get(layer.bits)
         levels = np.where(kernel >= 0, 1, -1)
         if layer.bits > 1:
             levels = np.clip(np.round(kernel / (weight * step)), -most, most).astype(int)
         codes = levels * step
         assert np.abs(codes).max() <= 127
         # Sums in units of `lattice`; the file has half a unit more, so that none is half way.
-        lattice = layer.unit * (1 if layer.unit > 1 else 2)
+        lattice = 1 if fine else layer.unit * (1 if layer.unit > 1 else 2)
         bias = np.round(bias / (layer.scale * 2.0**-shift * lattice)).astype(int)
         sums = np.einsum("...i,io->...o", x, codes) if codes.ndim == 2 else convolved(x, codes)
         assert not (sums % lattice).any()
         sums, shift = sums // lattice + bias, shift - int(np.log2(lattice))
         half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
         rounded = (sums + half >> np.maximum(shift, 0)) << np.maximum(-shift, 0)
-        return np.clip(rounded, layer.low, layer.low + 255)
+        return clipped(rounded, layer)
 
     def neuron(self, layer, x):
         cell, v, spikes = layer.cell, 0, []
         level = round(cell.level / (cell.scale * cell.gain))
         for current in np.moveaxis(x, 1, 0):
-            leaked = np.round(np.float64(cell.decay) * v).astype(int)
-            h = np.clip(current + leaked, -128, 127)
+            if cell.state_bits == 16:
+                p, q = cell.ratio
+                leaked = (2 * p * v + q) // (2 * q)
+                h = np.clip(current + leaked, -32768, 32767)
+            else:
+                leaked = np.round(np.float64(cell.decay) * v).astype(int)
+                h = np.clip(current + leaked, -128, 127)
             fired = (h >= level).astype(int)
             if cell.max_spikes:
                 fired = np.clip((2 * h + level) // (2 * level), 0, cell.max_spikes)
@@ -124,6 +130,11 @@ class Integers:
             spikes.append(fired)
         self.spikes[layer.name] = np.stack(spikes, axis=1)
         return self.spikes[layer.name] * round(1 / cell.spike_scale)
+
+
+def clipped(x, layer):
+    low, high = (-32768, 32767) if layer.state_bits == 16 else (layer.low, layer.low + 255)
+    return np.clip(x, low, high)
 
 
 def pooled(x):
@@ -147,11 +158,21 @@ def spikes_of(model, x):
 
 
 @pytest.mark.parametrize(
-    ("neuron", "bits"), [("lif", 8), ("if_soft", 4), ("decay_soft", 2), ("plif", 1), ("ilif", 8)]
+    ("neuron", "bits", "state_bits"),
+    [
+        ("lif", 8, 8),
+        ("if_soft", 4, 8),
+        ("decay_soft", 2, 8),
+        ("plif", 1, 8),
+        ("ilif", 8, 8),
+        ("lif", 8, 16),
+        ("decay_soft", 4, 16),
+        ("ilif", 8, 16),
+    ],
 )
-def test_spikes_are_those_of_integers(neuron, bits):
+def test_spikes_are_those_of_integers(neuron, bits, state_bits):
     model, x = residual_net(NEURONS[neuron]), images()
-    quantized = qat.prepare(model, x, bits=bits)
+    quantized = qat.prepare(model, x, bits=bits, state_bits=state_bits)
     spikes, (outputs,) = spikes_of(quantized, x)
     integers = Integers(quantized)
     codes = integers(x)
@@ -166,26 +187,43 @@ def test_spikes_are_those_of_integers(neuron, bits):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's work")
 @pytest.mark.parametrize(
-    ("neuron", "mode"), [("lif", "sequence"), ("if_soft", "step"), ("ilif", "sequence")]
+    ("neuron", "mode", "state_bits"),
+    [
+        ("lif", "sequence", 8),
+        ("if_soft", "step", 8),
+        ("ilif", "sequence", 8),
+        ("if_soft", "step", 16),
+        ("lif", "sequence", 16),
+    ],
 )
-def test_files_have_the_same_spikes(neuron, mode, tmp_path):
+def test_files_have_the_same_spikes(neuron, mode, state_bits, tmp_path):
     """On XNNPACK's kernels and on the built-in ones."""
     pytest.importorskip("ai_edge_litert", reason="needs the extra `export`")
     from keras_snn import export
 
     x = images()
-    quantized = qat.prepare(residual_net(NEURONS[neuron]), x)
+    quantized = qat.prepare(residual_net(NEURONS[neuron]), x, state_bits=state_bits)
+    quantize = {8: "int8", 16: "int16x8"}[state_bits]
     report = export.to_tflite(
-        quantized, tmp_path / "m.tflite", mode, "int8", verify_data=x, target="tflm"
+        quantized, tmp_path / "m.tflite", mode, quantize, verify_data=x, target="tflm"
     )
+    if state_bits == 16:  # all of it in integers
+        kinds = {row["type"] for row in report.quantization} | {report.inputs[0]["type"]}
+        assert kinds == {"int16", "int8", "int64"}
+        assert set(report.operations) <= INTEGER_OPERATIONS
     assert len(report.layers) == 3
     for layer in report.layers:
         assert layer["rate"] > 0.02
         assert layer["agreement"] == layer["agreement, built-in"] == 1.0
 
 
-def test_saved_models_compute_the_same(tmp_path):
-    quantized = qat.prepare(residual_net(NEURONS["lif"]), images(), bits=4)
+INTEGER_OPERATIONS = {"ADD", "CONV_2D", "MAX_POOL_2D", "MUL", "PACK", "RESHAPE", "SPLIT", "SUB"}
+
+
+@pytest.mark.parametrize("state_bits", [8, 16])
+def test_saved_models_compute_the_same(state_bits, tmp_path):
+    quantized = qat.prepare(residual_net(NEURONS["lif"]), images(), 4, state_bits=state_bits)
+    assert qat.state_bits(quantized) == state_bits
     quantized.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(*map(to_numpy, (quantized(images()), loaded(images()))))
@@ -230,6 +268,51 @@ def test_gradients_pass_the_rounding_but_not_the_bounds():
     exact = x.astype("float64") @ kernel + [0.0, 5.0, 0.1]
     outputs = np.minimum(exact, 1.27) @ [1.0, 2.0, 3.0]
     assert abs(float(output) - outputs[0]) < 6 * 0.02 * np.abs(x).sum()
+
+
+@pytest.mark.once
+def test_fractions_are_exact_and_bring_no_code_half_way():
+    for decay in (0.0, 0.25, 0.5, 2 / 3, 0.874, 0.95, 1.0):
+        p, q = grids.ratio_without_ties(decay)
+        assert q % 2 == 1
+        assert abs(p / q - decay) < 1e-3
+        codes = np.arange(-32768, 32768)
+        wanted = (2 * p * codes + q) // (2 * q)
+        found = to_numpy(grids.decayed(keras.ops.array(codes, "float32"), (p, q)))
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_gradients_of_int16_potentials_pass_the_rounding():
+    cell = qat.QuantizedLIFCell(3e-4, decay=0.5, gain=0.75, state_bits=16, threshold=1.0)
+    v, x = np.float32([[0.3, -0.8, 7.9]]), np.float32([[0.1, 0.2, 9.0]])
+    h, *found = gradients(
+        lambda v, x: keras.ops.sum(cell.charge(v, x) * keras.ops.array([1.0, 2.0, 3.0])), [], v, x
+    )
+    p, q = cell.ratio
+    codes = np.round(v / np.float32(3e-4 * 0.75)).astype(int)
+    kept = (2 * p * codes + q) // (2 * q)
+    wanted = np.clip(kept + np.round(x / 3e-4), -32768, 32767) * 3e-4 * 0.75
+    np.testing.assert_allclose(float(h), np.sum(wanted * [1, 2, 3]), rtol=1e-6)
+    inside = np.array([[1.0, 2.0, 0.0]])  # the third is cut off
+    np.testing.assert_allclose(to_numpy(found[0][0]), inside * p / q, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(found[0][1]), inside * 0.75, rtol=1e-5)
+
+
+@pytest.mark.once
+def test_scales_that_kernels_would_round_are_refused():
+    cell = qat.QuantizedLIFCell(2.0**-12, state_bits=16)
+    with pytest.raises(ValueError, match="no powers of two"):
+        cell.fake_quantized(None, [None], None)
+
+
+@pytest.mark.once
+def test_files_have_the_bits_of_the_states():
+    from keras_snn.export.targets.tflite import check_data
+
+    quantized = qat.prepare(residual_net(NEURONS["lif"]), images(), state_bits=16)
+    check_data(quantized, "int16x8", None)
+    with pytest.raises(ValueError, match=r"state_bits=8.*got one with `state_bits=16`"):
+        check_data(quantized, "int8", None)
 
 
 @pytest.mark.once
@@ -279,7 +362,9 @@ def test_what_has_no_integers_is_refused_by_name(name):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("arguments", [{"bits": 0}, {"bits": 9}, {"edge_bits": 2.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"bits": 0}, {"bits": 9}, {"edge_bits": 2.5}, {"state_bits": 12}]
+)
 def test_bits_are_one_to_eight(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         qat.prepare(residual_net(NEURONS["lif"]), images(), **arguments)

@@ -15,6 +15,7 @@ __all__ = [
     "read",
     "with_exact_integers",
     "with_float_constants",
+    "with_int64_biases",
     "with_reset",
     "with_sum",
 ]
@@ -193,6 +194,41 @@ def with_float_constants(blob):
     return _packed(model, blob) if changed else blob
 
 
+def with_int64_biases(blob):
+    """The same file, where int16 products have int64 biases.
+
+    TensorFlow's converter writes int32 ones where ranges are not calibrated, and runtimes read
+    them as int64.
+    """
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, names = read(blob)
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    changed = False
+    for graph in model.subgraphs:
+        for operation in graph.operators:
+            if codes[operation.opcodeIndex] not in WEIGHTED or len(operation.inputs) < 3:
+                continue
+            inputs, bias = graph.tensors[operation.inputs[0]], operation.inputs[2]
+            if bias < 0 or TYPES.get(inputs.type) != "int16":
+                continue
+            tensor = graph.tensors[bias]
+            if TYPES[tensor.type] == "int32":
+                old, buffer = bytes(model.buffers[tensor.buffer].data), schema.BufferT()
+                values = np.frombuffer(old, "<i4").astype("<i8")
+                buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+                tensor.buffer, tensor.type = len(model.buffers), schema.TensorType.INT64
+                model.buffers.append(buffer)
+                changed = True
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if changed and index not in used:
+            buffer.data = None
+    return _packed(model, blob) if changed else blob
+
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "EQUAL", "NOT_EQUAL")
 
 

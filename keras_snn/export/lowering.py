@@ -26,7 +26,7 @@ from keras_snn.layers.encoders import _Encoder
 from keras_snn.layers.normalization import _FoldedBatchNormalization
 from keras_snn.layers.readouts import _OverTime
 from keras_snn.layers.rnn import state_names
-from keras_snn.qat import QuantizedLIFCell
+from keras_snn.qat.layers import Constants, QuantizedLIFCell, state_bits
 
 __all__ = ["Lowering"]
 
@@ -76,6 +76,7 @@ class Lowering:
     ):
         self.model, self.trace, self.timesteps, self.grids = model, trace, timesteps, grids
         self.old, self.step, self.floor = states, states is not None, floor
+        self.constants, self.fine = Constants(), grids and state_bits(model) == 16
         self.rounds = rounds and not self.step and timesteps == 1
         self.states, self.initial, self.spikes, self.thresholds = {}, {}, {}, {}
 
@@ -166,7 +167,7 @@ class Lowering:
         """Its tensor, with as many steps as there are."""
         if not value.constant or self.step:
             return value.tensor
-        return ops.concatenate([value.tensor] * self.timesteps, axis=0)
+        return _joined([value.tensor] * self.timesteps, self.fine)
 
     def unstacked(self, value):
         """Its steps, each `(1, ...)`."""
@@ -453,7 +454,10 @@ def _recurrent(lowering, call, x, initial_state=None, **kwargs):
     first = _first_states(cell, shape)
     linear = _linear_step(cell, lowering.floor)
     if lowering.grids and isinstance(cell, QuantizedLIFCell):
-        linear = cell.fake_quantized_inputs, cell.fake_quantized
+        linear = (
+            functools.partial(cell.fake_quantized_inputs, constant=lowering.constants),
+            functools.partial(cell.fake_quantized, constant=lowering.constants),
+        )
     states = [lowering.state(name, value) for name, value in zip(names, first)]
     if lowering.rounds and isinstance(cell, snn.ILIFCell):
         return _integers(cell, x, first)
@@ -471,7 +475,16 @@ def _recurrent(lowering, call, x, initial_state=None, **kwargs):
         lowering.states |= dict(zip(names, states))
     if not layer.return_sequences:
         return Value(outputs[-1], False, late=True)
-    return Value(ops.concatenate(outputs, axis=0) if len(outputs) > 1 else outputs[0], True)
+    return Value(_joined(outputs, lowering.fine), True)
+
+
+def _joined(steps, fine):
+    """Steps `(1, ...)` in one tensor; TensorFlow's converter has no concatenation in int16."""
+    if len(steps) == 1:
+        return steps[0]
+    if fine:
+        return ops.stack([ops.reshape(x, x.shape[1:]) for x in steps], axis=0)
+    return ops.concatenate(steps, axis=0)
 
 
 # Part of the names of integer spikes, or of these times 1 / D: the number behind it.

@@ -137,16 +137,23 @@ def write_project(path, report):
 # What the arena may lose to alignment, and what a program starts with where nobody measured it.
 ALIGNMENT, UNKNOWN_ARENA = 64, 1 << 18
 
+
+def _integer_form(bits):
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    return (
+        f"int{bits}_t",
+        "const TfLiteQuantizationParams q = tensor->params;\n"
+        "  const float code = std::nearbyintf(x / q.scale) + q.zero_point;\n"
+        f"  return static_cast<int{bits}_t>(std::fmin(std::fmax(code, {low}.0f), {high}.0f));",
+        "return static_cast<float>(code - tensor->params.zero_point) * tensor->params.scale;",
+    )
+
+
 # By the type of a file: that of C++, how a tensor stores `x`, and what its `code` stands for.
 FORMS = {
     "float32": ("float", "return x;", "return code;"),
-    "int8": (
-        "int8_t",
-        "const TfLiteQuantizationParams q = tensor->params;\n"
-        "  const float code = std::nearbyintf(x / q.scale) + q.zero_point;\n"
-        "  return static_cast<int8_t>(std::fmin(std::fmax(code, -128.0f), 127.0f));",
-        "return static_cast<float>(code - tensor->params.zero_point) * tensor->params.scale;",
-    ),
+    "int8": _integer_form(8),
+    "int16": _integer_form(16),
 }
 MAIN = """\
 // Written by keras_snn: $stem on TensorFlow Lite Micro.

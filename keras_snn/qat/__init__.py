@@ -1,4 +1,4 @@
-"""Quantisation-aware training: networks that compute in training what their int8 files compute."""
+"""Quantisation-aware training: networks that compute what their integer files compute."""
 
 from keras_snn.qat.grids import Grid
 from keras_snn.qat.imitate import SpikeDistance, imitate
@@ -8,6 +8,7 @@ from keras_snn.qat.layers import (
     QuantizedLIFCell,
     QuantizedWeights,
     is_prepared,
+    state_bits,
 )
 from keras_snn.qat.prepare import prepare
 
@@ -21,4 +22,5 @@ __all__ = [
     "imitate",
     "is_prepared",
     "prepare",
+    "state_bits",
 ]

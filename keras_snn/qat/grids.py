@@ -1,4 +1,4 @@
-"""Numbers as int8 has them, and rounding that all kernels agree on.
+"""Numbers as int8 and int16 have them, and rounding that all kernels agree on.
 
 TensorFlow Lite's reference kernels, XNNPACK and CMSIS-NN round half way between two integers
 differently, some of them twice. What these functions choose is never half way: sums of products
@@ -6,7 +6,8 @@ lie on odd multiples of half a step, factors of a power of two bring them to the
 decay of a membrane is moved by less than a thousandth.
 
 Source of the rounding: gemmlowp's `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT`;
-XNNPACK's `fp32` requantisation.
+XNNPACK's `fp32` requantisation. In int16 there is one kind of kernels, whose sums of products are
+rounded once, half way upwards.
 """
 
 import dataclasses
@@ -14,7 +15,16 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-__all__ = ["Grid", "decay_without_ties", "straight_through", "weight_codes", "weight_steps"]
+__all__ = [
+    "Grid",
+    "decay_without_ties",
+    "decayed",
+    "near_power_of_two",
+    "ratio_without_ties",
+    "straight_through",
+    "weight_codes",
+    "weight_steps",
+]
 
 
 def straight_through(rounded, x):
@@ -24,11 +34,12 @@ def straight_through(rounded, x):
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The numbers `scale * code` for the codes from `low` to `low + 255`.
+    """The numbers `scale * code` for `2**bits` codes from `low` on.
 
     Attributes:
         scale: Distance between two numbers.
-        low: Smallest code; int8 stores `code - low - 128`.
+        low: Smallest code; int8 stores `code - low - 128`, int16 the code itself.
+        bits: 8 or 16.
 
     Example:
 
@@ -39,11 +50,12 @@ class Grid:
 
     scale: float
     low: int = -128
+    bits: int = 8
 
     @property
     def high(self):
         """Largest code."""
-        return self.low + 255
+        return self.low + (1 << self.bits) - 1
 
     def snap(self, x):
         """The nearest numbers of the grid; the gradient is 1 within it and 0 outside.
@@ -68,7 +80,7 @@ class Grid:
         import tensorflow as tf
 
         low, high = (float(np.float32(self.scale * code)) for code in (self.low, self.high))
-        return tf.quantization.fake_quant_with_min_max_args(x, low, high)
+        return tf.quantization.fake_quant_with_min_max_args(x, low, high, num_bits=self.bits)
 
 
 def decay_without_ties(decay):
@@ -96,7 +108,61 @@ def decay_without_ties(decay):
     raise AssertionError("0 and 1 are such decays")
 
 
-def weight_steps(kernel, bits, unit_step, ratio, axis):
+def ratio_without_ties(decay):
+    """The fraction `p / q` nearest to `decay` with an odd `q` up to 511.
+
+    Products with integers are never half way between two others, but 1 / 1022 away from it.
+
+    Args:
+        decay: Share of the potential that a step leaves, 0 to 1.
+
+    Returns:
+        `(p, q)`, integers.
+
+    Example:
+
+    >>> ratio_without_ties(1.0), ratio_without_ties(0.5)
+    ((1, 1), (255, 511))
+    """
+    q = np.arange(1, 512, 2)
+    p = np.round(decay * q)
+    best = np.argmin(np.abs(p / q - decay))
+    return int(p[best]), int(q[best])
+
+
+def near_power_of_two(scale):
+    """Whether int16 kernels take a scale for the power of two beside it.
+
+    Sums and differences of tensors whose scales are all within 0.07 % of powers of two are computed
+    as if they were these.
+
+    Example:
+
+    >>> near_power_of_two(0.5002), near_power_of_two(0.6)
+    (True, False)
+    """
+    distance = np.log2(scale)
+    return bool(abs(distance - np.round(distance)) < 0.01)
+
+
+def decayed(codes, ratio):
+    """`round(codes * p / q)`, exact in float32 for int16 codes.
+
+    Args:
+        codes: Integers, a float tensor of any shape.
+        ratio: `(p, q)` of `ratio_without_ties`.
+
+    Returns:
+        A tensor like `codes`.
+    """
+    p, q = ratio
+    products = codes * p  # below 2**24, as all that follows
+    quotients = ops.round(products / q)
+    rest = 2 * (products - quotients * q)
+    return quotients + ops.cast(rest > q, codes.dtype) - ops.cast(rest < -q, codes.dtype)
+
+
+def weight_steps(kernel, bits, unit_step, ratio, axis, shifts=(-8, 20)):
     """Steps of the weights of each channel that int8 codes can say, chosen by squared error.
 
     A weight is `q * step * 2**-shift * ratio` with an integer `q` of `bits` bits, and `q * step`
@@ -108,6 +174,7 @@ def weight_steps(kernel, bits, unit_step, ratio, axis):
         unit_step: What codes are multiples of, 1 or 2.
         ratio: Scale of the outputs by that of the inputs.
         axis: The axis of the channels, or `None` for one step for all.
+        shifts: The smallest and the largest shift.
 
     Returns:
         `(step, shift)`, integer arrays of one entry a channel.
@@ -124,7 +191,7 @@ def weight_steps(kernel, bits, unit_step, ratio, axis):
         wanted = size * share / most / ratio  # the distance between two codes, as outputs have it
         exact = np.log2(largest_step / wanted)
         for shift in (np.floor(exact), np.ceil(exact)):
-            shift = np.clip(shift, -8, 20)
+            shift = np.clip(shift, *shifts)
             step = np.round(wanted * 2.0**shift / unit_step) * unit_step
             step = np.clip(step, unit_step, largest_step)
             distance = (step * 2.0**-shift * ratio)[:, None]

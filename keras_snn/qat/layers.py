@@ -1,6 +1,7 @@
-"""Layers that compute what int8 kernels compute, in floats, with straight-through gradients."""
+"""Layers that compute what integer kernels compute, in floats, with straight-through gradients."""
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -10,23 +11,55 @@ from keras import ops
 from keras_snn import graph
 from keras_snn.layers.base import SpikingCell
 from keras_snn.layers.rnn import Neuron
-from keras_snn.qat.grids import Grid, decay_without_ties, straight_through, weight_codes
+from keras_snn.qat.grids import (
+    Grid,
+    decay_without_ties,
+    decayed,
+    near_power_of_two,
+    ratio_without_ties,
+    straight_through,
+    weight_codes,
+)
 from keras_snn.utils.arguments import Configured, check_integer, check_number
 
-__all__ = ["Quantize", "QuantizedLIF", "QuantizedLIFCell", "QuantizedWeights", "is_prepared"]
+__all__ = [
+    "Constants",
+    "Quantize",
+    "QuantizedLIF",
+    "QuantizedLIFCell",
+    "QuantizedWeights",
+    "is_prepared",
+    "state_bits",
+]
 
 # The largest multiplier below a power of two that kernels round alike: with it the reference
 # kernels round once only, and XNNPACK's floats are as good as exact.
 BELOW_ONE = 1 - 2.0**-20
 
 
+def check_state_bits(state_bits):
+    """`state_bits` as an integer, 8 or 16."""
+    if check_integer("state_bits", state_bits) not in (8, 16):
+        raise ValueError(
+            "Received an invalid value for argument `state_bits`, expected 8 or 16, "
+            f"got {state_bits}."
+        )
+    return int(state_bits)
+
+
+def _grid(scale, low, bits):
+    """The grid; int16 codes are always all there are."""
+    return Grid(scale, low) if bits == 8 else Grid(scale, -(1 << 15), 16)
+
+
 @keras.saving.register_keras_serializable(package="keras_snn")
 class Quantize(Configured, keras.layers.Layer):
-    """Brings numbers to those that an int8 tensor holds, `scale * code`.
+    """Brings numbers to those that an int8 or int16 tensor holds, `scale * code`.
 
     Args:
         scale: Distance between two numbers.
-        low: Smallest code; the largest is `low + 255`.
+        low: Smallest code of an int8 tensor; the largest is `low + 255`.
+        state_bits: 8, or 16 for int16, whose codes are all from -32768 to 32767.
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
 
     Call arguments:
@@ -42,11 +75,12 @@ class Quantize(Configured, keras.layers.Layer):
     [ 0.    0.25 63.75]
     """
 
-    def __init__(self, scale, low=-128, **kwargs):
+    def __init__(self, scale, low=-128, state_bits=8, **kwargs):
         super().__init__(**kwargs)
         self.scale = check_number("scale", scale, above=0)
         self.low = check_integer("low", low, minimum=-255)
-        self.grid = Grid(self.scale, self.low)
+        self.state_bits = check_state_bits(state_bits)
+        self.grid = _grid(self.scale, self.low, self.state_bits)
         self.supports_masking = True
 
     def call(self, inputs):
@@ -60,12 +94,13 @@ class Quantize(Configured, keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self):
-        return super().get_config() | {"scale": self.scale, "low": self.low}
+        names = ("scale", "low", "state_bits")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
 class QuantizedWeights(Configured, keras.layers.Wrapper):
-    """A dense layer or convolution with int8 weights, int32 sums and int8 outputs.
+    """A dense layer or convolution with int8 weights, exact sums and int8 or int16 outputs.
 
     Inputs are numbers of one grid, outputs of another; the sum of each channel, bias included,
     comes to the grid of the outputs by a shift. The layer's own weights stay float, and are what
@@ -79,6 +114,7 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         unit: What the codes of the inputs are multiples of, 1 or 4.
         bits: Bits of a weight: 3 to 8, 2 for -1, 0 and 1, 1 for -1 and 1, each times a number of
             the channel's.
+        state_bits: 8, or 16 for int16 inputs and outputs (`low` and `unit` are of no matter then).
         **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
 
     Call arguments:
@@ -88,7 +124,7 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         What the layer gives.
     """
 
-    def __init__(self, layer, input_scale, scale, low=-128, unit=4, bits=8, **kwargs):
+    def __init__(self, layer, input_scale, scale, low=-128, unit=4, bits=8, state_bits=8, **kwargs):
         if isinstance(layer, dict):
             layer = keras.saving.deserialize_keras_object(layer)
         super().__init__(layer, **kwargs)
@@ -99,9 +135,10 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         self.bits = check_integer("bits", bits)
         if bits > 8:
             raise ValueError(f"`bits` must be 1 to 8, got {bits}.")
-        self.grid = Grid(self.scale, self.low)
-        # Sums have to be multiples of 2 or more, to which an odd number is added.
-        self.unit_step = 1 if self.unit > 1 else 2
+        self.state_bits = check_state_bits(state_bits)
+        self.grid = _grid(self.scale, self.low, self.state_bits)
+        # int8: sums have to be multiples of 2 or more, to which an odd number is added.
+        self.unit_step = 1 if self.unit > 1 or self.state_bits == 16 else 2
         self.supports_masking = True
 
     @property
@@ -130,9 +167,11 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         fraction = ops.power(2.0, -self.shift)
         weight = self.scale / self.input_scale * fraction
         kernel = weight_codes(self.layer.kernel / weight, self.bits, self.step, self.unit_step)
-        lattice = self.unit * self.unit_step
+        lattice = self.unit * self.unit_step if self.state_bits == 8 else 1
         bias = self.layer.bias / (self.scale * fraction * lattice)
         bias = straight_through(ops.round(ops.stop_gradient(bias)), bias) * lattice
+        if self.state_bits == 16:
+            return kernel, bias
         # Half a step more, where sums have to be rounded.
         return kernel, bias + ops.where(ops.power(2.0, self.shift) > lattice, lattice / 2, 0.0)
 
@@ -142,7 +181,11 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         codes = straight_through(ops.round(ops.stop_gradient(codes)), codes)
         sums = self.apply(codes, kernel, bias)
         sums = straight_through(ops.round(ops.stop_gradient(sums)), sums)
-        return self.grid.snap(sums * ops.power(2.0, -self.shift) * self.scale)
+        fraction = ops.power(2.0, -self.shift)
+        if self.state_bits == 16:
+            codes = ops.floor(ops.stop_gradient(sums) * fraction + 0.5)
+            return self.grid.snap(straight_through(codes, sums * fraction) * self.scale)
+        return self.grid.snap(sums * fraction * self.scale)
 
     def apply(self, inputs, kernel, bias):
         """The layer with other weights."""
@@ -161,7 +204,8 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         # A convolution of 1x1: the converter transposes the weights of dense layers, and loses
         # which axis has the channels.
         kernel = kernel[None, None] if dense else kernel
-        weight = (self.scale / self.input_scale * 2.0**-shift * BELOW_ONE).astype("float32")
+        factor = BELOW_ONE if self.state_bits == 8 else 1.0
+        weight = (self.scale / self.input_scale * 2.0**-shift * factor).astype("float32")
         quantize = tf.quantization
         if weight.ndim:
             kernel = quantize.fake_quant_with_min_max_vars_per_channel(
@@ -180,7 +224,7 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         return tf.reshape(y, (*inputs.shape[:-1], y.shape[-1]))
 
     def get_config(self):
-        names = ("input_scale", "scale", "low", "unit", "bits")
+        names = ("input_scale", "scale", "low", "unit", "bits", "state_bits")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -199,25 +243,45 @@ class QuantizedLIFCell(SpikingCell):
         max_spikes: Of integer spikes the largest number, see `keras_snn.layers.ILIF`; 0 for spikes
             of 0 and 1.
         spike_scale: Scale of the spikes in files.
+        state_bits: Bits of potentials and currents, 8 or 16; with 16 the decay is a fraction of
+            integers, see `keras_snn.qat.grids.ratio_without_ties`.
 
     Source: the equations are those of `keras_snn.layers.LIF`, `DecayLIF` and `ILIF`.
     """
 
     def __init__(
-        self, scale, low=-128, decay=1.0, gain=1.0, max_spikes=0, spike_scale=0.25, **kwargs
+        self,
+        scale,
+        low=-128,
+        decay=1.0,
+        gain=1.0,
+        max_spikes=0,
+        spike_scale=0.25,
+        state_bits=8,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.scale = check_number("scale", scale, above=0)
         self.low = check_integer("low", low, minimum=-255)
-        self.decay = decay_without_ties(check_number("decay", decay, minimum=0, maximum=1))
+        self.state_bits = check_state_bits(state_bits)
+        decay = check_number("decay", decay, minimum=0, maximum=1)
+        if self.state_bits == 8:
+            self.decay = decay_without_ties(decay)
+        else:
+            self.ratio = ratio_without_ties(decay)
+            self.decay = self.ratio[0] / self.ratio[1]
         self.gain = check_number("gain", gain, above=0)
         self.max_spikes = check_integer("max_spikes", max_spikes, minimum=0)
         self.spike_scale = check_number("spike_scale", spike_scale, above=0)
-        self.grid = Grid(self.scale * self.gain, self.low)
+        self.grid = _grid(self.scale * self.gain, self.low, self.state_bits)
         # The first number of the grid at which it fires.
         self.level = math.ceil(self.threshold / self.grid.scale - 1e-3) * self.grid.scale
 
     def charge(self, v, x):
+        if self.state_bits == 16 and self.decay < 1:
+            kept = decayed(self.grid.codes(v), self.ratio) * np.float32(self.grid.scale)
+            v = straight_through(kept, np.float32(self.decay) * v)
+            return self.grid.snap(v + np.float32(self.gain) * x)
         return self.grid.snap(np.float32(self.decay) * v + np.float32(self.gain) * x)
 
     def fire(self, h, threshold=None):
@@ -228,16 +292,29 @@ class QuantizedLIFCell(SpikingCell):
     def reset_membrane(self, h, spikes, threshold=None):
         return self.grid.snap(super().reset_membrane(h, spikes, self.level))
 
-    def fake_quantized_inputs(self, x):
-        """Currents of all steps as the potential has them, as TensorFlow's converter reads it."""
-        return x if self.gain == 1 else self.grid.fake_quantize(x * np.float32(self.gain))
+    def fake_quantized_inputs(self, x, constant):
+        """Currents of all steps as the potential has them, as TensorFlow's converter reads it.
 
-    def fake_quantized(self, x, states):
+        Args:
+            x: Currents.
+            constant: See `Constants`.
+        """
+        if self.gain == 1:
+            return x
+        gain = np.float32(self.gain) if self.state_bits == 8 else constant(self.gain)
+        return self.grid.fake_quantize(x * gain)
+
+    def fake_quantized(self, x, states, constant):
         """`step` on such currents, as TensorFlow's converter reads it; a zero state is `None`."""
+        step = self._step_int8 if self.state_bits == 8 else self._step_int16
+        counts, h = step(x, *states, constant)
+        return counts, [h]
+
+    def _step_int8(self, x, v, constant):
         import tensorflow as tf
 
-        (v,), snap = states, self.grid.fake_quantize
-        h, decay, level = x, np.float32(self.decay), np.float32(self.level)
+        snap, h = self.grid.fake_quantize, x
+        decay, level = np.float32(self.decay), np.float32(self.level)
         if v is not None and decay:
             v = snap(v)
             # The same codes: their scale decays.
@@ -257,7 +334,59 @@ class QuantizedLIFCell(SpikingCell):
             h = snap(h - snap(h * counts))
         elif self.reset == "soft":
             h = snap(h - snap(counts * level))
-        return counts, [h]
+        return counts, h
+
+    def _step_int16(self, x, v, constant):
+        """With operations that there are in int16; no comparison is among them."""
+        import tensorflow as tf
+
+        scale, snap, h = self.grid.scale, self.grid.fake_quantize, x
+        if near_power_of_two(scale):
+            raise ValueError(
+                "Files have int16 potentials of scales that are no powers of two, which kernels "
+                f"would round constants to, got `scale * gain` = {scale}."
+            )
+        count = _grid(self.spike_scale, 0, 16).fake_quantize
+        if v is not None and self.decay:
+            v = snap(v)
+            h = snap(x + (v if self.decay == 1 else snap(v * constant(self.decay))))
+        level, counts = round(self.level / scale), None
+        for n in range(max(self.max_spikes, 1)):
+            first = (2 * n + 1) * level // 2 + 1 if self.max_spikes else level
+            above = snap(tf.nn.relu(h - constant((first - 1) * scale)))  # 0 where it does not fire
+            fired = above * constant(1 / scale)
+            fired = count(tf.maximum(tf.minimum(fired, 1.0), -1.0))
+            counts = fired if counts is None else count(counts + fired)
+        if self.reset == "hard":
+            h = snap(h - snap(h * counts))
+        elif self.reset == "soft":
+            h = snap(h - snap(counts * constant(level * scale)))
+        return counts, h
+
+
+class Constants:
+    """Constants in int16, as TensorFlow's converter reads them, each with a scale of its own.
+
+    What is stored is `value = code * scale`, with another code each time: the converter makes one
+    of equal constants, and one that is read twice int8 for some of its readers.
+
+    Example:
+
+    >>> constant = Constants()
+    >>> [float(constant(0.5)) for _ in range(2)]
+    [0.5, 0.5]
+    """
+
+    def __init__(self):
+        self.codes = itertools.count(1 << 14)
+
+    def __call__(self, value):
+        import tensorflow as tf
+
+        code = next(self.codes)
+        near = np.float32(value).view("int32") + np.int32(code % 301 - 150)
+        grid = _grid(value / code, 0, 16)
+        return grid.fake_quantize(tf.constant(near.view("float32")))
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -273,10 +402,19 @@ class QuantizedLIF(Neuron, cell=QuantizedLIFCell):
     """
 
 
+def state_bits(model):
+    """Bits of the currents and potentials of a model of `keras_snn.qat.prepare`; 0 of another."""
+    for layer in graph.flatten_layers(model):
+        if isinstance(layer, (Quantize, QuantizedWeights)):
+            return layer.state_bits
+        if isinstance(layer, QuantizedLIF):
+            return layer.cell.state_bits
+    return 0
+
+
 def is_prepared(model):
     """Whether a model has layers that `keras_snn.qat.prepare` makes."""
-    kinds = (Quantize, QuantizedWeights, QuantizedLIF)
-    return any(isinstance(layer, kinds) for layer in graph.flatten_layers(model))
+    return state_bits(model) > 0
 
 
 def _inner(call):

@@ -1,4 +1,4 @@
-"""From a trained float network to one that is trained on with the arithmetic of its int8 file."""
+"""From a trained float network to one with the arithmetic of its integer file, to be trained on."""
 
 import math
 
@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_snn import graph
 from keras_snn import layers as snn
-from keras_snn.qat.grids import Grid, decay_without_ties, weight_steps
-from keras_snn.qat.layers import Quantize, QuantizedLIF, QuantizedWeights
+from keras_snn.qat.grids import Grid, decay_without_ties, near_power_of_two, weight_steps
+from keras_snn.qat.layers import Quantize, QuantizedLIF, QuantizedWeights, check_state_bits
 from keras_snn.utils.arguments import check_integer
 
 __all__ = ["fold", "prepare"]
@@ -45,10 +45,15 @@ MOVING_OPERATIONS = ("Reshape", "Transpose", "Concatenate", "GetItem", "Squeeze"
 SPIKE, LARGEST_COUNT = 4, 63
 # What a threshold may be, in steps of the potential.
 LEVELS = (24, 32, 40, 48, 56, 64, 80, 96)
+# The same of int16, odd, so that half of one is no code.
+FINE_LEVELS = (4095, 3583, 2047, 1791, 1023, 895, 511, 447, 255, 223)
+# In int16: the largest code of an input; sums of products that float32 has exactly; how many steps
+# of a current a step of a weight may be, in powers of two.
+FINE_INPUTS, EXACT, LARGEST_SHIFT = (4080, 255), 1 << 24, 6
 
 
-def prepare(model, data, bits=8, edge_bits=8, samples=64):
-    """A network with the arithmetic of its int8 file, to be trained on.
+def prepare(model, data, bits=8, edge_bits=8, state_bits=8, samples=64):
+    """A network with the arithmetic of its int8 or int16 file, to be trained on.
 
     Batch normalisations are folded into the weights in front of them, and weights, currents and
     potentials are brought to what int8 holds: weights with a step for each channel, currents and
@@ -65,6 +70,9 @@ def prepare(model, data, bits=8, edge_bits=8, samples=64):
         bits: Bits of a weight: 3 to 8; 2 for the ternary -1, 0, 1, 1 for the binary -1, 1, each
             times a number of the channel's.
         edge_bits: Bits of the weights that read the inputs or give the outputs.
+        state_bits: Bits of currents and potentials. 8, or 16 for files of int8 weights and int16
+            between (`quantize="int16x8"`): a threshold has up to 4096 codes instead of up to 96,
+            but XNNPACK has no such kernels.
         samples: Number of examples that scales are taken from.
 
     Returns:
@@ -89,9 +97,10 @@ def prepare(model, data, bits=8, edge_bits=8, samples=64):
                 f"Received an invalid value for argument `{name}`, expected 1 to 8, got {value}."
             )
     check_integer("samples", samples)
+    state_bits = check_state_bits(state_bits)
     graph.check_functional(model, "`prepare`")
     data = [np.asarray(x)[:samples] for x in graph.in_order(model, data)]
-    return _Plan(fold(model), data, bits, edge_bits).build()
+    return _Plan(fold(model), data, bits, edge_bits, state_bits).build()
 
 
 def fold(model):
@@ -206,8 +215,9 @@ class _Tensors:
 class _Plan:
     """Which grid each tensor of a folded network has, and the network that computes with them."""
 
-    def __init__(self, model, data, bits, edge_bits):
+    def __init__(self, model, data, bits, edge_bits, state_bits):
         self.model, self.bits, self.edge_bits = model, bits, edge_bits
+        self.fine = state_bits == 16
         self.trace = graph.trace(model)
         self.tensors = {}
         readers = _readers(self.trace)
@@ -300,23 +310,44 @@ class _Plan:
         if pools and (integers or not neurons):
             raise _refused(pools[0], "means are rounded but for those of binary spikes; use maxima")
         if not read and not weighted and (neurons or (None in group.made and counts)):
-            group.unit = 1 if integers else SPIKE
+            group.unit = 1 if integers or self.fine else SPIKE
             codes = group.unit * group.windows
-            if largest * codes <= 255:
-                group.grid = Grid(1 / codes, 0)
+            most = FINE_INPUTS[0] if self.fine else 255
+            if largest * codes <= most:
+                group.grid = self.grid(1 / codes, 0)
                 return
             if neurons:
                 raise _refused(
-                    neurons[0], f"sums of its spikes, up to {largest:g}, do not fit in int8"
+                    neurons[0],
+                    f"sums of its spikes, up to {largest:g}, do not fit in {most} codes",
                 )
         group.unit = 1
         if read:
-            scale = _scale_of_currents(read[0], group.values[id(read[0].input)])
-            group.grid = Grid(scale)
+            currents = group.values[id(read[0].input)]
+            if self.fine:
+                reach = max(_largest_weight(c) for c in weighted)
+                scale = _fine_scale_of_currents(read[0], currents, reach)
+            else:
+                scale = _scale_of_currents(read[0], currents)
+            group.grid = self.grid(scale)
             return
         span = (max(largest, 0.0) - smallest) or 1.0
-        scale = float(np.float32(span / 255))
-        group.grid = Grid(scale, math.floor(smallest / scale + 0.5))
+        codes = self.input_codes(group) if self.fine else 255
+        scale = float(np.float32(span / codes))
+        group.grid = self.grid(scale, math.floor(smallest / scale + 0.5))
+
+    def grid(self, scale, low=-128):
+        return Grid(scale, -(1 << 15), 16) if self.fine else Grid(scale, low)
+
+    def input_codes(self, group):
+        """How many codes values may have, so that sums of their products are exact."""
+        sizes = [
+            c.layer.kernel.shape
+            for c in group.read
+            if c is not None and isinstance(c.layer, WEIGHTED)
+        ]
+        terms = max((int(np.prod(shape[:-1])) for shape in sizes), default=1)
+        return next((n for n in FINE_INPUTS if 127 * n * terms <= EXACT), FINE_INPUTS[-1])
 
     def build(self):
         """The network on these grids."""
@@ -353,16 +384,19 @@ class _Plan:
             type(layer).from_config(layer.get_config()),
             before.grid.scale,
             group.grid.scale,
-            group.grid.low,
+            _low(group.grid),
             before.unit,
             self.edge_bits if first or last else self.bits,
+            16 if self.fine else 8,
             name=_name(call),
             dtype="float32",
         )
         y = (snn.FoldTime(new) if call.each_step else new)(x)
         kernel, bias = map(ops.convert_to_numpy, layer.get_weights())
         ratio = group.grid.scale / before.grid.scale
-        steps = weight_steps(kernel, new.bits, new.unit_step, ratio, new.channel_axis)
+        # Beyond that shift kernels have no factor.
+        shifts = (-LARGEST_SHIFT, 20) if self.fine else (-8, 20)
+        steps = weight_steps(kernel, new.bits, new.unit_step, ratio, new.channel_axis, shifts)
         steps = [s if new.channel_axis is not None else s[0] for s in steps]
         weights.append((new, [kernel, bias], *steps))
         return y
@@ -374,7 +408,12 @@ def _name(call):
 
 
 def _quantize(grid, x):
-    return Quantize(grid.scale, grid.low, dtype="float32")(x)
+    return Quantize(grid.scale, _low(grid), grid.bits, dtype="float32")(x)
+
+
+def _low(grid):
+    """The smallest code, as layers take it."""
+    return grid.low if grid.bits == 8 else -128
 
 
 def _cell(call, name):
@@ -430,6 +469,23 @@ def _scale_of_currents(call, currents):
     return float(np.float32(found / gain))
 
 
+def _largest_weight(call):
+    return float(np.max(np.abs(ops.convert_to_numpy(call.layer.kernel)))) * 1.5  # may grow
+
+
+def _fine_scale_of_currents(call, currents, weight):
+    """The same of int16 currents, which have room for twice the currents and all weights."""
+    _, gain, threshold = _numbers(call)
+    largest = 2 * float(np.max(np.abs(currents)))
+    for level in FINE_LEVELS:
+        scale = threshold / level / gain
+        if near_power_of_two(scale * gain):
+            continue
+        if largest < 32767 * scale and weight < (127 << LARGEST_SHIFT) * scale:
+            break
+    return float(np.float32(scale))
+
+
 def _sample(count, most=4096):
     return np.random.default_rng(0).permutation(count)[:most]
 
@@ -456,11 +512,12 @@ def _neuron(call, currents, spikes):
     decay, gain, threshold = _numbers(call)
     return QuantizedLIF(
         currents.scale,
-        currents.low,
+        _low(currents),
         decay,
         gain,
         _cell(call, "max_spikes"),
         spikes.scale,
+        currents.bits,
         threshold=threshold,
         reset=cell.reset,
         detach_reset=cell.detach_reset,

@@ -14,7 +14,7 @@ from keras_snn.export.lowering import INTEGERS
 from keras_snn.export.streaming import StreamingInterpreter
 from keras_snn.export.targets import MODES, Job, Target, check
 from keras_snn.layers import ILIFCell
-from keras_snn.qat import is_prepared
+from keras_snn.qat import state_bits
 
 __all__ = ["TARGET", "TFLite", "check_data", "convert", "to_tflite"]
 
@@ -58,9 +58,10 @@ def to_tflite(
         quantize: `None` (float32), `"dynamic"` (int8 weights), `"float16"` (weights), `"int8"`
             (all), `"int16x8"` (int16 activations, int8 weights).
         representative_data: Inputs as for `model.predict`, at least a few dozen examples, from
-            which ranges are taken; needed for `"int8"` and `"int16x8"`, but for `"int8"` of a
-            model of `keras_snn.qat.prepare`, which has its ranges.
-        target: `"litert"`, or `"tflm"` for microcontrollers (float32 or int8 only).
+            which ranges are taken; needed for `"int8"` and `"int16x8"`, but not of a model of
+            `keras_snn.qat.prepare`, which has its ranges: for `"int8"` those of `state_bits=8`, for
+            `"int16x8"` those of `state_bits=16`.
+        target: `"litert"`, or `"tflm"` for microcontrollers (float32, int8, or prepared int16x8).
         state: In step mode, whether states are inputs and outputs (`"explicit"`) or kept in the
             file's own variables (`"internal"`).
         verify_data: Inputs to compare with; by default the representative data, else noise.
@@ -93,9 +94,11 @@ def to_tflite(
     check("state", state, STATES)
     check_data(model, quantize, representative_data)
     calibrated = quantize in CALIBRATED
-    if target == "tflm" and quantize not in (None, "int8"):
+    prepared = quantize in CALIBRATED and state_bits(model) > 0
+    if target == "tflm" and quantize not in (None, "int8") and not prepared:
         raise ValueError(
-            f"Microcontrollers run float32 and int8 files, got `quantize={quantize!r}`."
+            "Microcontrollers run float32 and int8 files, and int16x8 of models of "
+            f"`keras_snn.qat.prepare`, got `quantize={quantize!r}`."
         )
     if state == "internal" and (mode != "step" or target == "tflm" or calibrated):
         raise ValueError(
@@ -110,8 +113,15 @@ def to_tflite(
 
 def check_data(model, quantize, representative_data):
     """Raises a `ValueError` if there is nothing that ranges could be taken from."""
-    prepared = quantize == "int8" and is_prepared(model)
-    if quantize in CALIBRATED and representative_data is None and not prepared:
+    if quantize not in CALIBRATED:
+        return
+    bits, wanted = state_bits(model), 8 if quantize == "int8" else 16
+    if bits and bits != wanted:
+        raise ValueError(
+            f"`quantize={quantize!r}` is for models of `prepare(..., state_bits={wanted})`, "
+            f"got one with `state_bits={bits}`."
+        )
+    if representative_data is None and not bits:
         raise ValueError(f"`quantize={quantize!r}` needs `representative_data`, got None.")
 
 
@@ -198,7 +208,7 @@ def convert(program, probe):
     inside = options["state"] == "internal"
     floor = options["target"] == "litert" and options["quantize"] not in CALIBRATED
     cells = [getattr(call.layer, "cell", None) for call in program.trace.calls]
-    grids = options["quantize"] == "int8" and is_prepared(program.model)
+    grids = options["quantize"] in CALIBRATED and state_bits(program.model) > 0
     rounds = options["quantize"] == "int8" and any(isinstance(c, ILIFCell) for c in cells)
     module, signatures = program.module(probe, inside, floor=floor, rounds=rounds, grids=grids)
     with tempfile.TemporaryDirectory() as folder:
@@ -219,7 +229,7 @@ def convert(program, probe):
                 f"{options['quantize']!r}`: it has no such form of one of the operations."
             ) from error
     if options["quantize"] == "int16x8":
-        blob = flatbuffer.with_float_constants(blob)
+        blob = flatbuffer.with_float_constants(flatbuffer.with_int64_biases(blob))
     if inside:
         blob = flatbuffer.main_first(blob, "step")
     elif job.mode == "step" and options["target"] == "litert":
@@ -242,7 +252,9 @@ def _quantize(converter, program, signatures, grids):
         if not grids:
             converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    if quantize == "int16x8":
+    if quantize == "int16x8" and grids:
+        converter.inference_input_type = converter.inference_output_type = tf.int16
+    elif quantize == "int16x8":
         both = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         converter.target_spec.supported_ops = [both, sets.TFLITE_BUILTINS]
 
