@@ -112,8 +112,8 @@ class Lowering:
         timed, late = any(v.timed for v in values), any(v.late for v in values)
         if self.step and late and (timed or call.time == "adds"):
             raise self.unsupported(call, "it reads the answer of a whole clip at each step")
-        if self.grids and hasattr(call.layer, "fake_quantized"):
-            layer = call.layer.fake_quantized
+        layer = self.quantized(call.layer)
+        if layer is not None:
             if timed:
                 return self.apply(call, layer, args, {})
             call, kwargs = dataclasses.replace(call, operation=layer), {}
@@ -126,6 +126,12 @@ class Lowering:
                 getattr(call.layer, "cell", None), "threshold", None
             )
         return outputs
+
+    def quantized(self, layer):
+        """A layer as TensorFlow's converter reads it as quantised, `None` if it is as it is."""
+        if self.fine and getattr(layer, "activation", None) is keras.activations.softmax:
+            return _softmax
+        return getattr(layer, "fake_quantized", None) if self.grids else None
 
     def find(self, call):
         """What lowers a call that has to do with time."""
@@ -195,6 +201,12 @@ class Lowering:
         now = self.state("time", np.zeros(1))
         self.states["time"] = now + 1
         return now
+
+
+def _softmax(x):
+    """In float32: the converter can't write the operation for int16."""
+    e = ops.exp(x - ops.max(x, axis=-1, keepdims=True))
+    return e * (1 / ops.sum(e, axis=-1, keepdims=True))
 
 
 def _plain(lowering, call, *args, **kwargs):
