@@ -307,7 +307,7 @@ def check_numbers(report, details):
 WEIGHING = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-@pytest.mark.parametrize("quantize", ["int8", None])
+@pytest.mark.parametrize("quantize", ["int8", "int16x8", None])
 def test_layers(quantize, both, reference_kernels, tmp_path):
     model = various_net()
     if quantize == "int16x8":  # softmax is a table there
