@@ -36,8 +36,8 @@ flags.DEFINE_float("delay_rate", 0.1, "That of delays, in steps.", lower_bound=0
 
 TIMESTEPS = 50
 NETWORKS = {
-    "convolutions, LIF": {},
-    "convolutions, SEAdLIF": {"neuron": "SEAdLIF"},
+    "convolutions with LIF": {},
+    "convolutions with SEAdLIF": {"neuron": "SEAdLIF"},
     "recurrent SEAdLIF": {
         "neuron": "SEAdLIF",
         "size": 1,
@@ -45,7 +45,7 @@ NETWORKS = {
         "recurrent": True,
         "readout_tau": 15.0,
     },
-    "delays, LIF": {"synapses": "delays", "size": 11, "filters": (208, 208, 208)},
+    "delays with LIF": {"synapses": "delays", "size": 11, "filters": (208, 208, 208)},
 }
 USED = ("epochs", "batch_size", "learning_rate", "delay_rate")
 
