@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import tempfile
 import warnings
 
 from absl import app, flags
@@ -241,7 +242,7 @@ FILES = {
     "C int16x8": ("step", "c", "int16x8"),
     "ONNX": ("sequence", "onnx", None),
 }
-COLUMNS = (*BACKENDS, "fused", "profile", *FILES, "NIR")
+COLUMNS = (*BACKENDS, "fused", "profile", *FILES, "hls4ml", "NIR")
 
 
 def clips(model):
@@ -333,6 +334,19 @@ def written(program):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+def fpga(model):
+    """Has a project of hls4ml compiled by g++ and run."""
+    import numpy as np
+
+    from keras_snn.export import hls4ml
+
+    with tempfile.TemporaryDirectory() as folder:
+        outputs, _ = hls4ml.simulate(hls4ml.convert(model, folder), clips(model))
+    np.testing.assert_allclose(
+        outputs[:, -1].ravel(), model.predict(clips(model), verbose=0).ravel(), atol=1e-4
+    )
+
+
 def nir(model):
     """Has a file of NIR written, without the readout, which is the host's work there."""
     import keras
@@ -369,6 +383,7 @@ def reason(message):
     message = " ".join(message.split())
     layer = r"(of the tensor '.*'|\S+ \(\w+\))"
     message = re.sub(rf"^The layer {layer} can't be exported( to C)?: ", "", message)
+    message = re.sub(r"^\S+ \(\w+\) can't be written for hls4ml: ", "", message)
     message = re.sub(r"^NIR can't say what \S+ \(\w+\) does: ", "", message)
     message = re.sub(r"can't write '\w+'", "can't write it", message)
     return message[:200]
@@ -378,7 +393,7 @@ def row(make):
     """The columns of a layer, under TensorFlow, which writes the files."""
     model = build(make)
     found = {"fused": fused(model), "profile": attempt(counted, model)}
-    return found | files(model) | {"NIR": attempt(nir, model)}
+    return found | files(model) | {"hls4ml": attempt(fpga, model), "NIR": attempt(nir, model)}
 
 
 def counted(model):
@@ -470,8 +485,8 @@ where they are floats. `make support` writes this page anew.
 * TFLite clip, step, int8, int16x8: a whole clip in float32; one step with states in float32, int8,
   and int16 with int8 weights.
 * TFLM int8: the int8 step loads and runs in TensorFlow Lite Micro.
-* C, C int8, C int16x8: plain C of one step. ONNX: a whole clip. NIR: the network without its
-  readout.
+* C, C int8, C int16x8: plain C of one step. ONNX: a whole clip. hls4ml: its C simulation. NIR: the
+  network without its readout.
 * ✓ it does; - it has no such thing; a number: why not, below.
 """
 
