@@ -130,9 +130,9 @@ def plan(
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((None, 700)), keras.layers.Dense(10)])
-    >>> found = plan(model, batch_size=4, timesteps=100)
-    >>> found.inputs == 4 * 4 * 100 * 700, found.weights == 4 * 7010
+    >>> model = keras.Sequential([keras.Input((None, 700)), keras.layers.Dense(256)])
+    >>> found = plan(model, batch_size=64, timesteps=100)
+    >>> found.inputs == 4 * 64 * 100 * 700, found.weights == 4 * 701 * 256
     (True, True)
     """
     check_integer("batch_size", batch_size)

@@ -122,7 +122,7 @@ def ratio_without_ties(decay):
     Example:
 
     >>> ratio_without_ties(1.0), ratio_without_ties(0.5)
-    ((1, 1), (255, 511))
+    ((1, 1), (256, 511))
     """
     q = np.arange(1, 512, 2)
     p = np.round(decay * q)
