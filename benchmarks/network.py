@@ -34,6 +34,8 @@ from common import FLAGS, answer, clock, held, measure, peak, save, table
 flags.DEFINE_list("networks", ["event", "sew18", "vgg11", "sew50"], "Networks.")
 flags.DEFINE_list("backends", ["tensorflow", "torch", "jax"], "Backends of ours.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "mixed_bfloat16"], "Dtype policy.")
+flags.DEFINE_list("steps", ["train", "infer"], "Whether to measure training, inference or both.")
+flags.DEFINE_bool("variants", True, "Whether to measure XLA, frozen weights and torch.compile too.")
 flags.DEFINE_bool("jit", False, "Whether networks are compiled on TensorFlow and PyTorch too.")
 flags.DEFINE_integer("size", None, "Height and width of images, where not the network's own.")
 flags.DEFINE_integer("batch", None, "Batch size, where not the network's own.", lower_bound=1)
@@ -271,9 +273,12 @@ def main(argv):
     for name in FLAGS.networks:
         own = sizes(name)[2]
         for what, batch in dict.fromkeys((("train", own), ("infer", own), ("infer", 1))):
+            if what not in FLAGS.steps:
+                continue
             timings = {}
             for backend in FLAGS.backends:
-                others = [way for use, *way in WAYS.get(backend, []) if what in use]
+                ways = WAYS.get(backend, []) if FLAGS.variants else []
+                others = [way for use, *way in ways if what in use]
                 for way in [(backend, (), {}), *others]:
                     timings |= side_by_side(name, batch, what, backend, *way)
             for kind in ("SpikingJelly, eager", "SpikingJelly, compiled"):
