@@ -12,6 +12,7 @@ gradients to currents and learned parameters within 1e-5 of the largest, in floa
 part's figures are a file in the folder.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -70,33 +71,23 @@ def spikes_and_gradients(name, reset, x, upstream, fused):
     import keras
     from keras import ops
 
-    from keras_snn import layers
+    from keras_snn import layers, testing
 
-    arguments = {} if name == "Izhikevich" else {"reset": reset}
-    layer = getattr(layers, name)(**arguments)
+    layer = getattr(layers, name)(**({} if name == "Izhikevich" else {"reset": reset}))
     layer.build(x.shape)
     layer.use_fused = fused
-    weights = [w.value for w in layer.trainable_variables]
-    x, upstream = ops.convert_to_tensor(x), ops.convert_to_tensor(upstream)
-    if keras.backend.backend() == "jax":
-        import jax
+    upstream = ops.convert_to_tensor(upstream)
 
-        def run(x, weights):
-            variables = list(zip(layer.trainable_variables, weights))
-            with keras.StatelessScope(variables):
-                return layer(x, training=True)
+    def run(x):
+        call = functools.partial(layer, training=True)
+        if keras.backend.backend() == "jax":
+            import jax
 
-        spikes, backward = jax.vjp(jax.jit(run), x, weights)
-        slope, slopes = backward(upstream.astype(spikes.dtype))
-        tensors = [slope, *slopes]
-    else:
-        import torch
+            call = jax.jit(call)  # anew each time: it holds the weights that it was traced with
+        return ops.cast(call(x), "float32")
 
-        x = x.requires_grad_()
-        spikes = layer(x, training=True)
-        tensors = torch.autograd.grad(spikes, [x, *weights], upstream.to(spikes.dtype))
-    tensors = [ops.convert_to_numpy(ops.cast(a, "float32")) for a in (spikes, *tensors)]
-    return tensors[0], tensors[1:]
+    slopes = testing.gradients(lambda x: ops.sum(run(x) * upstream), layer.trainable_variables, x)
+    return ops.convert_to_numpy(run(x)), [*slopes[1], *slopes[2]]
 
 
 def check():

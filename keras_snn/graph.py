@@ -48,6 +48,7 @@ __all__ = [
     "role_of",
     "run",
     "spike_units",
+    "stateful_layers",
     "trace",
     "track_loss",
 ]
@@ -66,6 +67,11 @@ EXPORTERS = (
 def flatten_layers(layer, include_self=True):
     """A layer (or model) and all layers within it, as a list, each once."""
     return list(layer._flatten_layers(include_self=include_self))
+
+
+def stateful_layers(model):
+    """The layers of a model that keep states from call to call, those within layers too."""
+    return [layer for layer in flatten_layers(model) if getattr(layer, "stateful", False)]
 
 
 def in_layer_call():

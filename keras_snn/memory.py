@@ -145,12 +145,11 @@ def plan(
         )
     if not getattr(model, "inputs", None):
         raise TypeError(f"`plan` needs a functional or built Sequential model, got {model!r}.")
-    for layer in graph.flatten_layers(model):
-        if getattr(layer, "stateful", False):
-            raise ValueError(
-                f"`plan` runs other batches, which the states of {layer.name!r} do not take: give "
-                "the model with `stateful=False`, and the steps of a piece as `timesteps`."
-            )
+    for layer in graph.stateful_layers(model):
+        raise ValueError(
+            f"`plan` runs other batches, which the states of {layer.name!r} do not take: give the "
+            "model with `stateful=False`, and the steps of a piece as `timesteps`."
+        )
     shapes = _input_shapes(model, timesteps)
     timed = [shape for (shape, _), t in zip(shapes, graph.trace(model).timed) if t]
     weights, gradients = _bytes(model.variables), _bytes(model.trainable_variables)

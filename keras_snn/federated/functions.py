@@ -276,12 +276,11 @@ def train_client(model, weights, examples, labels, *, epochs=2, batch_size=32, r
         )
     if getattr(model, "optimizer", None) is None:
         raise ValueError(f"{model.name} should be compiled.")
-    for layer in graph.flatten_layers(model):
-        if getattr(layer, "stateful", False):
-            raise ValueError(
-                f"{layer.name} keeps its states between calls, from one client to the next: give "
-                "`stateful=False`."
-            )
+    for layer in graph.stateful_layers(model):
+        raise ValueError(
+            f"{layer.name} keeps its states between calls, from one client to the next: give "
+            "`stateful=False`."
+        )
     model.set_weights(weights)
     _renew(model, rate)
     batch_size = min(batch_size, len(examples))

@@ -51,9 +51,9 @@ def run(cell, sequences, v, wants_last, training=False, mask=None):
 def _run_masked(cell, sequences, v, mask, training):
     """What `run` gives with a mask: each example's other steps run in front, and move back."""
     mask = ops.cast(mask, "bool")
-    places = torch.where(mask, mask.cumsum(1) - 1, mask.sum(1, True) + (~mask).cumsum(1) - 1)
-    in_front = _moved(sequences, places.argsort(1))
     count = mask.sum(1, True)
+    places = torch.where(mask, mask.cumsum(1), count + (~mask).cumsum(1)) - 1
+    in_front = _moved(sequences, places.argsort(1))
     valid = torch.arange(mask.shape[1], device=mask.device) < count
     found = run(cell, _where(valid, in_front), v, False, training)
     return found and (_where(mask, _moved(found[0], places)), None)

@@ -52,6 +52,11 @@ class Grid:
     low: int = -128
     bits: int = 8
 
+    @classmethod
+    def of(cls, scale, low, bits):
+        """The grid of a tensor; int16 codes are always all there are, whatever `low` is."""
+        return cls(scale, low) if bits == 8 else cls(scale, -(1 << 15), bits)
+
     @property
     def high(self):
         """Largest code."""

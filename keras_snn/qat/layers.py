@@ -20,7 +20,7 @@ from keras_snn.qat.grids import (
     straight_through,
     weight_codes,
 )
-from keras_snn.utils.arguments import Configured, check_integer, check_number
+from keras_snn.utils.arguments import Configured, check_choice, check_integer, check_number
 
 __all__ = [
     "Constants",
@@ -39,17 +39,7 @@ BELOW_ONE = 1 - 2.0**-20
 
 def check_state_bits(state_bits):
     """`state_bits` as an integer, 8 or 16."""
-    if check_integer("state_bits", state_bits) not in (8, 16):
-        raise ValueError(
-            "Received an invalid value for argument `state_bits`, expected 8 or 16, "
-            f"got {state_bits}."
-        )
-    return int(state_bits)
-
-
-def _grid(scale, low, bits):
-    """The grid; int16 codes are always all there are."""
-    return Grid(scale, low) if bits == 8 else Grid(scale, -(1 << 15), 16)
+    return check_choice("state_bits", check_integer("state_bits", state_bits), (8, 16))
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")
@@ -80,7 +70,7 @@ class Quantize(Configured, keras.layers.Layer):
         self.scale = check_number("scale", scale, above=0)
         self.low = check_integer("low", low, minimum=-255)
         self.state_bits = check_state_bits(state_bits)
-        self.grid = _grid(self.scale, self.low, self.state_bits)
+        self.grid = Grid.of(self.scale, self.low, self.state_bits)
         self.supports_masking = True
 
     def call(self, inputs):
@@ -136,7 +126,7 @@ class QuantizedWeights(Configured, keras.layers.Wrapper):
         if bits > 8:
             raise ValueError(f"`bits` must be 1 to 8, got {bits}.")
         self.state_bits = check_state_bits(state_bits)
-        self.grid = _grid(self.scale, self.low, self.state_bits)
+        self.grid = Grid.of(self.scale, self.low, self.state_bits)
         # int8: sums have to be multiples of 2 or more, to which an odd number is added.
         self.unit_step = 1 if self.unit > 1 or self.state_bits == 16 else 2
         self.supports_masking = True
@@ -273,7 +263,7 @@ class QuantizedLIFCell(SpikingCell):
         self.gain = check_number("gain", gain, above=0)
         self.max_spikes = check_integer("max_spikes", max_spikes, minimum=0)
         self.spike_scale = check_number("spike_scale", spike_scale, above=0)
-        self.grid = _grid(self.scale * self.gain, self.low, self.state_bits)
+        self.grid = Grid.of(self.scale * self.gain, self.low, self.state_bits)
         # The first number of the grid at which it fires.
         self.level = math.ceil(self.threshold / self.grid.scale - 1e-3) * self.grid.scale
 
@@ -346,7 +336,7 @@ class QuantizedLIFCell(SpikingCell):
                 "Files have int16 potentials of scales that are no powers of two, which kernels "
                 f"would round constants to, got `scale * gain` = {scale}."
             )
-        count = _grid(self.spike_scale, 0, 16).fake_quantize
+        count = Grid.of(self.spike_scale, 0, 16).fake_quantize
         if v is not None and self.decay:
             v = snap(v)
             h = snap(x + (v if self.decay == 1 else snap(v * constant(self.decay))))
@@ -385,7 +375,7 @@ class Constants:
 
         code = next(self.codes)
         near = np.float32(value).view("int32") + np.int32(code % 301 - 150)
-        grid = _grid(value / code, 0, 16)
+        grid = Grid.of(value / code, 0, 16)
         return grid.fake_quantize(tf.constant(near.view("float32")))
 
 

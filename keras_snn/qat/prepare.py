@@ -337,7 +337,7 @@ class _Plan:
         group.grid = self.grid(scale, math.floor(smallest / scale + 0.5))
 
     def grid(self, scale, low=-128):
-        return Grid(scale, -(1 << 15), 16) if self.fine else Grid(scale, low)
+        return Grid.of(scale, low, 16 if self.fine else 8)
 
     def input_codes(self, group):
         """How many codes values may have, so that sums of their products are exact."""
