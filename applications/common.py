@@ -280,6 +280,7 @@ def load_data(
     one_hot=False,
     normalization=None,
     validation_split=0.0,
+    validation_speakers=(),
     augmentation_options=None,
     masks=False,
 ):
@@ -300,6 +301,7 @@ def load_data(
         one_hot=one_hot,
         workers=FLAGS.workers,
         validation_split=validation_split,
+        validation_speakers=validation_speakers,
         augmentation_options=augmentation_options,
         masks=masks,
     )

@@ -116,7 +116,7 @@ def stand_in(
     """
     shape, classes, train, test = SETS[name]
     if image_size is not None:
-        shape = (image_size, image_size, shape[-1])
+        shape = (image_size, image_size, shape[-1]) if len(shape) == 3 else (image_size,)
     timed = name in datasets.recordings.RECORDINGS or name in datasets.speech.SETS
     if not timed and keras.config.image_data_format() == "channels_first":
         shape = (shape[2], *shape[:2])

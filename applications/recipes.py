@@ -160,9 +160,8 @@ MAX = {
     ),
 }
 # Baronig et al. (2025), whose code chooses epochs by the test data: here the last one counts, and
-# a validation split, if wanted, is a share of the training data. Theirs sums units in fives, cuts
-# time into 4 ms, leaves the first ten steps out, and for SHD reads out a sum of softmaxes;
-# how the rate falls is ours.
+# a validation split, if wanted, is a share of the training data. Theirs cuts time into 4 ms, leaves
+# the first ten steps out, and for SHD reads out a sum of softmaxes; how the rate falls is ours.
 ADLIF = {
     "model": "SpeechNet",
     "neuron": "SEAdLIF",
@@ -178,6 +177,51 @@ def adlif(*filters):
     return {"options": json.dumps(options | {"dropout": 0.15, "readout_tau": 15.0}), **ADLIF}
 
 
+# Hammouamri et al. (2024). Their code holds out nobody of SHD and reports the epoch that is best on
+# the test data. Here two speakers, drawn by us, are held out to choose by; that number, which has
+# their protocol, is beside the result. The rest as theirs but for: 1.4 s of every word, where they
+# run the longest of a batch and half of the longest delay on in each layer; the mean of the
+# readout's potentials, where they sum softmaxes; Glorot's weights (normalised behind) in place of
+# He's; a rise of the rate that is linear, theirs is a cosine; Adam's momentum, which their
+# one-cycle policy moves; normalisations, which decay here too.
+DELAYS = {
+    "model": "SpeechNet",
+    "neuron": "LIF",
+    "neuron_options": json.dumps(
+        {
+            "tau": 1.005,  # 10.05 ms
+            "decay_input": False,
+            "surrogate": {
+                "module": "keras_snn.surrogates",
+                "class_name": "ATan",
+                "config": {"alpha": 5.0},
+                "registered_name": "keras_snn>ATan",
+            },
+        }
+    ),
+    "options": json.dumps(
+        {
+            "synapses": "delays",
+            "filters": [256, 256],
+            "size": 25,  # 250 ms
+            "dropout": 0.4,
+            "readout_tau": 1.005,
+        }
+    ),
+    "timesteps": 140,  # of 10 ms
+    "image_size": 140,  # units, of five each
+    "epochs": 150,
+    "batch_size": 256,
+    "optimizer": "adam",
+    "weight_decay": 1e-5,
+    "learning_rate": 5e-3,
+    "warmup_epochs": 45,
+    "warmup_rate": 2e-4,
+    "final_rate": 2e-8,
+    "delay_learning_rate": 0.1,
+    "schedule": "cosine",
+    "schedule_every": "epoch",
+}
 # Two networks of as many parameters: one step of integer spikes, which a device runs as four.
 SMALL = {
     "neuron": "ILIF",
@@ -288,18 +332,40 @@ RECIPES = {
         "weight_decay": 0.01,
     },
     "shd_adlif_small": {
-        "about": "Baronig et al. (2025), the small network, on all 700 units",
+        "about": "Baronig et al. (2025), the small network",
         "dataset": "shd",
+        "image_size": 140,  # units, of five each
         "epochs": 300,
         "learning_rate": 0.01,
         **adlif(128),
     },
     "ssc_adlif": {
-        "about": "Baronig et al. (2025), 80.44 %, on all 700 units",
+        "about": "Baronig et al. (2025), 80.44 %",
         "dataset": "ssc",
+        "image_size": 140,
         "epochs": 40,
         "learning_rate": 6e-3,
         **adlif(720, 720),
+    },
+    "shd_delays": {
+        "about": "Hammouamri et al. (2024), 95.07 %, their best epoch on the test data",
+        "dataset": "shd",
+        "validation_speakers": ["10", "11"],  # ours
+        "patience": 150,  # ours: all epochs, the best one on those speakers
+        "test_each_epoch": True,
+        **DELAYS,
+    },
+    "spoken_digits_delays": {
+        "about": "spoken digits by learned delays, on a CPU (ours)",
+        "model": "SpeechNet",
+        "options": '{"synapses": "delays", "size": 11, "filters": [208, 208, 208]}',
+        "dataset": "spoken_digits",
+        "augmentation": ["shift", "noise"],
+        "timesteps": 50,
+        "epochs": 15,
+        "batch_size": 32,
+        "optimizer": "adam",
+        "delay_learning_rate": 0.1,
     },
     "speech_commands_adlif": {
         "about": "35 words of Speech Commands by recurrent SE-adLIF neurons (ours)",

@@ -4,6 +4,7 @@
     python applications/train.py --recipe=tdbn_resnet19_cifar10 --data_dir=DATA
     python applications/train.py --model=SEWResNet18 --dataset=cifar10 --epochs=100 --ema=0.999
     python applications/train.py --recipe=nmnist --data_dir=NMNIST --loss=tet
+    python applications/train.py --recipe=shd_delays --data_dir=SHD
     python applications/train.py --recipe=sew_resnet_cifar10 --estimate
     python applications/train.py --recipe=cifar10_cpu --weights=cifar10 --epochs=3
     python applications/train.py --schedules='{"timesteps": [1, 2, 4], "alpha": [1, 2, 4]}'
@@ -27,7 +28,17 @@ import optimizers
 from absl import app, flags
 
 import keras_snn
-from keras_snn import analysis, applications, callbacks, distribution, losses, metrics, training
+from keras_snn import (
+    analysis,
+    applications,
+    callbacks,
+    distribution,
+    graph,
+    losses,
+    metrics,
+    training,
+)
+from keras_snn import layers as snn
 from keras_snn.datasets.preparation import MIXING
 from keras_snn.dynamics import CONNECTIONS
 
@@ -80,6 +91,13 @@ flags.DEFINE_integer(
     "Batches in an epoch (default: all; if given, held-out data is seen at the end only).",
     lower_bound=1,
 )
+flags.DEFINE_float(
+    "delay_learning_rate",
+    None,
+    "First learning rate of learned delays, in steps; it falls as a cosine. Their width shrinks in "
+    "the first quarter of training, and they are rounded at the end.",
+    lower_bound=0.0,
+)
 flags.DEFINE_enum(
     "loss", "crossentropy", ["crossentropy", *LOSSES], "Loss; all but the first see every step."
 )
@@ -101,6 +119,17 @@ flags.DEFINE_float(
     0.0,
     "Share of the training data that is held out to choose by; else the test data are shown.",
     *(0.0, 0.9),
+)
+flags.DEFINE_list(
+    "validation_speakers",
+    [],
+    "In place of --validation_split, speakers whose training data are held out to choose by.",
+)
+flags.DEFINE_bool(
+    "test_each_epoch",
+    False,
+    "Measure the test accuracy after each epoch too. Nothing is chosen by it; the best one, as "
+    "papers report it, is written beside the result.",
 )
 flags.DEFINE_bool(
     "estimate", False, "Train for a minute, print what all would need, and stop; nothing is kept."
@@ -144,8 +173,14 @@ def check_flags():
         common.refuse(["distillation_weight", "temperature"], "it needs --teacher")
     if FLAGS.ann_epochs:
         common.refuse(["joint", "distribution", "steps_per_epoch"], "not with --ann_epochs")
-    if not FLAGS.validation_split and not FLAGS.steps_per_epoch:
+    held_out = FLAGS.validation_split or FLAGS.validation_speakers
+    if not held_out and not FLAGS.steps_per_epoch:
         common.refuse(["patience"], "it needs --validation_split: test data choose nothing")
+    if not held_out:
+        common.refuse(["test_each_epoch"], "without --validation_split test data are shown anyway")
+    if FLAGS.delay_learning_rate is not None:
+        others = ["joint", "teacher", "ann_epochs", "distribution"]
+        common.refuse(others, "not with --delay_learning_rate")
 
 
 def network_arguments(data):
@@ -198,8 +233,55 @@ def compiled(model, steps, loss=None, metric="accuracy", optimizer=None):
         kind = "CategoricalCrossentropy" if one_hot() else "SparseCategoricalCrossentropy"
         loss = getattr(keras.losses, kind)(from_logits=True, **smoothing)
     optimizer = optimizer or optimizers.optimizer(FLAGS.epochs, steps)
+    if FLAGS.delay_learning_rate is not None:
+        optimizer = with_delays(optimizer, steps)
     model.compile(optimizer, loss, metrics=[metric])
     return model
+
+
+def with_delays(optimizer, steps):
+    """An optimizer with another one for learned delays, which do not decay."""
+    rate = keras.optimizers.schedules.CosineDecay(FLAGS.delay_learning_rate, FLAGS.epochs * steps)
+    names = ("clipnorm", "gradient_accumulation_steps", "use_ema", "ema_momentum")
+    of_delays = keras.optimizers.Adam(rate, **{name: getattr(optimizer, name) for name in names})
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(optimizer, {".*/delays": of_delays})
+    )
+
+
+def delayed_layers(model):
+    """The layers of a network whose delays are learned by `--delay_learning_rate`."""
+    if FLAGS.delay_learning_rate is None:
+        return []
+    found = [x for x in graph.flatten_layers(model) if isinstance(x, callbacks.DELAYED)]
+    if not found:
+        raise app.UsageError(f"--delay_learning_rate has no effect here: {model.name} has none.")
+    return found
+
+
+@contextlib.contextmanager
+def rounded(model):
+    """Has whole delays within this block, if they are learned."""
+    weights = [weight for x in delayed_layers(model) for weight in (x.delays, x.sigma)]
+    values = [keras.ops.convert_to_numpy(weight) for weight in weights]
+    if weights:
+        snn.round_delays(model)
+    yield
+    for weight, value in zip(weights, values):
+        weight.assign(value)
+
+
+class TestEachEpoch(keras.callbacks.Callback):
+    """Logs the accuracy on test data after each epoch, with whole delays."""
+
+    def __init__(self, data, network):
+        super().__init__()
+        self.data, self.network = data, network
+
+    def on_epoch_end(self, epoch, logs=None):
+        with rounded(self.network):
+            found = self.model.evaluate(self.data, verbose=0, return_dict=True)
+        logs |= {f"test_{name}": value for name, value in found.items()}
 
 
 def build_trainer(data, steps):
@@ -242,7 +324,11 @@ def distilled(model, steps):
 def watchers(output, data, process, network):
     """The callbacks of the flags, the last one a `Resume`; they watch the rates of `network`."""
     watching, others = [keras.callbacks.TerminateOnNaN()], []
-    watching += [callbacks.Schedule(*item) for item in common.json_flag("schedules").items()]
+    schedules = common.json_flag("schedules")
+    if delayed := delayed_layers(network):
+        longest = max(layer.max_delay for layer in delayed)
+        schedules.setdefault("sigma", snn.shrinking_width(longest, FLAGS.epochs))
+    watching += [callbacks.Schedule(*item) for item in schedules.items()]
     if FLAGS.ema is not None:
         watching.append(keras.callbacks.SwapEMAWeights())
     if FLAGS.watch or FLAGS.tensorboard:
@@ -253,11 +339,17 @@ def watchers(output, data, process, network):
         watching.append(keras.callbacks.TensorBoard(FLAGS.tensorboard))
     if FLAGS.patience:
         monitor = "loss" if FLAGS.steps_per_epoch else "val_loss"
+        # An epoch with wide delays would lose what they learned when they are rounded.
         stop = keras.callbacks.EarlyStopping(
-            monitor, patience=FLAGS.patience, restore_best_weights=True
+            monitor,
+            patience=FLAGS.patience,
+            restore_best_weights=True,
+            start_from_epoch=math.ceil(FLAGS.epochs / 4) if delayed else 0,
         )
         watching.append(stop)
         others.append(stop)
+    if FLAGS.test_each_epoch:
+        watching.append(TestEachEpoch(data.test, network))
     path = output / f"resume{process or ''}.npz"
     resume = callbacks.Resume(path, data, common.run_flags(), others, keep=True)
     return [*watching, resume]
@@ -338,6 +430,7 @@ def load():
         FLAGS.train_timesteps,
         one_hot(),
         validation_split=FLAGS.validation_split,
+        validation_speakers=FLAGS.validation_speakers,
         augmentation_options=common.json_flag("augmentation_options"),
     )
 
@@ -357,7 +450,7 @@ def load_or_stand_in():
         FLAGS.timesteps,
         FLAGS.train_timesteps,
         one_hot(),
-        FLAGS.validation_split,
+        FLAGS.validation_split or len(FLAGS.validation_speakers) / 10,  # SHD trains with ten
     )
 
 
@@ -413,11 +506,29 @@ def chosen_by():
         return "nothing, they are those of the last epoch"
     if FLAGS.steps_per_epoch:
         return "the training loss"
+    if FLAGS.validation_speakers:
+        speakers = ", ".join(FLAGS.validation_speakers)
+        return f"the loss on the training data of speakers held out: {speakers}"
     return f"the loss on {FLAGS.validation_split:.1%} of the training data, held out"
+
+
+def best_on_test(accuracies):
+    """What papers report that choose an epoch by the test data; never the result of a run."""
+    best = max(accuracies)
+    epoch = accuracies.index(best) + 1
+    print(f"\nChosen by the test data: {best:.4f}, after epoch {epoch}; the saved weights are not.")
+    return {"accuracy": best, "epoch": epoch, "chosen_by": "the test data"}
 
 
 def report(model, data, output, result, argv):
     """Evaluates and saves a trained network, prints and saves the results."""
+    if delayed_layers(model):
+        before = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+        snn.round_delays(model)
+        result["test_accuracy_before_rounding"] = before
+        print(f"\nTest accuracy before delays are rounded {before:.4f}")
+    if FLAGS.test_each_epoch:
+        result["best_epoch_on_test"] = best_on_test(result["history"]["test_accuracy"])
     path = output / f"{FLAGS.model}_{data.name.replace('/', '_')}.keras"
     common.save(model, path)
     accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]

@@ -50,12 +50,6 @@ NETWORKS = {
 USED = ("epochs", "batch_size", "learning_rate", "delay_rate")
 
 
-def width(epoch):
-    """Width of the delays' Gaussians: it falls to half a step in the first quarter of training."""
-    start = 5.0
-    return 0.27 + max(0.23, start * (0.23 / start) ** (4 * epoch / FLAGS.epochs))
-
-
 def train(name, split, seed):
     """Trains a network; what is written of it."""
     keras.utils.set_random_seed(seed)
@@ -82,7 +76,7 @@ def train(name, split, seed):
     if NETWORKS[name].get("synapses") == "delays":
         rates = {".*/delays": adam(FLAGS.delay_rate)}
         optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(optimizer, rates))
-        watch = [callbacks.Schedule("sigma", width)]
+        watch = [callbacks.Schedule("sigma", snn.shrinking_width(10, FLAGS.epochs))]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
     start = time.process_time()

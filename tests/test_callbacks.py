@@ -236,7 +236,8 @@ class Slower(keras.callbacks.Callback):
         self.factor = factor
 
     def on_epoch_end(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = self.factor * self.model.optimizer.learning_rate
+        for optimizer in getattr(self.model.optimizer, "optimizers", [self.model.optimizer]):
+            optimizer.learning_rate = self.factor * optimizer.learning_rate
 
 
 def dropout_network(optimizer, dtype=None):
@@ -275,6 +276,13 @@ COMBINATIONS = {
     "averaged weights": (
         lambda: adam(use_ema=True, ema_momentum=0.5),
         lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+        None,
+    ),
+    "two optimizers": (
+        lambda: keras.optimizers.MultiOptimizer(
+            keras.optimizers.OptimizerMap(adam(), {".*/bias": keras.optimizers.Adam(0.1)})
+        ),
+        list,
         None,
     ),
     "accumulation over epochs": (lambda: adam(gradient_accumulation_steps=2), list, None),

@@ -662,6 +662,12 @@ def test_a_speaker_is_held_out(tmp_path):
     kept = {path.name.split("_")[1] for path in data.train.examples}
     assert held == {"jackson"} and kept == {"theo"} and data.name == "spoken_digits_jackson"
     np.testing.assert_array_equal(data.test[0][1], [0, 0, 7, 7])
+    to_choose = datasets.load("spoken_digits", data_dir=tmp_path, validation_speakers=["theo"])
+    assert [path.name for path in to_choose.validation.examples] == [
+        "0_theo_11.wav",
+        "7_theo_11.wav",
+    ]
+    assert {path.name.split("_")[1] for path in to_choose.train.examples} == {"jackson"}
     with pytest.raises(FileNotFoundError, match="no recordings of spoken_digits_lucas"):
         datasets.load("spoken_digits_lucas", data_dir=tmp_path)
 

@@ -111,6 +111,8 @@ EFFECTS = {
         "ann_epochs": ["3"],
         "ann_learning_rate": ["0.5", "--ann_epochs=3"],
         "validation_split": ["0.1"],
+        "validation_speakers": ["theo"],
+        "test_each_epoch": ["true", "--validation_split=0.1"],
         "estimate": ["true"],
         "estimate_seconds": ["2", "--estimate"],
         "steps_per_epoch": ["3"],
@@ -243,6 +245,9 @@ REFUSED = {
         ("image_size", ["--image_size=16", "--dataset=spoken_digits"]),
         ("neuron_options", ['--neuron_options={"tau": 3}']),
         ("patience", ["--patience=2"]),  # by test images
+        ("test_each_epoch", ["--test_each_epoch"]),
+        ("delay_learning_rate", ["--delay_learning_rate=0.1"]),  # without delays
+        ("joint", ["--joint", "--delay_learning_rate=0.1"]),
         ("ann_learning_rate", ["--ann_learning_rate=0.5"]),
         ("joint", ["--joint", "--ann_epochs=3"]),
         ("loss", ["--loss=tet", "--joint"]),

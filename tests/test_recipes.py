@@ -6,10 +6,12 @@ import json
 import keras
 import numpy as np
 import pytest
-from test_project import in_a_process
+from test_project import in_a_process, program
+from test_recordings import spoken
 
 import keras_snn
 from keras_snn import applications
+from keras_snn import layers as snn
 
 pytestmark = pytest.mark.once
 
@@ -54,9 +56,9 @@ def print_recipes(built):
             train.check_flags()
             common.check_data()
             shape = shapes.get(recipe["dataset"], (32, 32, 3))
-            if len(shape) > 2 and recipe.get("image_size"):
-                size = recipe["image_size"]
-                shape = (*shape[:-3], size, size, shape[-1])
+            if size := recipe.get("image_size"):
+                sizes = (size, size, shape[-1]) if len(shape) > 2 else (size,)
+                shape = (*shape[: -len(sizes)], *sizes)
             data = keras_snn.datasets.Dataset(name, None, None, shape, 10)
             network = getattr(applications, recipe["model"])
             if name not in built:
@@ -79,6 +81,12 @@ def print_recipes(built):
                     float(optimizer._learning_rate(10 * epoch)) for epoch in range(recipe["epochs"])
                 ],
             }
+            if flags.FLAGS.delay_learning_rate:
+                of_delays, _ = train.with_delays(optimizer, 10).optimizers
+                found[name]["delay_rates"] = [
+                    float(of_delays._learning_rate(10 * epoch)) for epoch in range(recipe["epochs"])
+                ]
+                assert not of_delays.weight_decay
             keras.backend.clear_session()
     print(json.dumps(found))
 
@@ -126,11 +134,22 @@ PAPERS = {
     "conv_small_cifar10": {"neuron": "ILIFCell"},
     # Dense, recurrent, four values of each neuron, classifier.
     "shd_adlif_small": {
-        "parameters": 700 * 128 + 128 * 128 + 4 * 128 + 128 * 10 + 10 - 1,
+        "parameters": 140 * 128 + 128 * 128 + 4 * 128 + 128 * 10 + 10 - 1,
         "rates": [0.005 * (1 + np.cos(np.pi * epoch / 300)) for epoch in range(300)],
         "neuron": "RecurrentCell",
     },
     "ssc_adlif": {"neuron": "RecurrentCell"},
+    # The weights' rate rises for 45 epochs; that of the delays falls from the start.
+    "shd_delays": {
+        "parameters": 2 * (140 * 256 + 256 * 256 + 256 * 10) + 2 * 2 * 256,
+        "neuron": "LIFCell",
+        "weight_decay": 1e-5,
+        "rates": [
+            *np.linspace(2e-4, 5e-3, 46)[:-1],
+            *[2e-8 + (5e-3 - 2e-8) * (1 + np.cos(np.pi * e / 105)) / 2 for e in range(105)],
+        ],
+        "delay_rates": [0.05 * (1 + np.cos(np.pi * epoch / 150)) for epoch in range(150)],
+    },
 }
 # Trained by AdamW, whose decay is beside the gradient in PyTorch too.
 DECOUPLED = {"fashion_mnist_small", "speech_commands", "e_spikeformer_imagenet"}
@@ -151,7 +170,7 @@ def test_recipes_build_what_the_papers_tell():
         for what, value in expected.items():
             if what == "parameters":  # ours have moving statistics besides
                 assert found[recipe][what] > value
-            elif what == "rates":
+            elif what in ("rates", "delay_rates"):
                 np.testing.assert_allclose(found[recipe][what], value, atol=1e-7, rtol=1e-5)
             else:
                 assert found[recipe][what] == value, (recipe, what)
@@ -159,4 +178,54 @@ def test_recipes_build_what_the_papers_tell():
     assert max(pair) < 400_000 and max(pair) / min(pair) < 1.02
     for recipe, one in found.items():
         if one["weight_decay"] and recipe not in DECOUPLED:
-            assert one["optimizer"] == "keras_snn.optimizers.SGD", recipe
+            kind = "Adam" if recipe == "shd_delays" else "SGD"
+            assert one["optimizer"] == f"keras_snn.optimizers.{kind}", recipe
+
+
+def round_and_back():
+    """Delays of a network that are whole within a block only."""
+    import train
+
+    train.FLAGS(["train", "--delay_learning_rate=0.1"])
+    model = keras.Sequential([keras.Input((4, 2)), snn.DelayedDense(3, 5)])
+    before = model.get_weights()
+    with train.rounded(model):
+        inside = model.get_weights()
+    print(json.dumps([[w.tolist() for w in ws] for ws in (before, inside, model.get_weights())]))
+
+
+def test_whole_delays_for_a_while():
+    answer = in_a_process(round_and_back)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    before, inside, after = json.loads(answer.stdout.splitlines()[-1])
+    assert before == after and inside[1] == np.round(before[1]).tolist()
+    assert (before[3], inside[3]) == (2.5, 0.0)  # the width
+
+
+def test_delays_are_trained_by_the_recipe(tmp_path):
+    """On noise in the format of SHD: what is held out, logged, rounded and written."""
+    spoken("shd", 20)(tmp_path / "shd")
+    options = {"synapses": "delays", "filters": [4], "size": 5, "readout_tau": 1.005}
+    answer = program(
+        "train",
+        *("--recipe=shd_delays", f"--data_dir={tmp_path}/shd", f"--output_dir={tmp_path}"),
+        *("--validation_speakers=1,3", f"--options={json.dumps(options)}", "--progress=0"),
+        *("--epochs=4", "--warmup_epochs=1", "--timesteps=5", "--batch_size=10"),
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["chosen_by"] == "the loss on the training data of speakers held out: 1, 3"
+    assert 0 <= results["test_accuracy_before_rounding"] <= 1
+    tested, history = results["best_epoch_on_test"], results["history"]
+    assert tested["accuracy"] == max(history["test_accuracy"]) and len(history["val_loss"]) == 4
+    assert history["test_accuracy"][tested["epoch"] - 1] == tested["accuracy"]
+    np.testing.assert_allclose(history["sigma"], [2.27, *[0.5] * 3])
+    # The loss that it chose by is the lowest once delays are narrow: whole delays lose little.
+    best = 1 + int(np.argmin(history["val_loss"][1:]))
+    assert results["test_accuracy"] == history["test_accuracy"][best]
+    model = keras.saving.load_model(tmp_path / "SpeechNet_shd.keras")
+    delayed = [layer for layer in model.layers if isinstance(layer, snn.DelayedDense)]
+    assert [layer.delays.shape for layer in delayed] == [(140, 4), (4, 20)]
+    for layer in delayed:
+        delays = keras.ops.convert_to_numpy(layer.delays)
+        assert layer.whole and (delays == delays.round()).all()

@@ -117,6 +117,7 @@ def spoken(name, classes):
                     for i, (_, events) in enumerate(held[split]):
                         data[i] = events.t / 1e6 if key == "times" else events.x
                 file["labels"] = np.array([label for label, _ in held[split]])
+                file["extra/speaker"] = np.arange(count) % 4
         return held
 
     return write
@@ -651,6 +652,43 @@ def test_frames_that_are_shrunk(tmp_path):
     for size in (24, 4, 200):  # the last divides the height, not the width
         with pytest.raises(ValueError, match=rf"image_size.*\(100, 120\).*'ncars', got {size}"):
             load("ncars", tmp_path, image_size=size)
+
+
+@pytest.mark.once
+def test_neighbouring_units_count_together(tmp_path):
+    spoken("shd", 20)(tmp_path)
+    whole = load("shd", tmp_path).test[0][0]
+    data = load("shd", tmp_path, image_size=140)
+    assert data.input_shape == (4, 140)
+    wanted = sum(whole[..., unit::5] for unit in range(5))
+    np.testing.assert_array_equal(data.test[0][0], wanted)
+    with pytest.raises(ValueError, match=r"image_size.*\(700,\) for 'shd', got 13"):
+        load("shd", tmp_path, image_size=13)
+
+
+@pytest.mark.once
+def test_speakers_are_held_out_for_validation(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    spoken("shd", 20)(tmp_path)
+    given = {"name": "shd", "batch_size": 32, "data_dir": tmp_path, "timesteps": 4}
+    plain = datasets.load(**given)
+    frames, labels = unshuffled(plain), plain.train.labels
+    data = datasets.load(**given, augmentation=["drop"], validation_speakers=["1", "3"])
+    held = np.flatnonzero(np.isin(np.arange(20) % 4, [1, 3]))
+    assert matches(data.validation[0], (frames[held], labels[held]))  # without variation
+    assert [index for _, index in data.train.examples] == np.delete(np.arange(20), held).tolist()
+    assert matches(data.test[0], plain.test[0])
+    some = r"some of the speakers that 'shd' trains with, \['0', '1', '2', '3'\], got "
+    for speakers in (["4"], "0123"):
+        with pytest.raises(ValueError, match=some):
+            datasets.load(**given, validation_speakers=speakers)
+    for more in ({"validation_split": 0.1}, {"name": "nmnist"}):
+        with pytest.raises(ValueError, match="`validation_speakers` is for SHD, SSC and spoken"):
+            datasets.load(**given | more, validation_speakers=["1"])
+    with h5py.File(tmp_path / "shd_train.h5", "a") as file:
+        del file["extra"]
+    with pytest.raises(ValueError, match=r"shd_train\.h5.*extra/speaker tells 0 of 20 speakers"):
+        datasets.load(**given, validation_speakers=["1"])
 
 
 def test_a_model_trains_on_recordings(tmp_path):

@@ -86,17 +86,25 @@ def speech(
     return x
 
 
-def speech_top(net, x, classes, classifier_activation, *, readout_tau=None):
+def speech_top(
+    net, x, classes, classifier_activation, *, size=5, synapses="convolution", readout_tau=None
+):
     """The mean over time, the classifier.
 
     Args:
+        size: That of the layers.
+        synapses: Those of the layers; with `readout_tau` the classifier has learned delays too.
         readout_tau: Time constant in steps of leaky integrators behind the classifier, whose mean
             over time is the output; by default the classifier reads mean rates.
     """
     if readout_tau is None:
         return net.dense(net.readout(x), classes, "predictions", activation=classifier_activation)
     readout = functools.partial(MembraneReadout, "mean", readout_tau)
-    x = net.readout(net.dense(x, classes, "predictions"), readout, "membrane")
+    if synapses == "delays" and size > 1:
+        x = net.delayed(x, classes, size - 1, "predictions")
+    else:
+        x = net.dense(x, classes, "predictions")
+    x = net.readout(x, readout, "membrane")
     return net.activation(x, classifier_activation, "activation")
 
 

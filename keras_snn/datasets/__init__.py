@@ -10,7 +10,14 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_snn.datasets import hugging_face, images, recordings, speech
-from keras_snn.datasets.batches import ArrayBatches, Dataset, FileBatches, with_validation
+from keras_snn.datasets.batches import (
+    ArrayBatches,
+    Dataset,
+    FileBatches,
+    of_speakers,
+    spaced,
+    with_validation,
+)
 from keras_snn.datasets.preparation import AUGMENTATIONS, NORMALIZATIONS, Preparation
 from keras_snn.datasets.series import MackeyGlass, mackey_glass
 from keras_snn.datasets.speech import delta_spikes
@@ -46,6 +53,7 @@ def load(
     one_hot: bool = False,
     workers: int = 1,
     validation_split: float = 0.0,
+    validation_speakers: Sequence[str] = (),
     augmentation_options: dict[str, dict] | None = None,
     masks: bool = False,
 ) -> Dataset:
@@ -70,7 +78,8 @@ def load(
             own folder; of the Hugging Face Hub it is the folder for copies; for recordings and
             speech give the folder that the data set unpacks to.
         image_size: Height and width to resize images to; required if they differ in size. For
-            frames of events it is the height, the sensor's divided by a divisor of both sides.
+            frames of events it is the height, the sensor's divided by a divisor of both sides; of
+            SHD and SSC the number of units, 700 divided by a divisor: neighbours count together.
         timesteps: Frames of a recording, or of a clip of speech.
         train_timesteps: Number of frames that training draws at random; their order is kept.
         augmentation: Names of variations of the training data, in the order to apply them. Images:
@@ -87,6 +96,9 @@ def load(
         validation_split: Share of the training examples, from 0 to 0.9, that is held out to
             choose by, as `Dataset.validation`: of images the last ones, of recordings and speech
             evenly spaced ones.
+        validation_speakers: In place of a share, the speakers whose training examples are held out
+            to choose by: of SHD and SSC as their files number them (`"10"`), of spoken digits by
+            name (`"theo"`).
         augmentation_options: Arguments of these variations by name, see `Preparation`. Images only.
         masks: Whether labels are masks for segmentation, class numbers `(height, width)` and 255
             (void) for pixels that do not count: of `"oxford_iiit_pet"` (0 is the pet, 1 what is
@@ -108,6 +120,12 @@ def load(
     check_number("validation_split", validation_split, minimum=0, maximum=0.9)
     if augmentation_options and (name in recordings.RECORDINGS or name in speech.SETS):
         raise ValueError(f"`augmentation_options` are for images, not for the data set {name!r}.")
+    speaker = _speaker_of(name)
+    if validation_speakers and (validation_split or speaker is None):
+        raise ValueError(
+            "`validation_speakers` is for SHD, SSC and spoken digits, in place of "
+            f"`validation_split`, got the data set {name!r}, validation_split={validation_split}."
+        )
     files = None
     if masks and (augmentation or one_hot or not _may_have_masks(name)):
         raise ValueError(
@@ -131,7 +149,11 @@ def load(
     elif name in speech.SETS:
         files = speech.load(name, batch_size, seed, data_dir, timesteps, augmentation, one_hot)
     if files is not None:
-        return with_validation(files, validation_split) if validation_split else files
+        if validation_speakers:
+            return with_validation(files, of_speakers(files, validation_speakers, speaker))
+        if validation_split:
+            return with_validation(files, spaced(files, validation_split))
+        return files
 
     def preparation(names, classes):
         classes = classes if one_hot else None
@@ -159,6 +181,13 @@ def load(
     return images.arrays(
         title, train, test, batch_size, seed, prepare, image_size, validation_split, masks
     )
+
+
+def _speaker_of(name):
+    """A function from the source of an example to its speaker, if the files of the set tell it."""
+    if name in recordings.RECORDINGS:
+        return recordings.RECORDINGS[name].speaker
+    return speech.speaker if str(name).startswith("spoken_digits") else None
 
 
 def _may_have_masks(name):

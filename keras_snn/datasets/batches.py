@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["ArrayBatches", "Dataset", "FileBatches", "with_validation"]
+__all__ = ["ArrayBatches", "Dataset", "FileBatches", "of_speakers", "spaced", "with_validation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Dataset:
         test: Held-out batches, in order.
         input_shape: Shape of an example: `(height, width, channels)`, or with time in front.
         classes: Number of classes.
-        validation: Batches of the examples that `validation_split` takes from the training data,
-            in order, if any.
+        validation: Batches of the examples that `validation_split` or `validation_speakers` takes
+            from the training data, in order, if any.
     """
 
     name: str
@@ -177,22 +177,53 @@ class FileBatches(ArrayBatches):
         return self.vary(example, generator)
 
 
-def with_validation(data, share):
-    """Takes examples for validation from the training data, evenly spaced in their order.
+def spaced(data, share):
+    """Indices of training examples that are evenly spaced in their order.
 
-    That order is of classes, speakers or dates: all of them are in both parts.
+    That order is of classes, speakers or dates: all of them are taken, and all are left.
 
     Args:
         data: A `Dataset` of `FileBatches`.
         share: Share of the training examples, above 0; at least one is taken.
+    """
+    total = len(data.train.examples)
+    count = max(int(share * total), 1)
+    return ((np.arange(count) + 0.5) * total / count).astype(int)
+
+
+def of_speakers(data, speakers, speaker):
+    """Indices of the training examples of some speakers.
+
+    Args:
+        data: A `Dataset` of `FileBatches`.
+        speakers: Their names.
+        speaker: A function from a source to the name of its speaker.
+
+    Raises:
+        ValueError: If no training example is of one of them, or all are of them.
+    """
+    found = np.array([speaker(source) for source in data.train.examples])
+    wanted, there = {*map(str, speakers)}, {*found.tolist()}
+    if wanted - there or wanted == there:
+        raise ValueError(
+            f"`validation_speakers` should be some of the speakers that {data.name!r} trains with, "
+            f"{sorted(there)}, got {list(speakers)}."
+        )
+    return np.flatnonzero(np.isin(found, [*wanted]))
+
+
+def with_validation(data, taken):
+    """Takes examples for validation from the training data.
+
+    Args:
+        data: A `Dataset` of `FileBatches`.
+        taken: Indices of training examples.
 
     Returns:
         A `Dataset` like `data`, whose validation examples are read as those of `test`: without
         variation.
     """
     sources, labels = data.train.examples, data.train.labels
-    count = max(int(share * len(sources)), 1)
-    taken = ((np.arange(count) + 0.5) * len(sources) / count).astype(int)
     left = np.delete(np.arange(len(sources)), taken)
     train, validation = (
         batches.of([sources[i] for i in part], labels[part])

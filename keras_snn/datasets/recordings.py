@@ -80,7 +80,8 @@ def load(
         workers: Number of threads that read.
         one_hot: Whether labels are one-hot vectors; mixed labels must be.
         image_size: Height that frames are shrunk to, each value the mean of a square of pixels;
-            the sensor's height and width should be multiples of the squares' side.
+            the sensor's height and width should be multiples of the squares' side. For SHD and SSC
+            the number of units, each the sum of neighbours.
 
     Returns:
         A `Dataset`. Frames are `(T, height, width, 2)`, OFF and ON, or `(T, 700)`, units. In
@@ -149,13 +150,15 @@ def assemble(
     if check_integer("train_timesteps", drawn) > timesteps:
         raise ValueError(f"`train_timesteps` should be at most {timesteps}, got {drawn}.")
     of_frames = OF_FRAMES if row.size[0] > 1 else ()
-    shrink = 1 if image_size is None else row.size[0] // check_integer("image_size", image_size)
+    sides = row.size if row.size[0] > 1 else row.size[1:]
+    shrink = 1 if image_size is None else sides[0] // check_integer("image_size", image_size)
     if image_size is not None and (
-        shrink * image_size != row.size[0] or any(side % shrink for side in row.size)
+        shrink * image_size != sides[0] or any(side % shrink for side in sides)
     ):
         raise ValueError(
             f"Received an invalid value for argument `image_size`, expected the sensor's height "
-            f"divided by a divisor of height and width, {row.size} for {name!r}, got {image_size}."
+            f"divided by a divisor of height and width, or the units by one of theirs, {sides} for "
+            f"{name!r}, got {image_size}."
         )
     for kind in variation:
         if kind not in (*row.variations, *of_frames):
@@ -208,7 +211,12 @@ def checked(read, size):
 
 
 def shrunk(frames, factor):
-    """Means of squares of `factor` by `factor` pixels, of `(time, height, width, polarity)`."""
+    """Means of squares of `factor` by `factor` pixels, of `(time, height, width, polarity)`.
+
+    Of units, `(time, units)`, the sums of `factor` neighbours: spikes that one unit would have got.
+    """
+    if frames.ndim == 2:
+        return frames.reshape(len(frames), -1, factor).sum(-1)
     time, height, width, polarities = frames.shape
     squares = (time, height // factor, factor, width // factor, factor, polarities)
     return frames.reshape(squares).mean((2, 4), dtype="float32")
@@ -391,6 +399,11 @@ def _read_spoken(source):
     return recordings[index]
 
 
+def _speaker(source):
+    recordings, index = source
+    return recordings.speakers[index]
+
+
 def _read_pictured(source):
     return events.read_es_imagenet(*source)
 
@@ -435,6 +448,7 @@ class Row(NamedTuple):
     variations: tuple
     get: str
     most_frames: int | None = None
+    speaker: Callable | None = None  # of a source
     nothing: Any = events.Events(*(np.zeros(0, np.int64),) * 4)  # what `read` gives, but empty
 
 
@@ -543,6 +557,7 @@ RECORDINGS = {
         (0, 40),
         _UNFLIPPED,
         f"Get shd_train.h5 and shd_test.h5 {_ZENKE}",
+        speaker=_speaker,
     ),
     "ssc": Row(
         _spoken("ssc"),
@@ -553,5 +568,6 @@ RECORDINGS = {
         (0, 40),
         _UNFLIPPED,
         f"Get ssc_train.h5 and ssc_test.h5 {_ZENKE}",
+        speaker=_speaker,
     ),
 }

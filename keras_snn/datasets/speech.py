@@ -78,20 +78,25 @@ def load(name, batch_size, seed, data_dir, timesteps, augmentation=(), one_hot=F
     )
 
 
-def spoken_digits(folder, speaker=None):
+def spoken_digits(folder, held_out=None):
     """Paths and labels for training and held out, of `digit_speaker_number.wav`.
 
     Held out are the recordings of one speaker, or by default the first five of each.
     """
     parts = ([], []), ([], [])
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
-        digit, *names, number = path.stem.split("_")
+        digit, *_, number = path.stem.split("_")
         if not number.isdecimal():
             raise ValueError(f"{path} should be named digit_speaker_number.wav.")
-        paths, labels = parts[int(number) < 5 if speaker is None else "_".join(names) == speaker]
+        paths, labels = parts[int(number) < 5 if held_out is None else speaker(path) == held_out]
         paths.append(path)
         labels.append(int(digit))
     return parts
+
+
+def speaker(path):
+    """The speaker of a spoken digit."""
+    return "_".join(path.stem.split("_")[1:-1])
 
 
 def speech_commands(folder):
@@ -120,7 +125,7 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 SETS = {
     "spoken_digits": (spoken_digits, 8000, DIGITS),
     **{
-        f"spoken_digits_{name}": (functools.partial(spoken_digits, speaker=name), 8000, DIGITS)
+        f"spoken_digits_{name}": (functools.partial(spoken_digits, held_out=name), 8000, DIGITS)
         for name in SPEAKERS
     },
     "speech_commands": (

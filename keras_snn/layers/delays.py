@@ -27,7 +27,14 @@ from keras_snn.utils.arguments import (
     check_number,
 )
 
-__all__ = ["AxonalDelay", "DelayedConv1D", "DelayedConv2D", "DelayedDense", "round_delays"]
+__all__ = [
+    "AxonalDelay",
+    "DelayedConv1D",
+    "DelayedConv2D",
+    "DelayedDense",
+    "round_delays",
+    "shrinking_width",
+]
 
 # A width so small that only the nearest step has a share; that of whole delays.
 NARROW = 1e-6
@@ -61,6 +68,32 @@ def round_delays(model):
             raise ValueError(f"{layer.name} has no delays yet: build the model first.")
         layer.delays.assign(ops.clip(ops.round(layer.delays), 0, layer.max_delay))
         layer.sigma.assign(0.0)
+
+
+def shrinking_width(max_delay, epochs):
+    """The width of the Gaussians by epoch, for `keras_snn.callbacks.Schedule("sigma", ...)`.
+
+    In the first quarter of training it falls from half of the range to half a step: 0.27 steps, and
+    a part that falls geometrically from `max_delay / 2` to 0.23.
+
+    Args:
+        max_delay: Largest delay in steps, at least 1.
+        epochs: Epochs of the whole training.
+
+    Returns:
+        A function from an epoch, from 0, to a width in steps.
+
+    Source: the code of Hammouamri et al. (2024).
+
+    Example:
+
+    >>> width = shrinking_width(24, epochs=100)
+    >>> [round(width(epoch), 2) for epoch in (0, 10, 25, 99)]
+    [12.27, 2.74, 0.5, 0.5]
+    """
+    start = check_integer("max_delay", max_delay) / 2
+    check_integer("epochs", epochs)
+    return lambda epoch: 0.27 + max(0.23, start * (0.23 / start) ** (4 * epoch / epochs))
 
 
 class _Delayed(Configured, keras.layers.Layer):

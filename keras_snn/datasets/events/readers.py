@@ -4,6 +4,7 @@ A damaged file is a `ValueError` that names the byte.
 """
 
 import collections.abc
+import functools
 import io
 import math
 import os
@@ -341,7 +342,8 @@ def read_shd(path: str | os.PathLike) -> tuple[collections.abc.Sequence[Events],
 
     Returns:
         `(recordings, labels)`: a sequence of `Events`, each read on demand, in which `x` is the
-        unit (0 to 699) and `y` is 0, and an array of labels.
+        unit (0 to 699) and `y` is 0, with an attribute `speakers`, a list of text; and an array of
+        labels.
 
     Raises:
         FileNotFoundError: If there is no such file; the error says where to get it.
@@ -395,6 +397,18 @@ class _Recordings(collections.abc.Sequence):
 
     def __str__(self):
         return str(self.path)
+
+    @functools.cached_property
+    def speakers(self):
+        """The speaker of each recording, as text."""
+
+        def read(file):
+            speakers = file["extra/speaker"][:] if "extra/speaker" in file else []
+            if len(speakers) != self.count:
+                raise ValueError(f"extra/speaker tells {len(speakers)} of {self.count} speakers")
+            return [x.decode() if isinstance(x, bytes) else str(x) for x in speakers]
+
+        return _read_hdf5(self.path, read)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
