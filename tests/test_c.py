@@ -1,6 +1,7 @@
 """C source computes what TensorFlow Lite's reference kernels do, bit for bit."""
 
 import collections
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from keras_snn.export import flatbuffer, worker
 from keras_snn.export.c import kernels
 from keras_snn.export.c.factors import multiplier
 from keras_snn.export.c.pointwise import POINTWISE, rescale
-from keras_snn.export.c.step import read
+from keras_snn.export.c.rings import with_rings
+from keras_snn.export.c.step import Operation, Step, Tensor, read
 from keras_snn.export.streaming import real, stored
 from keras_snn.export.targets import Job
 from keras_snn.export.targets import c as target
@@ -334,6 +336,132 @@ def test_layers(quantize, both, reference_kernels, tmp_path):
         for wanted, row in zip(model.predict(clips, verbose=0), report.outputs):
             np.testing.assert_allclose(found[row["name"]][:, -1], wanted, rtol=1e-4, atol=1e-5)
         assert all(layer["agreement"] == 1 for layer in report.layers)
+
+
+def delayed_net():
+    """Delays of synapses and channels, whole and not, and a convolution over time."""
+    keras.utils.set_random_seed(3)
+    strong = {"kernel_initializer": keras.initializers.RandomNormal(0.2, 0.5)}
+    inputs = keras.Input((12, 5, 4, 2), name="x")
+    x = layers.DelayedConv2D(3, (3, 2), 2, strides=(2, 1), padding="same", **strong)(inputs)
+    x = layers.LIF(threshold=0.5)(x)
+    x = layers.AxonalDelay(4, parameter_shape="neuron")(x)
+    x = first = layers.FoldTime(keras.layers.Flatten())(x)
+    x = layers.IF()(layers.DelayedDense(6, 5, **strong)(x))
+    model = keras.Model(inputs, x)
+    layers.round_delays(model)
+    x = layers.IF()(layers.DelayedDense(6, 3, **strong)(layers.AxonalDelay(2)(x)))
+    x = layers.IF()(keras.layers.Conv1D(5, 3, padding="causal", **strong)(x))
+    ends = [layers.SumOverTime(name="sum")(keras.layers.Dense(3, **strong)(x))]
+    ends.append(layers.MembraneReadout("last", tau=2.0, name="last")(keras.layers.Dense(2)(first)))
+    return keras.Model(inputs, ends)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int16x8", None])
+def test_delays(quantize, both, reference_kernels, tmp_path):
+    """States of delays are rings, which turn more than once; outputs are the reference's."""
+    model = delayed_net()
+    clips = np.random.default_rng(1).random((8, *model.input_shape[1:])) < 0.5
+    clips = clips.astype("float32")
+    report = export.to_c(model, tmp_path / "net.c", quantize, clips if quantize else None, clips)
+    found = program(tmp_path / "net.c")({"x": clips})
+    path = tmp_path / "net.tflite"
+    interpreter = reference_kernels(path.read_bytes(), first_states(path, report))
+    for k, clip in enumerate(clips):
+        interpreter.reset()
+        for t, frame in enumerate(clip):
+            wanted = interpreter.step(frame[None])
+            for name, y in found.items():
+                tolerance = 0 if quantize else 1e-5
+                np.testing.assert_allclose(y[k, t], wanted[name].ravel(), rtol=0, atol=tolerance)
+    source = (tmp_path / "net.c").read_text()
+    # Five layers with delays and a convolution over time; a step of each is written, none moved.
+    assert [source.count(text) for text in ("static int head_", "memcpy(ring_")] == [6, 6]
+    widths = [1, 2, 4][[*TYPES].index(quantize)]
+    sizes = 3 * 5 * 4 * 2 + 5 * 3 * 4 * 3 + 6 * 36 + 3 * 6 + 4 * 6 + 3 * 6
+    assert report.state_bytes >= widths * sizes + 6 * 4
+    if quantize is None:
+        for y, end in zip(model.predict(clips, verbose=0), model.output_names):
+            np.testing.assert_allclose(found[end][:, -1], y, rtol=1e-4, atol=1e-5)
+        assert {layer["agreement"] for layer in report.layers} == {1.0}
+        assert all(0.05 < layer["rate"] < 0.95 for layer in report.layers)
+
+
+TYPES = {"int8": "int8", "int16x8": "int16", None: "float32"}
+
+
+def shifting(begin=(1, 0), steps=(1, 1), swapped=False, kept=None, scale=0.5, axis=0):
+    """A step that puts 2 values behind 6, weighs them all, and drops the first; or nearly that."""
+
+    def tensor(name, *shape, scale=0.5, **kwargs):
+        return Tensor(name, shape, "int8", np.array([scale], "float32"), -128, **kwargs)
+
+    def whole(values):
+        return Tensor("numbers", (len(values),), "int32", data=np.array(values, "int32"))
+
+    past, x, window = tensor("past", 3, 2, scale=scale), tensor("x", 1, 2), tensor("window", 4, 2)
+    after, flat, y = tensor("after", 3, 2), tensor("flat", 1, 8), tensor("y", 1, 3, scale=1)
+    if axis:
+        past, x, window = tensor("past", 2, 3), tensor("x", 2, 1), tensor("window", 2, 4)
+        after = tensor("after", 2, 3)
+    kernel = tensor("kernel", 3, 8, data=np.arange(24, dtype="int8").reshape(3, 8))
+    masks = types.SimpleNamespace(beginMask=0, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0)
+    join = types.SimpleNamespace(axis=axis)
+    operations = [
+        Operation("CONCATENATION", [x, past] if swapped else [past, x], [window], join),
+        Operation("RESHAPE", [window, whole([1, 8])], [flat]),
+        Operation("FULLY_CONNECTED", [flat, kernel], [y]),
+        Operation(
+            "STRIDED_SLICE", [window, whole(begin), whole([4, 2]), whole(steps)], [after], masks
+        ),
+    ]
+    outputs = {"y": y} | ({"kept": locals()[kept]} if kept else {})
+    return Step(operations, {"x": x}, outputs, {"past": (past, after)})
+
+
+def test_what_is_a_ring():
+    first = {"past": np.zeros((3, 2))}
+    ring = with_rings(shifting(), first)
+    assert [op.kind for op in ring.operations] == ["PUSH", "RESHAPE", "STEPS", "FULLY_CONNECTED"]
+    assert list(ring.rings) == ["past"] and not ring.states
+    assert ring.operations[-1].steps == [0, 2, 4, 6]
+    assert with_rings(shifting(kept="window"), first).rings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"begin": (0, 0)},  # the present step is lost
+        {"begin": (0, 1), "axis": 1},  # steps are side by side
+        {"swapped": True},  # the oldest step is the last
+        {"kept": "past"},
+        {"kept": "after"},  # the state is read by something else
+        {"scale": 0.25},  # its codes change
+    ],
+    ids=str,
+)
+def test_what_is_no_ring(change):
+    step = shifting(**change)
+    operations = [dataclasses.replace(op) for op in step.operations]
+    found = with_rings(step, {"past": np.zeros((3, 2))})
+    assert not found.rings and list(found.states) == ["past"]
+    for op, before in zip(found.operations, operations, strict=True):
+        assert op == before or vars(op) == vars(before)
+
+
+def test_states_change_between_codes_and_numbers():
+    real = Tensor("x", (3,), "float32")
+    code = Tensor("x", (3,), "int8", np.array([0.5], "float32"), -3)
+
+    def keep(source, output, x):
+        return POINTWISE["KEEP"](Operation("KEEP", [source], [output]), np.array(x)).tolist()
+
+    assert keep(real, code, [0.0, 1.0, 1e3]) == [-3, -1, 127]
+    assert keep(code, real, [-3, -1, 127]) == [0.0, 1.0, 65.0]
+
+
+def test_states_that_begin_otherwise_are_no_ring():
+    assert not with_rings(shifting(), {"past": np.arange(6.0).reshape(3, 2)}).rings
 
 
 # Refused in int16: exponentials and sigmoids, which are tables there, and what has no range.

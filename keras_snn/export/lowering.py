@@ -65,6 +65,8 @@ class Lowering:
         floor: Whether neurons fire by `clip(floor(h / threshold), 0, 1)`, which for thresholds over
             0 is the same step in float32, of operations that XNNPACK has; a comparison is better
             where integers compute.
+        gathers: Whether one step of a dense layer with whole delays gathers what each synapse
+            reads; else it weighs the whole window, with weights that are 0 but at the delays.
 
     After `run`, `spikes` has the spikes of each spiking layer, `thresholds` their thresholds (as
     first set), `states` the new states of one step, and `initial` their first values. A layer that
@@ -72,9 +74,18 @@ class Lowering:
     """
 
     def __init__(
-        self, model, trace, timesteps, states=None, floor=False, rounds=False, grids=False
+        self,
+        model,
+        trace,
+        timesteps,
+        states=None,
+        floor=False,
+        rounds=False,
+        grids=False,
+        gathers=True,
     ):
         self.model, self.trace, self.timesteps, self.grids = model, trace, timesteps, grids
+        self.gathers = gathers
         self.old, self.step, self.floor = states, states is not None, floor
         self.constants, self.fine = Constants(), grids and state_bits(model) == 16
         self.rounds = rounds and not self.step and timesteps == 1
@@ -337,7 +348,10 @@ def _delayed(lowering, call, x, **kwargs):
     # Of one step and whole delays, only what each synapse or channel reads is taken.
     single = lowering.step and np.all(shares.max(0) == 1)
     mix = _delayed_channels if isinstance(layer, snn.AxonalDelay) else _delayed_synapses
-    y = mix(layer, window, count, taps, ages if single else None)
+    if isinstance(layer, snn.DelayedDense) and lowering.step and not lowering.gathers:
+        y = ops.matmul(ops.reshape(window, (1, -1)), _constant(taps.reshape(-1, taps.shape[-1])))
+    else:
+        y = mix(layer, window, count, taps, ages if single else None)
     bias = getattr(layer, "bias", None)
     return Value(y if bias is None else y + _constant(_numpy(bias)), True)
 

@@ -5,7 +5,7 @@ import numpy as np
 from keras_snn.export.c.factors import factors, quantized, real_factors, scale
 from keras_snn.export.c.pointwise import limits, number
 
-__all__ = ["INDEXED", "KERNELS", "SOURCES", "compressed"]
+__all__ = ["INDEXED", "KERNELS", "SOURCES", "WEIGHED", "compressed", "contiguous"]
 
 # The functions by name. `value`, `weight` and `total` are types of the whole file.
 SOURCES = {
@@ -25,6 +25,13 @@ static float clampf(float x, float low, float high)
 static int32_t clamp_real(double x, int32_t low, int32_t high)
 {
     return x < low ? low : x > high ? high : (int32_t)x;
+}
+""",
+    "turned": """
+/* Where a value of a ring is, the oldest step being at `head`. */
+static int turned(int head, int index, int size)
+{
+    return head + index < size ? head + index : head + index - size;
 }
 """,
     "rescale": """
@@ -67,6 +74,7 @@ struct layer {
     int groups, kernel_rows, kernel_columns;
     int row_stride, column_stride, row_dilation, column_dilation, top, left;
     EDGES
+    RING
 };
 
 """,
@@ -107,7 +115,7 @@ static void add_few(const struct layer *l, const value *pixel, int place)
 }
 """,
     "sum_up": """
-static void weigh(const struct layer *l, const value *x, value *y)
+static void weigh(const struct layer *l, const value *x, value *yHEAD)
 {
     for (int r = 0; r < l->out_rows; ++r) {
         for (int c = 0; c < l->out_columns; ++c, y += l->outputs) {
@@ -119,8 +127,7 @@ static void weigh(const struct layer *l, const value *x, value *y)
                     const int column = c * l->column_stride - l->left + j * l->column_dilation;
                     if (row < 0 || row >= l->rows || column < 0 || column >= l->columns)
                         continue;
-                    const value *pixel = x + (row * l->columns + column) * l->inputs;
-                    ADD_PIXEL
+                    PIXELS
                 }
             }
             for (int o = 0; o < l->outputs; ++o)
@@ -237,7 +244,9 @@ def _weigh(op, write):
         padding = op.padding
         if padding is None:
             padding = _padding(options, shape, out_shape, weights.shape, strides, dilations)
-    outputs = y.shape[-1]
+    outputs, kernel_columns = y.shape[-1], weights.shape[1]
+    if op.steps:  # beside each other in memory as places of the kernel
+        weights = weights.reshape(len(weights), -1, weights.shape[2] // len(op.steps), outputs)
     low, high = limits(op)
     few = compressed(weights)
     stored = {"weights": weights} if few is None else few
@@ -271,17 +280,24 @@ def _weigh(op, write):
     fields |= dict(zip(("rows", "columns"), shape)) | {"inputs": weights.shape[2]}
     fields |= dict(zip(("out_rows", "out_columns"), out_shape)) | {"outputs": outputs}
     fields |= {"groups": groups, "kernel_rows": weights.shape[0]}
-    fields |= {"kernel_columns": weights.shape[1], "row_stride": strides[0]}
+    fields |= {"kernel_columns": kernel_columns, "row_stride": strides[0]}
     fields |= {"column_stride": strides[1], "row_dilation": dilations[0]}
     fields |= {"column_dilation": dilations[1], "top": padding[0], "left": padding[1]}
     fields |= {"zero": zero, "low": number(low), "high": number(high)}
+    head = ""
+    if write.turning:
+        begins = op.steps or [0]
+        fields["begins"] = write.constant(np.array(begins), "int32_t")
+        fields |= {"steps": len(begins), "size": write.root(x).size}
+        head = f", {write.head(x)}"
+        write.use("turned")
     write.totals = max(write.totals, outputs)
     write.use("weigh", "add_all" if few is None else "add_few", "sum_up")
     write.use("clampf" if write.value == "float" else "clamp")
     if quantized(y) and y.kind == "int8":
         write.use("rescale", "rescale_once")
     layer = write.struct("layer", fields)
-    return f"weigh(&{layer}, {write.name(x)}, {write.name(y)});"
+    return f"weigh(&{layer}, {write.name(x)}, {write.name(y)}{head});"
 
 
 def compressed(weights):
@@ -399,10 +415,20 @@ def _softmax(op, write):
     return f"softmax({write.name(x)}, {write.name(y)}, {sizes});"
 
 
+def _push(op, write):
+    """The present step over the oldest one of a ring."""
+    (x,), ring = op.inputs, op.output
+    place, head = write.names[ring], write.head(ring)
+    return (
+        f"memcpy({place} + {head}, {write.names[write.root(x)]}, {x.size} * sizeof *{place});\n"
+        f"{head} = ({head} + {x.size}) % {ring.size};"
+    )
+
+
+WEIGHED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 KERNELS = {
-    "CONV_2D": _weigh,
-    "DEPTHWISE_CONV_2D": _weigh,
-    "FULLY_CONNECTED": _weigh,
+    **dict.fromkeys(WEIGHED, _weigh),
+    "PUSH": _push,
     "MAX_POOL_2D": _pool("pool_max"),
     "AVERAGE_POOL_2D": _pool("pool_mean"),
     "MEAN": _reduce(True),
@@ -447,8 +473,9 @@ def broadcast(shape, output):
     return "i" if size == int(np.prod(output)) else "0" if size == 1 else f"i % {size}"
 
 
-def _slice(op, read):
-    x, y = op.inputs[0], op.output
+def _sliced(op):
+    """How far apart the entries of a slice are along its axes, and where the first one is."""
+    x = op.inputs[0]
     start, steps = [int(n) for n in np.ravel(op.inputs[1].data)], [1] * len(x.shape)
     if op.kind == "STRIDED_SLICE":
         steps = [int(n) for n in np.ravel(op.inputs[3].data)]
@@ -462,7 +489,23 @@ def _slice(op, read):
         kept = range(len(x.shape))
     strides = _strides(x.shape)
     first = sum(n * s for n, s in zip(start, strides))
-    return read(x, place(y.shape, [strides[k] * steps[k] for k in kept], first))
+    return [strides[k] * steps[k] for k in kept], first
+
+
+def _slice(op, read):
+    strides, first = _sliced(op)
+    return read(op.inputs[0], place(op.output.shape, strides, first))
+
+
+def contiguous(op):
+    """Where the values of a slice begin, if they follow each other in memory; else `None`."""
+    shape = op.output.shape
+    try:
+        strides, first = _sliced(op)
+    except NotImplementedError:
+        return None
+    apart = [s != t for n, s, t in zip(shape, strides, _strides(shape)) if n > 1]
+    return None if any(apart) else first
 
 
 def _gather(op, read):

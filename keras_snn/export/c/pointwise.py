@@ -183,10 +183,16 @@ def _quantize(op, x):
 def _keep(op, x):
     """A state from one step to the next; its codes may stand for other numbers there."""
     source, output = op.inputs[0], op.output
-    if not quantized(source) or (scale(source), source.zero) == (scale(output), output.zero):
+    codes = quantized(source), quantized(output)
+    if not any(codes) or (
+        all(codes) and (scale(source), source.zero) == (scale(output), output.zero)
+    ):
+        return x
+    x = _dequantize(op, x) if codes[0] else x
+    if not codes[1]:
         return x
     low, high = limits(op)
-    code = to_even(_dequantize(op, x) / np.float32(output.scale[0])) + np.float32(output.zero)
+    code = to_even(x / np.float32(output.scale[0])) + np.float32(output.zero)
     return to_whole(clamp(code, np.float32(low), np.float32(high)))
 
 

@@ -7,7 +7,10 @@ import numpy as np
 
 from keras_snn.export import flatbuffer
 
-__all__ = ["Operation", "Step", "Tensor", "graph", "read"]
+__all__ = ["ALIASES", "Operation", "Step", "Tensor", "graph", "read"]
+
+# Other shapes of the same values, and some steps of a window.
+ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "STEPS")
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,6 +51,8 @@ class Operation:
         options: What the file says besides.
         padding: Of a convolution: how many rows and columns of zeros are in front of its input, if
             that is not what `options` says.
+        steps: Of a layer that weighs steps of a window, where each begins in it; their channels are
+            side by side.
     """
 
     kind: str
@@ -55,6 +60,7 @@ class Operation:
     outputs: list
     options: Any = None
     padding: list | None = None
+    steps: list | None = None
 
     @property
     def output(self):
@@ -70,12 +76,14 @@ class Step:
         operations: In an order in which they can run.
         inputs, outputs: Tensors by name, without states.
         states: For each state the tensor before and the one after the step, by name.
+        rings: For each state that is a ring its window, by name.
     """
 
     operations: list
     inputs: dict
     outputs: dict
     states: dict
+    rings: dict = dataclasses.field(default_factory=dict)
 
 
 def read(blob, inputs, outputs, states):

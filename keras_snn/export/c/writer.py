@@ -13,7 +13,7 @@ import numpy as np
 from keras_snn.export.c.factors import factors, quantized
 from keras_snn.export.c.kernels import INDEXED, KERNELS, SOURCES, broadcast
 from keras_snn.export.c.pointwise import POINTWISE, Text, number
-from keras_snn.export.c.step import Operation, Tensor
+from keras_snn.export.c.step import ALIASES, Operation, Tensor
 from keras_snn.export.names import identifier
 
 __all__ = ["Source", "write"]
@@ -30,12 +30,10 @@ TYPES = {
     "uint32": "uint32_t",
     "bool": "uint8_t",
 }
-# Other shapes of the same values.
-ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # Operations whose integers of 16 bits are TensorFlow Lite's; it has tables for others.
 IN_INT16 = {
     *INDEXED,
-    *("ADD", "SUB", "MUL", "QUANTIZE", "DEQUANTIZE", "KEEP", "RELU", "MAXIMUM", "MINIMUM"),
+    *("ADD", "SUB", "MUL", "QUANTIZE", "DEQUANTIZE", "KEEP", "RELU", "MAXIMUM", "MINIMUM", "PUSH"),
     *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN"),
 }
 # Codes of the kinds of which functions are evaluated in advance.
@@ -106,6 +104,8 @@ class Writer:
         totals: Number of sums that are needed at once.
         share: What becomes of a share of 1 in a softmax.
         stored: Of each operation with weights how these are stored.
+        rings: The name in C of each ring's head, where the oldest step is, by window.
+        turning: Whether layers read rings.
     """
 
     def __init__(self, step, stem, first, timesteps):
@@ -122,6 +122,8 @@ class Writer:
         self.totals, self.share, self.used = 0, "share", []
         self.constants, self.structs, self.names, self.stored = {}, [], {}, {}
         self.roots, self.units = {}, []
+        self.rings = {ring: f"head_{k}" for k, ring in enumerate(step.rings.values())}
+        self.turning = any(op.steps for op in step.operations)
 
     def write(self):
         """The source."""
@@ -129,9 +131,12 @@ class Writer:
         self._schedule()
         ram = self._place()
         body = [self._unit(unit) for unit in self.units]
-        reset = [self._first(name, *pair) for name, pair in self.states.items()]
+        reset = [self._first(name, before) for name, (before, _) in self.states.items()]
+        for name, ring in self.step.rings.items():
+            reset += [self._first(name, ring), f"{self.rings[ring]} = 0;"]
         ram += self.totals * np.dtype(_numpy(self.total)).itemsize
         states = sum(_bytes(before) for before, _ in self.states.values())
+        states += sum(_bytes(ring) + HEAD for ring in self.rings)
         rom = sum(array.nbytes for _, _, array in self.constants.values())
         source = self._source(body, reset)
         return Source(source, self._header(), ram, rom, states, self.stored)
@@ -227,6 +232,11 @@ class Writer:
             else:
                 self.late.append((before, kept))
                 dies[kept] = len(self.units)
+        for k, (ring, head) in enumerate(self.rings.items()):
+            self.names[ring] = f"ring_{k}"
+            self.memory.append(f"static {TYPES[ring.kind]} ring_{k}[{ring.size}];")
+            self.memory.append(f"static int {head};")
+            total += _bytes(ring) + HEAD
         arenas = {}
         for tensor in sorted(born, key=born.get):
             end = dies.get(tensor, born[tensor])
@@ -254,6 +264,10 @@ class Writer:
         if tensor.kind != self.kind:
             raise NotImplementedError
         return self.names[self.root(tensor)]
+
+    def head(self, tensor):
+        """Where the oldest step of a ring is; 0 of what is no ring."""
+        return self.rings.get(self.root(tensor), "0")
 
     def constant(self, array, kind=None):
         """The name of an array of constants."""
@@ -309,6 +323,9 @@ class Writer:
 
         def read(tensor, index):
             place = self.constant(tensor.data) if tensor.data is not None else self.names[tensor]
+            if tensor in self.rings:
+                self.use("turned")
+                index = f"turned({self.rings[tensor]}, {index}, {tensor.size})"
             return f"{place}[{index}]"
 
         def operand(tensor, output):
@@ -386,9 +403,11 @@ class Writer:
     def _calls(self, text):
         self.use(*(name for name in ("clamp", "clampf", "rescale") if f"{name}(" in text))
 
-    def _first(self, name, before, kept):
+    def _first(self, name, before):
         """Sets a state to its first value."""
-        value = np.broadcast_to(np.asarray(self.first[name], "float32"), before.shape).ravel()
+        value = np.asarray(self.first[name], "float32")
+        value = value.ravel()[:1] if name in self.step.rings else value
+        value = np.broadcast_to(value, before.shape).ravel()
         if quantized(before):
             limits = np.iinfo(before.kind)
             value = np.round(value / before.scale[0]) + before.zero
@@ -410,7 +429,7 @@ class Writer:
             body.append(
                 f"memcpy({self.names[before]}, {self.names[kept]}, sizeof {self.names[before]});"
             )
-        words = FORMS[self.kind] | {"SHARE": self.share} | self._stored_words()
+        words = self._stored_words() | FORMS[self.kind] | {"SHARE": self.share}
         functions = ""
         for name, text in SOURCES.items():
             if name in self.used:
@@ -444,11 +463,19 @@ class Writer:
     def _stored_words(self):
         """What stands in `SOURCES` for the ways in which weights are stored."""
         few, every = ("add_few" in self.used), ("add_all" in self.used)
-        adds = [f"{name}(l, pixel, i * l->kernel_columns + j);" for name in ("add_few", "add_all")]
-        choice = "if (l->counts)\n{0}    {1}\n{0}else\n{0}    {2}".format(" " * 20, *adds)
+        place = "i * l->kernel_columns + j"
+        place = f"({place}) * l->steps + s" if self.turning else place
+        adds = [f"{name}(l, pixel, {place});" for name in ("add_few", "add_all")]
+        choice = "if (l->counts)\n    {}\nelse\n    {}".format(*adds)
+        add = choice if few and every else adds[0] if few else adds[1]
+        pixels = PIXELS[self.turning].replace(
+            "ADD_PIXEL", add.replace("\n", "\n    " if self.turning else "\n")
+        )
         return {
             "FEW\n    ": FEW if few else "",
-            "ADD_PIXEL": choice if few and every else adds[0] if few else adds[1],
+            "    RING\n": RING if self.turning else "",
+            "HEAD": ", int head" if self.turning else "",
+            "PIXELS": textwrap.indent(pixels, " " * 20).lstrip(),
         }
 
     def _header(self):
@@ -495,6 +522,21 @@ class Writer:
         ]
         return "\n".join(lines) + "\n"
 
+
+# Bytes of where the oldest step of a ring is.
+HEAD = 4
+# How a layer goes over its input: pixel by pixel, and of a window step by step.
+PIXELS = (
+    "const value *pixel = x + (row * l->columns + column) * l->inputs;\nADD_PIXEL",
+    """const int from = (row * l->columns + column) * l->inputs;
+for (int s = 0; s < l->steps; ++s) {
+    const value *pixel = x + turned(head, l->begins[s] + from, l->size);
+    ADD_PIXEL
+}""",
+)
+RING = """    const int32_t *begins; /* where the steps begin that are read, of a ring, */
+    int steps, size; /* how many they are, and how many values the input has. */
+"""
 
 # What stands in `SOURCES` for arithmetic that is not the same for floats and integers.
 FORMS = {

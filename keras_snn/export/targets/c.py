@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_snn.export import flatbuffer
 from keras_snn.export.c.describe import describe
+from keras_snn.export.c.rings import with_rings
 from keras_snn.export.c.step import read
 from keras_snn.export.c.writer import write
 from keras_snn.export.job import run
@@ -39,8 +40,9 @@ def to_c(
     are C99, call nothing but the standard library, and allocate no memory. After the steps of a
     clip the outputs are those of the clip. What is computed is the step of
     `to_tflite(model, path, "step", quantize)`, with integers by the arithmetic of TensorFlow Lite's
-    reference kernels; few outputs differ by one step of their scale. Weights that are 0 are left
-    out where that takes fewer bytes (`report.weights`); the results are the same.
+    reference kernels; few outputs differ by one step of their scale. The last steps that delays
+    read are in rings, and a `DelayedDense` weighs them as a dense layer does. Weights that are 0
+    are left out where that takes fewer bytes (`report.weights`); the results are the same.
 
     Args:
         model: A functional or Sequential model of Keras and keras_snn layers.
@@ -149,9 +151,10 @@ def _write(program, blob):
     names = {m.name.decode() for s in flatbuffer.read(blob)[0].signatureDefs for m in s.outputs}
     outputs += [name for name in program.probe_names if name in names]
     states = list(program.state_names.values())
-    step = read(blob, program.input_names, outputs, states)
+    first = program.states()
+    step = with_rings(read(blob, program.input_names, outputs, states), first)
     try:
-        return write(step, program.job.stem, program.states(), program.job.timesteps)
+        return write(step, program.job.stem, first, program.job.timesteps)
     except NotImplementedError as error:
         op, *reason = error.args
         shapes = [t.shape for t in op.inputs if t is not None]

@@ -210,7 +210,8 @@ def convert(program, probe):
     cells = [getattr(call.layer, "cell", None) for call in program.trace.calls]
     grids = options["quantize"] in CALIBRATED and state_bits(program.model) > 0
     rounds = options["quantize"] == "int8" and any(isinstance(c, ILIFCell) for c in cells)
-    module, signatures = program.module(probe, inside, floor=floor, rounds=rounds, grids=grids)
+    forms = {"floor": floor, "rounds": rounds, "grids": grids, "gathers": options["target"] != "c"}
+    module, signatures = program.module(probe, inside, **forms)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
