@@ -522,6 +522,14 @@ def test_subclassed_models_are_refused(tmp_path):
 
 
 @with_tensorflow
+def test_names_that_tensorflow_refuses(tmp_path):
+    model = keras.Sequential([keras.Input((2, 3)), keras.layers.Dense(2, name="ö"), layers.LIF()])
+    with pytest.raises(ValueError, match=r"names \['ö'\]: a name begins with a letter"):
+        export.to_tflite(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@with_tensorflow
 def test_report(tmp_path):
     model = sequence_net(NEURONS["LIF"])
     report = export.to_tflite(model, tmp_path / "m.tflite", "step", timesteps=STEPS)
@@ -529,6 +537,7 @@ def test_report(tmp_path):
     assert json.loads(report.to_json())["state_bytes"] == report.state_bytes == 2 * 144 * 4 + 12
     text = str(report)
     assert "first" in text and "second" in text and "CONV_2D 2" in text
+    assert text.count("own as agree, of examples in which all layers above agree") == 1
     stream = export.StreamingInterpreter(tmp_path / "m.tflite")
     with pytest.raises(ValueError, match="shape"):
         stream.step(np.zeros((2, 6, 6, 2), "float32"))

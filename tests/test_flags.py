@@ -189,6 +189,7 @@ EFFECTS = {
         "mode": ["step", FILE],
         "quantize": ["int8", FILE],
         "target": ["tflm", FILE],
+        "precision": ["ap_fixed<16,6>", FILE, "--target=hls4ml"],
         "state": ["internal", FILE, "--mode=step"],
         "tensors": ["true", FILE],
     },
@@ -281,7 +282,12 @@ REFUSED = {
     ],
     "listen": [("speed", [FILE, "--speed=2"])],
     "evaluate": NOT_SAVED,
-    "export": [*NOT_SAVED, ("batch_size", [FILE, "--batch_size=3"])],
+    "export": [
+        *NOT_SAVED,
+        ("batch_size", [FILE, "--batch_size=3"]),
+        ("precision", [FILE, "--precision=ap_fixed<16,6>"]),
+        ("quantize", [FILE, "--quantize=int8", "--target=hls4ml"]),
+    ],
     "profile_model": [*NOT_SAVED, ("augmentation", ["--model=SEWResNet8", "--augmentation=flip"])],
 }
 
@@ -433,6 +439,13 @@ def stubs_of_export(trace, module, model):
     yield module.export, "StreamingInterpreter", trace.asked("StreamingInterpreter", stream)
     yield module, "write_project", lambda path, report: trace.asked("project")(path)
     yield module.files, "write", lambda path, content: trace.asked("write")(path)
+    fpga = {
+        "convert": types.SimpleNamespace(write=lambda: None),
+        "simulate": (np.zeros((4, 2, 10)), {}),
+        "resources": [{"name": "total", "additions": 3}],
+    }
+    fpga = {name: trace.asked(name, answer) for name, answer in fpga.items()}
+    yield module, "hls4ml", types.SimpleNamespace(**fpga)
 
 
 def stubs_of_profile_model(trace, module, model):

@@ -108,6 +108,11 @@ class ExportReport:
             shares = [layer[k] for k in ("agreement", "agreement, built-in", "own agreement")]
             shares = " ".join(f"{'-':>10}" if s is None else f"{s:10.4%}" for s in shares)
             lines.append(f"{layer['name'][:40]:40} {layer['rate']:8.4f} {shares}")
+        if self.layers:
+            lines.append(
+                "(spikes equal to the Keras model's: agree as the file runs by default, built-in "
+                "without XNNPACK, own as agree, of examples in which all layers above agree)"
+            )
         lines += [
             f"same answer: {self.top1:.2%} of {self.examples} examples; {self.flipped} with a "
             "spike that differs",

@@ -9,6 +9,7 @@ files and the report, or the error.
 import importlib
 import json
 import pathlib
+import re
 import sys
 
 import keras
@@ -23,6 +24,9 @@ from keras_snn.export.targets import Job, load
 from keras_snn.layers.rnn import reset_states
 
 __all__ = ["Program", "work"]
+
+# Names that TensorFlow takes.
+LEGAL = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"
 
 
 def work(folder):
@@ -112,7 +116,17 @@ class Program:
 
         lowering = self._lowering({} if self.one_step else None)
         specs = [tf.TensorSpec(shape, tf.float32) for shape in self.shapes]
-        tf.function(lambda *xs: lowering.run(xs), autograph=False).get_concrete_function(*specs)
+        try:
+            tf.function(lambda *xs: lowering.run(xs), autograph=False).get_concrete_function(*specs)
+        except ValueError as error:
+            names = [layer.name for layer in graph.flatten_layers(self.model)]
+            names = [name for name in names if not re.fullmatch(LEGAL, name)]
+            if not names or "scope name" not in str(error):
+                raise
+            raise ValueError(
+                f"TensorFlow can't have layers of the names {names}: a name begins with a letter "
+                "of English or a digit, and has '_', '.', '-' and '/' besides."
+            ) from error
         return lowering
 
     def _lowering(self, states, **options):
