@@ -199,6 +199,7 @@ def networks():
         },
         "Encoders": {
             "RepeatTime": encoder(snn.RepeatTime, timesteps=STEPS),
+            "ImpulseEncoder": encoder(snn.ImpulseEncoder, timesteps=STEPS),
             "LatencyEncoder": encoder(snn.LatencyEncoder, timesteps=STEPS),
             "PhaseEncoder": encoder(snn.PhaseEncoder, timesteps=STEPS),
             "PopulationEncoder": encoder(snn.PopulationEncoder, timesteps=STEPS, neurons=3),

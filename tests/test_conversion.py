@@ -626,6 +626,72 @@ def test_tandem_counts_and_gradient():
     np.testing.assert_allclose(dx, np.where(x > 0, 1 / 16, 0), atol=1e-6)
 
 
+def test_tandem_takes_an_image_at_the_first_step_only():
+    rng, steps = np.random.default_rng(2), 6
+    weights = [rng.normal(0, 0.3, (5, 4)), rng.normal(0, 0.2, 4), rng.normal(0, 1, (4, 2))]
+    ann = keras.Sequential(
+        [layers.Input((5,)), layers.Dense(4, "relu", name="one"), layers.Dense(2, use_bias=False)]
+    )
+    ann.set_weights([w.astype("float32") for w in weights])
+    model = training.tandem(ann, steps)
+    model.get_layer("one_neuron").active.assign(1.0)
+    model.get_layer("one_neuron").threshold.assign(0.9)
+    x = rng.random((3, 5)).astype("float32")
+    # As their code counts: the image once, a share of the bias each step, spikes at V = theta / T
+    # that count 1. Worth theta and divided by T, the counts are our mean.
+    kernel, bias, head = weights
+    potential, counts = np.zeros((3, 4)), np.zeros((3, 4))
+    for step in range(steps):
+        potential = potential + (x.astype("float64") @ kernel if step == 0 else 0) + bias / steps
+        fired = potential >= 0.9 / steps
+        counts, potential = counts + fired, potential - fired * 0.9 / steps
+    assert counts.min() == 0 and counts.max() > 1
+    np.testing.assert_allclose(predict(model, x), counts * 0.9 / steps @ head, atol=1e-5)
+    np.testing.assert_allclose(
+        predict(training.to_spiking(model), x), counts * 0.9 / steps @ head, atol=1e-5
+    )
+    direct = training.tandem(ann, steps, input_coding="direct")
+    assert {type(layer).__name__ for layer in direct.layers} >= {"RepeatTime", "Tandem"}
+    with pytest.raises(ValueError, match="`input_coding`.*'once'"):
+        training.tandem(ann, steps, input_coding="once")
+
+
+@pytest.mark.once
+def test_progressive_schedule_freezes_a_layer_as_soon_as_it_fires():
+    x, y = digits()
+    x, y = x.reshape(-1, 64)[:400], y[:400]
+    model = training.tandem(small_ann(), 8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+    seen, wanted = [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            fires = float(ops.convert_to_numpy(model.get_layer("two_neuron").active))
+            trainable = [model.get_layer(name).trainable for name in ("one", "two", "head")]
+            seen.append((fires, trainable, model.get_layer("two").get_weights()[0]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            # The threshold is that of the weights after this epoch, not of the best ones.
+            if seen[-1][0] == 0:
+                probe = keras.Model(model.inputs, model.get_layer("two_neuron").input)
+                found = predict(probe, x[:100]).mean(axis=1)
+                wanted.append(np.percentile(np.maximum(found, 0), 99.0))
+
+    schedule = training.ProgressiveTandem(x[:100], 2, percentile=99.0, monitor="val_loss")
+    watch = [Watch(), schedule]
+    model.fit(x, y, validation_split=0.2, epochs=60, verbose=0, callbacks=watch)
+    assert next(trainable for fires, trainable, _ in seen if fires == 0) == [True, True, True]
+    late = [(trainable, kernel) for fires, trainable, kernel in seen if fires == 1]
+    assert len(late) > 2 and all(trainable == [False, False, True] for trainable, _ in late)
+    for _, kernel in late[1:]:
+        np.testing.assert_array_equal(kernel, late[0][1])
+    threshold = float(ops.convert_to_numpy(model.get_layer("two_neuron").threshold))
+    np.testing.assert_allclose(threshold, wanted[-1], rtol=1e-6)
+    with pytest.raises(ValueError, match="`freeze`.*'never'"):
+        training.ProgressiveTandem(x[:100], freeze="never")
+
+
 @pytest.mark.once
 def test_progressive_schedule_freezes():
     x, y = digits()
@@ -644,7 +710,7 @@ def test_progressive_schedule_freezes():
             }
             seen.append((fires, state, model.get_layer("one").trainable))
 
-    schedule = training.ProgressiveTandem(x[:100], patience=1, monitor="val_loss")
+    schedule = training.ProgressiveTandem(x[:100], patience=1, monitor="val_loss", freeze="trained")
     model.fit(x, y[:400], validation_split=0.2, epochs=40, verbose=0, callbacks=[schedule, Watch()])
     fires = [f for f, _, _ in seen]
     assert fires[0] == {"one": 1, "two": 0} and fires[-1] == {"one": 1, "two": 1}

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_snn.layers import (
     DeltaEncoder,
+    ImpulseEncoder,
     LatencyEncoder,
     PhaseEncoder,
     PoissonEncoder,
@@ -17,6 +18,7 @@ from keras_snn.layers import (
 )
 
 ENCODERS = [
+    lambda: ImpulseEncoder(4),
     lambda: PoissonEncoder(4, gain=0.8, seed=1),
     lambda: LatencyEncoder(4),
     lambda: LatencyEncoder(4, mode="log"),

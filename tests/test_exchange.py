@@ -688,6 +688,7 @@ def test_what_nir_can_not_say(reason, tmp_path):
 @pytest.mark.parametrize(
     "encoder",
     [
+        layers.ImpulseEncoder(5, name="bad"),
         layers.LatencyEncoder(5, name="bad"),
         layers.PhaseEncoder(5, name="bad"),
         layers.PoissonEncoder(5, name="bad"),

@@ -14,6 +14,7 @@ from keras_snn.utils.arguments import Configured, check_choice, check_integer, c
 
 __all__ = [
     "DeltaEncoder",
+    "ImpulseEncoder",
     "LatencyEncoder",
     "PhaseEncoder",
     "PoissonEncoder",
@@ -84,6 +85,30 @@ class PoissonEncoder(_Encoder, RepeatTime):
     def get_config(self):
         names = ("gain", "signed", "seed")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="keras_snn")
+class ImpulseEncoder(_Encoder, RepeatTime):
+    """All of a value at the first step, and nothing after it: `timesteps * x`, then zeros.
+
+    The mean over time is `x`, as that of `RepeatTime`.
+
+    Args:
+        timesteps: Number of steps, T.
+        **kwargs: Those of `keras.layers.Layer` (`name`, `dtype`, ...).
+
+    Source: the authors' code of Wu et al. (2020), which counts spikes where we take their mean.
+
+    Example:
+
+    >>> print(keras.ops.convert_to_numpy(ImpulseEncoder(3)(keras.ops.array([[0.5]])))[0, :, 0])
+    [1.5 0.  0. ]
+    """
+
+    def encode(self, x):
+        first = ops.cast(ops.arange(self.timesteps) == 0, x.dtype)
+        first = ops.reshape(first, (-1, *[1] * (len(x.shape) - 1)))
+        return self.timesteps * first * ops.expand_dims(x, 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_snn")

@@ -4,9 +4,11 @@
 ReLU. During `fit`, `ProgressiveTandem` turns them into spiking neurons one by one. `to_spiking`
 makes the spiking network.
 
-Source: Wu et al. (2020), progressive tandem learning. Ours differs in two points, so that currents
-and biases agree with all other networks here: the input is a constant current rather than one of
-the first step only, and activations are rates rather than counts.
+Source: the code of the authors of Wu et al. (2020), progressive tandem learning. An image comes at
+the first step only, and layers from the second on are frozen as soon as they fire; both can be
+chosen otherwise. In two points ours differs always, so that networks agree with all others here:
+activations are rates, worth their threshold, where theirs are counts of spikes worth 1; and batch
+normalisation is folded before, where theirs goes on learning, which takes up that factor.
 """
 
 import keras
@@ -19,10 +21,12 @@ from keras_snn.conversion.build import Parts, build_snn
 from keras_snn.conversion.fidelity import check_fidelity
 from keras_snn.conversion.reader import read
 from keras_snn.layers.time import check_rank
-from keras_snn.utils.arguments import check_integer, check_number
+from keras_snn.utils.arguments import check_choice, check_integer, check_number
 from keras_snn.utils.deprecation import renamed
 
 __all__ = ["ProgressiveTandem", "Tandem", "tandem"]
+
+ENCODERS = {"impulse": snn.ImpulseEncoder, "direct": snn.RepeatTime}
 __getattr__ = renamed(__name__)
 
 
@@ -85,7 +89,12 @@ class Tandem(keras.layers.Layer):
         return ops.cast(ops.stop_gradient(forward - a) + a, self.compute_dtype)
 
 
-def tandem(model: keras.Model, timesteps: int = 16, max_pooling: str = "refuse") -> keras.Model:
+def tandem(
+    model: keras.Model,
+    timesteps: int = 16,
+    max_pooling: str = "refuse",
+    input_coding: str = "impulse",
+) -> keras.Model:
     """Rebuilds an ANN over time, with a `Tandem` layer for each ReLU.
 
     No layer fires yet, so the outputs are those of the ANN (logits instead of a softmax).
@@ -94,13 +103,15 @@ def tandem(model: keras.Model, timesteps: int = 16, max_pooling: str = "refuse")
         model: A functional or Sequential model, see `convert`.
         timesteps: Number of steps.
         max_pooling: `"refuse"` or `"average"`.
+        input_coding: `"impulse"`: all of an image comes at the first step, as in the authors' code;
+            or `"direct"`: the image comes at each step.
 
     Returns:
         A functional model with its own weights.
 
     Raises:
         TypeError: If `model` is not functional or Sequential.
-        ValueError: If a layer can't be converted; each is named.
+        ValueError: If a layer can't be converted; each is named. If an argument is not valid.
 
     Example:
 
@@ -111,6 +122,7 @@ def tandem(model: keras.Model, timesteps: int = 16, max_pooling: str = "refuse")
     True
     """
     check_integer("timesteps", timesteps)
+    encoder = ENCODERS[check_choice("input_coding", input_coding, tuple(ENCODERS))]
     if max_pooling == "spiking":
         raise ValueError('`max_pooling="spiking"` reads spikes, which tandem layers start without.')
     graph = read(model, max_pooling)
@@ -123,7 +135,7 @@ def tandem(model: keras.Model, timesteps: int = 16, max_pooling: str = "refuse")
         model,
         lambda index: Tandem(name=graph.nodes[index].name),
         timesteps,
-        lambda name: snn.RepeatTime(timesteps, name=name),
+        lambda name: encoder(timesteps, name=name),
         snn.MeanOverTime,
     )
 
@@ -133,9 +145,10 @@ class ProgressiveTandem(keras.callbacks.Callback):
 
     The first layer fires from the start of `fit`. When the monitored value has not improved for
     `patience` epochs, the callback restores the best weights, freezes all layers up to the firing
-    one, and makes the next one fire, with the percentile of its activations as threshold. After the
-    last one it lowers the learning rate, and stops training when there is no more improvement. The
-    model is compiled again each time, with a new optimizer.
+    one, and makes the next one fire. Its threshold is the percentile of its activations as they
+    were after the last epoch. After the last layer the callback lowers the learning rate, and stops
+    training when there is no more improvement. The model is compiled again each time, with a new
+    optimizer.
 
     Args:
         calibration_data: Some hundred inputs, an array.
@@ -143,6 +156,11 @@ class ProgressiveTandem(keras.callbacks.Callback):
         percentile: Percentile of the activations that is the threshold.
         monitor: A name in the logs of `fit`. Larger is better, unless the name ends in `"loss"`.
         final_factor: Factor on the learning rate after the last replacement.
+        freeze: `"firing"`: from the second on, a layer is frozen as soon as it fires, so that those
+            behind it adapt, as in the authors' code; or `"trained"`: a firing layer learns, with
+            its ReLU's gradient, until the next one fires.
+
+    Source: the authors' code of Wu et al. (2020), which at the end trains for all epochs left.
 
     Example:
 
@@ -162,6 +180,7 @@ class ProgressiveTandem(keras.callbacks.Callback):
         percentile=99.9,
         monitor="val_accuracy",
         final_factor=0.1,
+        freeze="firing",
     ):
         super().__init__()
         self.calibration_data = np.asarray(calibration_data)
@@ -169,12 +188,13 @@ class ProgressiveTandem(keras.callbacks.Callback):
         self.percentile = check_number("percentile", percentile, above=0, maximum=100)
         self.monitor = monitor
         self.final_factor = check_number("final_factor", final_factor, above=0)
+        self.freeze = check_choice("freeze", freeze, ("firing", "trained"))
 
     def on_train_begin(self, logs=None):
         self.waiting = [layer for layer in self.model.layers if isinstance(layer, Tandem)]
         if not self.waiting:
             raise ValueError("The model has no `Tandem` layers: make it with `tandem(ann)`.")
-        self.finished, self.current = False, None
+        self.finished, self.best_weights = False, None
         self._next()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -188,12 +208,10 @@ class ProgressiveTandem(keras.callbacks.Callback):
         self.since += 1
         if self.since < self.patience:
             return
-        self.model.set_weights(self.best_weights)
         if self.finished:
             self.model.stop_training = True
             return
-        for layer in keras.Model(self.model.inputs, self.current.output).layers:
-            layer.trainable = False
+        self._freeze()
         self._next()
 
     def on_train_end(self, logs=None):
@@ -201,22 +219,37 @@ class ProgressiveTandem(keras.callbacks.Callback):
             self.model.set_weights(self.best_weights)
 
     def _next(self):
-        """Makes the next layer fire, or lowers the learning rate."""
-        self.best, self.since = None, 0
-        factor = 1.0
+        """Makes the next layer fire, or lowers the learning rate; best weights return."""
+        first, factor, threshold = self.best_weights is None, 1.0, None
         if self.waiting:
             self.current = self.waiting.pop(0)
-            probe = keras.Model(self.model.inputs, self.current.input)
-            currents = np.asarray(probe.predict(self.calibration_data, verbose=0))
-            activations = np.maximum(currents.mean(axis=1), 0)
-            threshold = float(np.percentile(activations, self.percentile))
-            if not threshold > 0:
-                raise ValueError(f"{self.current.name} is silent on the calibration data.")
-            self.current.threshold.assign(threshold)
-            self.current.active.assign(1.0)
+            threshold = self._threshold()
         else:
             self.finished, factor = True, self.final_factor
+        if not first:
+            self.model.set_weights(self.best_weights)
+        if threshold:
+            self.current.threshold.assign(threshold)
+            self.current.active.assign(1.0)
+            if not first and self.freeze == "firing":
+                self._freeze()
+        self.best, self.since = None, 0
         self._compile(factor)
+
+    def _threshold(self):
+        """The percentile of the next layer's activations."""
+        probe = keras.Model(self.model.inputs, self.current.input)
+        currents = np.asarray(probe.predict(self.calibration_data, verbose=0))
+        activations = np.maximum(currents.mean(axis=1), 0)
+        threshold = float(np.percentile(activations, self.percentile))
+        if not threshold > 0:
+            raise ValueError(f"{self.current.name} is silent on the calibration data.")
+        return threshold
+
+    def _freeze(self):
+        """Freezes all layers up to the one that fires last."""
+        for layer in keras.Model(self.model.inputs, self.current.output).layers:
+            layer.trainable = False
 
     def _compile(self, factor):
         """Compiles with a new optimizer for the weights that are still trainable."""

@@ -585,7 +585,13 @@ def _steps_as(cell, *classes):
     )
 
 
-ENCODERS = (snn.LatencyEncoder, snn.PhaseEncoder, snn.PoissonEncoder, snn.PopulationEncoder)
+ENCODERS = (
+    snn.ImpulseEncoder,
+    snn.LatencyEncoder,
+    snn.PhaseEncoder,
+    snn.PoissonEncoder,
+    snn.PopulationEncoder,
+)
 WRITERS = (
     (snn.SpikingRNN, _Writer.neuron),
     ((keras.layers.Conv1D, keras.layers.Conv2D), _Writer.convolution),
