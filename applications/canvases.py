@@ -27,7 +27,7 @@ flags.DEFINE_enum("source", "digits", ["digits", "fashion_mnist"], "Where items 
 flags.DEFINE_integer("canvas", 24, "Height and width of the canvases.", lower_bound=16)
 flags.DEFINE_integer("item", 14, "Height and width of the items.", lower_bound=8)
 flags.DEFINE_integer("items", 2, "Most items on a canvas.", lower_bound=1)
-flags.DEFINE_integer("train_examples", 4000, "Canvases for training.", lower_bound=1)
+flags.DEFINE_integer("train_examples", 8000, "Canvases for training.", lower_bound=1)
 flags.DEFINE_integer("test_examples", 500, "Canvases for testing.", lower_bound=1)
 flags.DEFINE_integer("frames", 0, "Event frames of each clip; 0 for still images.", lower_bound=0)
 flags.DEFINE_float("noise", 0.1, "Standard deviation of the ground, from 0 to 1.", lower_bound=0.0)

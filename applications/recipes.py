@@ -392,12 +392,16 @@ RECIPES = {
     "canvases": {
         "about": "segmentation of the synthetic set of canvases.py, on a CPU (ours)",
         "program": "segment",
-        "model": "SpikingFCN",
-        "width": 0.125,
+        "model": "SpikingDeepLab",
+        "width": 0.25,
         "norm": "bn",  # the paper: bntt
-        "epochs": 40,
+        "neuron": "IF",
+        "neuron_options": '{"reset": "soft", "v_reset": 0.5}',
+        "ann_epochs": 16,
+        "ann_learning_rate": 4e-3,
+        "epochs": 1,
         "batch_size": 32,
-        "learning_rate": 4e-3,
+        "learning_rate": 5e-4,
     },
     "oxford_pets": {
         "about": "segmentation of Oxford-IIIT Pets (ours, by what Kim et al. did on VOC)",

@@ -3,7 +3,8 @@
     python applications/canvases.py --output=canvases.npz
     python applications/segment.py --recipe=canvases --dataset=canvases.npz
     python applications/segment.py --recipe=oxford_pets --data_dir=DATA
-    python applications/segment.py --recipe=canvases --dataset=canvases.npz --relu --epochs=12
+    python applications/segment.py --recipe=canvases --dataset=canvases.npz --relu \\
+        --epochs=16 --learning_rate=4e-3
 
 Data are images with masks, see `masks` of `keras_snn.datasets.load`; the recipe `canvases` is for
 the synthetic set of `canvases.py`. Printed and written to `segmentation.json` is the mean
@@ -127,7 +128,7 @@ def main(argv):
         f"{model.count_params():,} parameters, {keras.backend.backend()} backend"
     )
     ann = None
-    if FLAGS.ann_epochs:
+    if FLAGS.ann_epochs and not FLAGS.relu:  # a recipe may have them
         first = ann_start.build_ann(build, data, functools.partial(compiled, data=data), steps)
         ann = ann_start.train_ann(first, model, data, output, verbose=2)
     resume = callbacks.Resume(output / "resume.npz", data, common.run_flags(), keep=True)

@@ -238,6 +238,14 @@ def test_record():
     assert {v["spikes"].shape[1] for v in longer.layers.values()} == {9}
 
 
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_record_of_a_16_bit_network_counts_every_spike(dtype):
+    model = keras.Sequential([keras.Input((4, 1000)), snn.IF(dtype=dtype, name="neuron")])
+    found = analysis.record(model, np.ones((1, 4, 1000), "float32"), what=None)["neuron"]
+    assert {values.dtype for values in found.values()} == {np.dtype("float32")}
+    assert found["spikes"].sum() == 4000  # more than bfloat16 can count
+
+
 @pytest.mark.parametrize(
     "arguments, error",
     [

@@ -76,7 +76,8 @@ def looked_at(model, inputs, tensors, data, batch_size, steps=None):
         steps: Number of batches to use; all by default.
 
     Yields:
-        A list of arrays for each batch.
+        A list of arrays for each batch; floats of 16 bits as float32, since sums of bfloat16 lose
+        spikes and no plot takes them.
 
     Raises:
         ValueError: If there are no data.
@@ -86,9 +87,15 @@ def looked_at(model, inputs, tensors, data, batch_size, steps=None):
         for arrays, _ in batches_of(model, data, batch_size, steps):
             found = tree.flatten(probe.predict_on_batch(arrays))
             empty = False
-            yield [np.asarray(ops.convert_to_numpy(x)) for x in found]
+            arrays = [np.asarray(ops.convert_to_numpy(x)) for x in found]
+            yield [x.astype("float32") if _is_half(x) else x for x in arrays]
     if empty:
         raise ValueError("There are no data.")
+
+
+def _is_half(x):
+    """Whether an array is of floats of 16 bits."""
+    return keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16")
 
 
 class First(keras.layers.Layer):

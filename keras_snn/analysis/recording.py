@@ -55,7 +55,7 @@ def record(model, data, layers=None, what=("spikes",), batch_size=32, timesteps=
         timesteps: Number of steps for models on images; by default their own.
 
     Returns:
-        A `Recording`.
+        A `Recording`, whose arrays are float32 where the network computes in 16 bits.
 
     Raises:
         TypeError: If the model, or one nested in it, is subclassed.
