@@ -177,6 +177,9 @@ def networks():
                 ]
             ),
             "DelayedConv2D": maps(lambda: snn.DelayedConv2D(4, 3, 2, padding="same")),
+            "DendriticLIF": features(
+                lambda: snn.DendriticLIF(6, 2, threshold=0.1), dense, snn.MeanOverTime
+            ),
             "SpikingMaxPooling": maps(snn.SpikingMaxPooling),
             "TimeConstantDropout": features(
                 dense, snn.LIF, lambda: snn.TimeConstantDropout(0.5), dense, snn.MeanOverTime
@@ -267,6 +270,8 @@ def build(make):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
         elif name == "delays":
             weight.assign(rng.uniform(0, 2, weight.shape))
+        elif name == "places":
+            weight.assign(rng.integers(0, 2, weight.shape))
         elif len(weight.shape) == 1 and np.ptp(weight):  # drawn, by each backend's own numbers
             weight.assign(rng.uniform(0.1, 0.9, weight.shape))
         elif len(weight.shape) > 1:

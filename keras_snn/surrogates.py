@@ -26,6 +26,7 @@ __all__ = [
     "FastSigmoid",
     "LeakyKReLU",
     "LogTailedReLU",
+    "MultiGaussian",
     "NonzeroSignLogAbs",
     "PiecewiseExp",
     "PiecewiseLeakyReLU",
@@ -483,6 +484,43 @@ class Erf(_OneParameter):
 
     def primitive(self, x):
         return 0.5 * (1 + ops.erf(self.alpha * x))
+
+
+class MultiGaussian(Surrogate):
+    """A Gaussian less two wide ones beside it: the derivative is below 0 far from the threshold.
+
+    `gamma ((1 + height) N(x; 0, sigma) - height (N(x; sigma, w) + N(x; -sigma, w)))`, where
+    `N(x; m, s)` is the density of a normal distribution, and `w = scale * sigma`.
+
+    Args:
+        sigma: Standard deviation of the middle one.
+        height: Share of the others.
+        scale: How much wider these are.
+        gamma: Factor on all.
+
+    Source: Yin et al. (2021), and the code of Zheng et al. (2024).
+    """
+
+    def __init__(self, sigma=0.5, height=0.15, scale=6.0, gamma=0.5):
+        self.sigma = _positive("sigma", sigma)
+        self.height = _positive("height", height)
+        self.scale = _positive("scale", scale)
+        self.gamma = _positive("gamma", gamma)
+
+    def _sum(self, function, x):
+        """The weighted sum of a function of the normal distributions, `function(z, deviation)`."""
+        wide, sigma = self.scale * self.sigma, self.sigma
+        sides = sum(function((x - mean) / wide, wide) for mean in (sigma, -sigma))
+        return self.gamma * ((1 + self.height) * function(x / sigma, sigma) - self.height * sides)
+
+    def derivative(self, x):
+        def density(z, deviation):
+            return ops.exp(-0.5 * ops.square(z)) / (math.sqrt(2 * math.pi) * deviation)
+
+        return self._sum(density, x)
+
+    def primitive(self, x):
+        return self._sum(lambda z, deviation: 0.5 * (1 + ops.erf(z / math.sqrt(2))), x)
 
 
 class PiecewiseLeakyReLU(Surrogate):

@@ -21,6 +21,8 @@ AT_ZERO = {  # derivative at u = 0 with the defaults, from SpikingJelly's and th
     "FastSigmoid": 1,
     "NonzeroSignLogAbs": 1,
     "Erf": 2 / np.sqrt(np.pi),
+    # 0.5 (1.15 N(0; 0, 0.5) - 0.3 N(0.5; 0, 3))
+    "MultiGaussian": 0.5 * (1.15 - 0.3 * np.exp(-1 / 72) / 6) / (0.5 * np.sqrt(2 * np.pi)),
     "PiecewiseLeakyReLU": 0.5,
     "LeakyKReLU": 1,
     "S2NN": 1,

@@ -6,6 +6,7 @@ from keras_snn.layers import (
     connections,
     convolution,
     delays,
+    dendrites,
     dual_attention,
     encoders,
     neurons,
@@ -23,6 +24,7 @@ from keras_snn.layers.base import *
 from keras_snn.layers.connections import *
 from keras_snn.layers.convolution import *
 from keras_snn.layers.delays import *
+from keras_snn.layers.dendrites import *
 from keras_snn.layers.dual_attention import *
 from keras_snn.layers.encoders import *
 from keras_snn.layers.neurons import *
@@ -43,6 +45,7 @@ __all__ = [
     *connections.__all__,
     *convolution.__all__,
     *delays.__all__,
+    *dendrites.__all__,
     *dual_attention.__all__,
     *encoders.__all__,
     *neurons.__all__,

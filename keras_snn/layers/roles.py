@@ -11,6 +11,7 @@ from keras_snn.layers import (
     connections,
     convolution,
     delays,
+    dendrites,
     dual_attention,
     encoders,
     normalization,
@@ -116,6 +117,12 @@ def _axonal_products(call):
     return (graph.Product((layer.max_delay + 1) * math.prod(call.input.shape[2:])),)
 
 
+def _branched_products(call):
+    """One for each synapse: each input goes to one branch of a neuron."""
+    units, inputs = call.layer.units, math.prod(call.input.shape[2:])
+    return (graph.Product(inputs * units, reach=np.full((1,), units)),)
+
+
 def _attention_products(call):
     """Two products of one head each, of which the second reads counts, no spikes, on one side."""
     layer, shapes = call.layer, [x.shape for x in call.inputs]
@@ -174,6 +181,10 @@ for layer, role in {
         memory=lambda call: call.layer.max_delay,
         products=_delayed_products,
         sequences=True,
+    ),
+    dendrites.BranchedDense: graph.Role("per step", products=_branched_products),
+    dendrites.BranchSum: graph.Role(
+        "per step", updates=lambda call: (0, 0, 1 - 1 / call.layer.branches)
     ),
     time.RepeatTime: graph.Role("adds", memory=0),
     time.ExpandSpikes: graph.Role("across", spikes=True),
