@@ -31,7 +31,7 @@ flags.DEFINE_float("width", 0.125, "Factor on the numbers of channels (authors: 
 flags.DEFINE_integer("train_examples", 10_000, "Training images.", lower_bound=100)
 flags.DEFINE_integer("test_examples", 10_000, "Test images at most.", lower_bound=1)
 flags.DEFINE_integer("ann_epochs", 10, "Epochs of the ANN (authors: 100).", lower_bound=1)
-flags.DEFINE_integer("epochs", 24, "Most epochs afterwards (authors: 150).", lower_bound=1)
+flags.DEFINE_integer("epochs", 40, "Most epochs afterwards (authors: 150).", lower_bound=1)
 flags.DEFINE_integer("patience", 2, "Epochs without improvement (authors: 6).", lower_bound=1)
 flags.DEFINE_integer("timesteps", 16, "Number of steps, T.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 64, "Images in a batch (authors: 512).", lower_bound=1)

@@ -332,12 +332,12 @@ def test_a_neuron_fires_on_after_an_infinite_current():
         assert to_numpy(layer(np.array([np.inf, 3, 3, 3], "float32")[None, :, None])).all()
 
 
-def penalty_gradients(layer, x):
+def penalty_gradients(layer, x, **given):
     """Gradients of a gradient penalty, which are second derivatives, to currents and weights."""
     upstream = ops.array(np.random.default_rng(1).normal(size=x.shape), "float32")
 
     def loss(x):
-        return ops.sum(ops.sin(layer(x)) * upstream)
+        return ops.sum(ops.sin(layer(x, **given)) * upstream)
 
     layer.build(x.shape)
     variables, backend = layer.trainable_variables, keras.backend.backend()
@@ -368,8 +368,8 @@ def penalty_gradients(layer, x):
     return to_numpy(torch.autograd.grad(slope.square().sum(), [x, *(v.value for v in variables)]))
 
 
-@pytest.mark.parametrize("steps", [3, 6])
-def test_second_derivatives(steps):
+@pytest.mark.parametrize(("steps", "masked"), [(3, False), (6, False), (6, True)])
+def test_second_derivatives(steps, masked):
     fused, plain = pair(
         "ParametricLIF",
         surrogate="sigmoid",
@@ -378,7 +378,9 @@ def test_second_derivatives(steps):
         v_reset=-0.25,
     )
     x = currents(2, steps, 3)
-    for a, b in zip(penalty_gradients(fused, x), penalty_gradients(plain, x), strict=True):
+    given = {"mask": ops.array([[1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0]], "bool")} if masked else {}
+    found = [penalty_gradients(layer, x, **given) for layer in (fused, plain)]
+    for a, b in zip(*found, strict=True):
         assert np.abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 

@@ -33,6 +33,22 @@ from keras_snn.surrogates import ATan
 if keras.backend.backend() == "torch":
     import torch
 
+    class _Move(torch.autograd.Function):
+        """Moves steps by a permutation, and makes those that are not kept 0.
+
+        PyTorch's own gradient of `index_select` adds up, as indices might repeat: it is slower.
+        """
+
+        @staticmethod
+        def forward(ctx, x, steps, kept, *inverse):
+            ctx.save_for_backward(*inverse, steps, kept)
+            moved = x.flatten(0, 1).index_select(0, steps)
+            return _keep(moved, kept.flatten()).unflatten(0, x.shape[:2])
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return _Move.apply(gradient, *ctx.saved_tensors), None, None, None, None
+
 
 def run(cell, sequences, v, wants_last, training=False, mask=None):
     """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
@@ -53,25 +69,18 @@ def _run_masked(cell, sequences, v, mask, training):
     mask = ops.cast(mask, "bool")
     count = mask.sum(1, True)
     places = torch.where(mask, mask.cumsum(1), count + (~mask).cumsum(1)) - 1
-    in_front = _moved(sequences, places.argsort(1))
-    valid = torch.arange(mask.shape[1], device=mask.device) < count
-    found = run(cell, _where(valid, in_front), v, False, training)
-    return found and (_where(mask, _moved(found[0], places)), None)
+    order, valid = places.argsort(1), torch.arange(mask.shape[1], device=mask.device) < count
+    first = torch.arange(0, mask.numel(), mask.shape[1], device=mask.device)[:, None]
+    there, back = ((first + order).flatten(), valid), ((first + places).flatten(), mask)
+    found = run(cell, _Move.apply(sequences, *there, *back), v, False, training)
+    return found and (_Move.apply(found[0], *back, *there), None)
 
 
-def _moved(x, steps):
-    """For each example and step, what `x` has at another step: `x[i, steps[i, t]]`."""
-    first = torch.arange(0, steps.numel(), steps.shape[1], device=x.device)
-    return (
-        x.flatten(0, 1)
-        .index_select(0, (first[:, None] + steps).flatten())
-        .unflatten(0, steps.shape)
-    )
-
-
-def _where(keep, x):
-    """`x`, with zeros at other steps than those to keep."""
-    return torch.where(keep.reshape(*keep.shape, *[1] * (x.ndim - 2)), x, x.new_zeros(()))
+def _keep(x, kept):
+    """Makes all rows 0 but those kept, in place."""
+    if x.is_cpu and not torch.compiler.is_compiling():
+        return x.index_fill_(0, (~kept).nonzero()[:, 0], 0)  # ten times quicker there
+    return x.masked_fill_(~kept.reshape(-1, *[1] * (x.ndim - 1)), 0)
 
 
 @functools.cache
