@@ -28,7 +28,12 @@ def yours():
     rng = np.random.default_rng(0)
     return {
         "keras": keras,
-        "model": keras_snn.applications.SEWResNet8(input_shape=(32, 32, 3), classes=10),
+        "model": keras_snn.applications.SpikingConvNet(
+            input_shape=(32, 32, 3),
+            classes=10,
+            filters=[[8], [8]],
+            neuron=keras_snn.layers.IF(threshold=0.1),  # no layer may be silent
+        ),
         "images": rng.normal(size=(16, 32, 32, 3)).astype("float32"),
         "labels": np.arange(16) % 10,
         "state_dict": {"fc.weight": np.ones((10, 512)), "fc.bias": np.zeros(10)},

@@ -439,13 +439,18 @@ def stubs_of_export(trace, module, model):
     yield module.export, "StreamingInterpreter", trace.asked("StreamingInterpreter", stream)
     yield module, "write_project", lambda path, report: trace.asked("project")(path)
     yield module.files, "write", lambda path, content: trace.asked("write")(path)
-    fpga = {
-        "convert": types.SimpleNamespace(write=lambda: None),
-        "simulate": (np.zeros((4, 2, 10)), {}),
-        "resources": [{"name": "total", "additions": 3}],
-    }
-    fpga = {name: trace.asked(name, answer) for name, answer in fpga.items()}
-    yield module, "hls4ml", types.SimpleNamespace(**fpga)
+
+    def simulate(project, images):
+        trace.asked("simulate")(images)
+        return np.zeros((len(images), 2, 10)), {}
+
+    project = types.SimpleNamespace(write=lambda: None)
+    fpga = types.SimpleNamespace(
+        convert=trace.asked("convert", project),
+        simulate=simulate,
+        resources=trace.asked("resources", [{"name": "total", "additions": 3}]),
+    )
+    yield module, "hls4ml", fpga
 
 
 def stubs_of_profile_model(trace, module, model):

@@ -48,10 +48,9 @@ def test_speech_by_delays_and_recurrent_neurons():
         input_shape=(20, 6), classes=3, synapses="delays", size=4, filters=(8, 5), readout_tau=2.0
     )
     delayed = [x for x in net.layers if isinstance(x, layers.DelayedDense)]
-    assert [(x.units, x.max_delay) for x in delayed] == [(8, 3), (5, 3)]
-    # A weight and a delay for each synapse, four values of each norm, the width, the classifier.
-    norms, classifier = 4 * (8 + 5), 5 * 3 + 3
-    assert net.count_params() == 2 * (6 * 8 + 8 * 5) + norms + 2 + classifier
+    assert [(x.units, x.max_delay) for x in delayed] == [(8, 3), (5, 3), (3, 3)]
+    # A weight and a delay for each synapse, a width of each layer, four values of each norm.
+    assert net.count_params() == 2 * (6 * 8 + 8 * 5 + 5 * 3) + 3 + 4 * (8 + 5)
     assert net.output_shape == (None, 3)
     net = SpeechNet(
         input_shape=(20, 6), classes=3, neuron="SEAdLIF", size=1, filters=(8,), recurrent=True
