@@ -351,7 +351,7 @@ def test_processes_killed_at_random_moments(tmp_path):
         process.start()
         return process
 
-    for delay in np.random.default_rng(0).uniform(0, 0.2, 6):
+    for delay in np.random.default_rng(0).uniform(0, 0.2, 5):
         process = start(broken, True)
         while process.is_alive() and not (broken / "begun").exists():
             time.sleep(0.01)

@@ -98,7 +98,7 @@ NETWORKS = first_everywhere(
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_converges_to_the_ann(network):
-    ann, x = network(), images()
+    ann, x = network(), images(8)
     spiking, report = convert(ann, x, "max", timesteps=512, max_pooling="spiking", check_examples=0)
     assert report.fidelity < 1e-5
     wanted = predict(report.ann, x)
