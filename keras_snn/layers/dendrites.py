@@ -116,20 +116,12 @@ class BranchSum(Configured, keras.layers.Layer):
         return (*input_shape[:-1], self.units)
 
 
-def _add_rate(cell, taus):
-    """The weight `w` of a learned time constant, of which `1 / tau = sigmoid(w)`."""
-    low, high = (-math.log(tau - 1) for tau in reversed(taus))
-    return cell.add_parameter("w", keras.initializers.RandomUniform(low, high), "channel")
-
-
-class DendriteCell(NeuronCell):
-    """A branch, one step: `d <- d + (x - d) / tau`, a leaky integrator with a learned `tau`.
+class _LearnedTau:
+    """A cell with a learned time constant `tau`: `v + (x - v) / tau`, `1 / tau = sigmoid(w)`.
 
     Args:
         taus: Least and largest initial time constant in steps, above 1.
     """
-
-    state_names = ("dendrite",)
 
     def __init__(self, taus, **kwargs):
         super().__init__(**kwargs)
@@ -137,32 +129,24 @@ class DendriteCell(NeuronCell):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.w = _add_rate(self, self.taus)
+        low, high = (-math.log(tau - 1) for tau in reversed(self.taus))
+        self.w = self.add_parameter("w", keras.initializers.RandomUniform(low, high), "channel")
 
     def charge(self, v, x):
         return dynamics.lif_charge(v, x, rate=ops.sigmoid(self.w))
+
+
+class DendriteCell(_LearnedTau, NeuronCell):
+    """A branch, one step: `d <- d + (x - d) / tau`, a leaky integrator with a learned `tau`."""
+
+    state_names = ("dendrite",)
 
     def linear_charge(self):
         return spec.Leak(0.0, True, rate=ops.sigmoid(self.w))
 
 
-class SomaCell(SpikingCell):
-    """The soma, one step: a LIF with a learned `tau`, whose soft reset does not decay.
-
-    Args:
-        taus: Least and largest initial time constant in steps, above 1.
-    """
-
-    def __init__(self, taus, **kwargs):
-        super().__init__(**kwargs)
-        self.taus = taus
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.w = _add_rate(self, self.taus)
-
-    def charge(self, v, x):
-        return dynamics.lif_charge(v, x, rate=ops.sigmoid(self.w))
+class SomaCell(_LearnedTau, SpikingCell):
+    """The soma, one step: a LIF with a learned `tau`, whose soft reset does not decay."""
 
     def reset_membrane(self, h, spikes, threshold=None):
         # What is subtracted here decays by the next charge, to the threshold.
