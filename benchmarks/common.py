@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from absl import flags
+from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", None, "Runs one measurement in this process and prints it as JSON.")
@@ -182,6 +182,36 @@ def _cell(value):
     if isinstance(value, float):
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
     return str(value)
+
+
+class Runs(list):
+    """Runs with the flags named; they begin with those in the file of `--json`, which keeps them.
+
+    Args:
+        used: Names of the flags that all runs of a file share.
+    """
+
+    def __init__(self, used):
+        import keras
+
+        super().__init__()
+        self.settings = {"backend": keras.backend.backend()} | {n: FLAGS[n].value for n in used}
+        self.path = FLAGS.json and pathlib.Path(FLAGS.json)
+        if self.path and self.path.exists():
+            before = json.loads(self.path.read_text())
+            if before["settings"] != self.settings:
+                raise app.UsageError(
+                    f"{self.path} is of {before['settings']}, not of {self.settings}."
+                )
+            self += before["runs"]
+
+    def append(self, run):
+        from keras_snn.utils import files
+
+        super().append(run)
+        if self.path:
+            text = json.dumps({"settings": self.settings, "runs": self}, indent=1)
+            files.write(self.path, text + "\n")
 
 
 def save(results):

@@ -10,19 +10,16 @@ chosen by held-out recordings. Delays are rounded at the end. Runs that are in t
 are not repeated; it is written after each.
 """
 
-import json
-import pathlib
 import time
 
 import keras
 import numpy as np
 from absl import app, flags
-from common import table
+from common import Runs, table
 
 from keras_snn import applications, callbacks, datasets
 from keras_snn import layers as snn
 from keras_snn.datasets.speech import SPEAKERS
-from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Folder of the recordings.", required=True)
@@ -106,14 +103,7 @@ def main(argv):
     ]:
         if value not in allowed:
             raise app.UsageError(f"Unknown: {value!r}. Allowed: speakers, {', '.join(allowed)}.")
-    settings = {"backend": keras.backend.backend()} | {name: FLAGS[name].value for name in USED}
-    path = FLAGS.json and pathlib.Path(FLAGS.json)
-    runs = []
-    if path and path.exists():
-        before = json.loads(path.read_text())
-        if before["settings"] != settings:
-            raise app.UsageError(f"{path} is of {before['settings']}, not of {settings}.")
-        runs = before["runs"]
+    runs = Runs(USED)
     done = {(run["network"], run["split"], run["seed"]) for run in runs}
     for seed in map(int, FLAGS.seeds):
         for split in splits:
@@ -122,10 +112,6 @@ def main(argv):
                     continue
                 runs.append(train(name, split, seed))
                 print(runs[-1], flush=True)
-                if path:
-                    files.write(
-                        path, json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n"
-                    )
     rows = []
     for name in NETWORKS:
         row = {"": name}

@@ -11,17 +11,14 @@ in evaluation. Test images are used once, at the end of each run. Runs that are 
 are not repeated; it is written after each.
 """
 
-import json
-import pathlib
 import time
 
 import keras
 import numpy as np
 from absl import app, flags
-from common import table
+from common import Runs, table
 
 from keras_snn import conversion, datasets, training
-from keras_snn.utils import files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "fashion_mnist", ["fashion_mnist", "cifar10"], "Images.")
@@ -132,18 +129,10 @@ def main(argv):
     for way in FLAGS.ways or ():
         if way not in WAYS:
             raise app.UsageError(f"--ways: {way!r} is none of {', '.join(WAYS)}.")
-    settings = {"backend": keras.backend.backend()} | {name: FLAGS[name].value for name in USED}
-    path, found = FLAGS.json and pathlib.Path(FLAGS.json), []
-    if path and path.exists():
-        before = json.loads(path.read_text())
-        if before["settings"] != settings:
-            raise app.UsageError(f"{path} is of {before['settings']}, not of {settings}.")
-        found = before["runs"]
+    found = Runs(USED)
     for seed in map(int, FLAGS.seeds):
         for run in runs(seed, {(run["way"], run["seed"]) for run in found}):
             found.append(run)
-            if path:
-                files.write(path, json.dumps({"settings": settings, "runs": found}, indent=1))
     rows = []
     for way in WAYS:
         mine = [run for run in found if run["way"] == way]
