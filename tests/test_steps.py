@@ -1,4 +1,11 @@
-"""Any neuron in a compiled loop by its `step`: the plain loop's numbers, or the plain loop."""
+"""Any neuron in a compiled loop by its `step`: the plain loop's numbers, or the plain loop.
+
+On PyTorch what its compiler is given runs by PyTorch's own operations, but for one test: it takes
+too long.
+"""
+
+import collections
+import shutil
 
 import keras
 import numpy as np
@@ -7,10 +14,10 @@ import reference
 from helpers import to_numpy
 from keras import ops
 
-from keras_snn import kernels, layers
+from keras_snn import kernels, layers, memory, surrogates
+from keras_snn.kernels import tuning
 
 BACKEND = keras.backend.backend()
-pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has the plain loop")
 SHAPE = (2, 7, 3, 2)
 
 
@@ -31,9 +38,24 @@ class TraceCell(layers.SpikingCell):
         return spikes, [self.reset_membrane(h, spikes), 0.9 * a + spikes]
 
 
+def at_once(monkeypatch, compiled=False):
+    """PyTorch's kernels from the first call on; `compiled`, or as the compiler is given them."""
+    if BACKEND == "torch":
+        from keras_snn.kernels import torch_steps
+
+        monkeypatch.setattr(tuning, "TORCH_ELEMENTS", 0)
+        monkeypatch.setattr(tuning, "TORCH_COMPILE_AFTER", 0)
+        monkeypatch.setattr(torch_steps, "KERNELS", collections.OrderedDict())
+        if not compiled:
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            monkeypatch.setattr(torch_steps, "_kernel", lambda f, *given: make_fx(f)(*given))
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """Of each call whether the compiled loop ran."""
+    at_once(monkeypatch)
     answers, run = [], kernels.run_steps
 
     def spy(*args):
@@ -56,6 +78,8 @@ def create(name, **changes):
 
 def compiled(function):
     """A function of tensors as models run it."""
+    if BACKEND == "torch":
+        return function
     if BACKEND == "jax":
         import jax
 
@@ -79,6 +103,16 @@ def slopes(loss, variables):
 
             of_inputs, of_values = jax.grad(scoped, (0, 1))(inputs, [v.value for v in variables])
             return [*of_inputs, *of_values]
+
+    elif BACKEND == "torch":
+        import torch
+
+        def run(*inputs):
+            again = any(z.requires_grad for z in inputs)
+            inputs = [z if again else z.detach().requires_grad_() for z in inputs]
+            learned = [*inputs, *(v.value for v in variables)]
+            wanted = {"create_graph": again, "allow_unused": True, "materialize_grads": True}
+            return torch.autograd.grad(loss(*inputs), learned, **wanted)
 
     else:
         import tensorflow as tf
@@ -159,12 +193,15 @@ def test_all_neurons_of_the_library_take_it(taken):
             import jax
 
             jax.eval_shape(lambda x, layer=layer: layer(x, mask=mask), ops.ones(SHAPE))
+        elif BACKEND == "torch":
+            layer(ops.ones(SHAPE), mask=mask)
         else:
             import tensorflow as tf
 
             call = tf.function(lambda x, layer=layer: layer(x, mask=mask), autograph=False)
             call.get_concrete_function(tf.TensorSpec((None, *SHAPE[1:])))
-    assert taken == [True] * len(reference.NEURONS)
+    others = 4 if BACKEND == "torch" else 0  # which have their own form with masks
+    assert taken == [True] * (len(reference.NEURONS) - others)
 
 
 def test_second_derivatives(taken):
@@ -298,3 +335,79 @@ def test_what_is_no_function_of_input_and_states_takes_the_plain_loop(cell, take
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert taken == [False]
+
+
+needs_torch = pytest.mark.skipif(BACKEND != "torch", reason="others compile at once")
+
+
+@needs_torch
+def test_pytorch_compiles_it(monkeypatch):
+    """The same numbers by kernels, of strides and shapes that no test before had."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("there is no compiler of C++")
+    from keras_snn.kernels import torch_steps
+
+    at_once(monkeypatch, compiled=True)
+    compare("user", mask=MASK)
+    assert list(map(type, torch_steps.KERNELS.values())) == [torch_steps.Kernels]
+
+
+@needs_torch
+def test_what_changes_is_another_step(taken):
+    """A threshold, and a surrogate's slope, that change between calls."""
+    x = ops.array(np.random.default_rng(0).normal(0.6, 1, (2, 6, 3)), "float32")
+    fused, plain = layers.QIF(surrogate="sigmoid"), layers.QIF(surrogate="sigmoid")
+    plain.use_fused = False
+    found = []
+    for change in (None, ("threshold", 0.5), ("surrogate", surrogates.Sigmoid(alpha=1.0))):
+        for layer in (fused, plain):
+            layer.build(x.shape)
+            if change:
+                setattr(layer.cell, *change)
+        both = [
+            [to_numpy(f(x)), to_numpy(slopes(lambda x, f=f: ops.sum(f(x) ** 2), [])(x)[0])]
+            for f in (fused, plain)
+        ]
+        np.testing.assert_array_equal(both[0][0], both[1][0])
+        np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-5, atol=1e-6)
+        found.append(both[0])
+    assert all(taken)
+    assert (found[0][0] != found[1][0]).any() and (found[1][1] != found[2][1]).any()
+
+
+@needs_torch
+def test_kernels_come_when_they_pay(taken, monkeypatch):
+    """By a count of elements, which is kept until as many more were plain."""
+    monkeypatch.setattr(tuning, "TORCH_COMPILE_AFTER", 2 * 36)
+    monkeypatch.setattr(tuning, "TORCH_STEP_ELEMENTS", 0)
+    layer, x = layers.QIF(), ops.ones((2, 6, 3))
+    for _ in range(4):
+        layer(x)
+    assert taken == [False, False, True, True]
+    layer.cell.threshold = 0.5
+    for _ in range(4):
+        layer(x)
+    assert taken[4:] == [False, False, True, True]
+
+
+@needs_torch
+def test_without_a_compiler_the_plain_loop_runs(taken, monkeypatch):
+    from keras_snn.kernels import torch_steps
+
+    def missing(*args):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch_steps, "_kernel", missing)
+    compare("user", mask=MASK)
+    assert taken == [False, False]
+
+
+@needs_torch
+def test_what_is_computed_again_is_the_same(taken):
+    """Segments that are computed anew in the backward pass."""
+    model = memory.Remat([create("QIF")])
+    x = ops.ones((2, 6, 3))
+    x.requires_grad_()
+    for _ in range(2):
+        ops.sum(model(x, training=True)).backward()
+    assert not any(taken)

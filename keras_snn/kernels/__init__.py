@@ -36,9 +36,11 @@ def implementation(cell):
 
 
 def run_steps(cell, sequences, states, mask, training):
-    """Runs a cell by its own `step`; see `keras_snn.kernels.steps.run`. Never on PyTorch."""
+    """Runs a cell by its own `step`; see `keras_snn.kernels.steps.run`."""
     if keras.backend.backend() == "torch":
-        return None
+        from keras_snn.kernels import torch_steps
+
+        return torch_steps.run(cell, sequences, states, mask, training)
     from keras_snn.kernels import steps
 
     return steps.run(cell, sequences, states, mask, training)

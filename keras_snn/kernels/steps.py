@@ -3,7 +3,7 @@
 The forward pass is a compiled loop that keeps the states before each step; the backward pass is
 another, in which the backend differentiates the step anew. So a neuron of one's own is as quick as
 those here. A step is taken for one function of its input, the states and the weights, which
-`_observed` and the trace of each backend make sure of: where it is anything else (it draws random
+`observed` and the trace of each backend make sure of: where it is anything else (it draws random
 numbers, assigns variables, keeps something in Python, mixes neurons), the plain loop runs.
 
 `xla.py` has the compiled loops' counterparts for linear charges. PyTorch has no such loop: what it
@@ -78,13 +78,41 @@ def _is_traced_jax(x):
     return False
 
 
-def _observed(cell, trace):
+class UnfitError(Exception):
+    """A step is no function of its input, the states and the weights alone."""
+
+
+def pure(cell):
+    """`step(x, states, parameters)` of tensors, which returns `(output, states)`.
+
+    Args:
+        cell: A `NeuronCell`; `parameters` are the values of its variables.
+
+    Raises:
+        UnfitError: By that function, if the cell assigns a variable or adds a loss.
+    """
+    variables, outer = cell.variables, stateless_values()
+
+    def step(x, states, parameters):
+        values = outer | dict(zip(map(id, variables), parameters))
+        with keras.StatelessScope(collect_losses=True) as scope:
+            scope.state_mapping.update(values)
+            output, after = cell.step(dynamics.saturate(x), list(states))
+        if scope.losses or not _same(scope.state_mapping, values):
+            raise UnfitError
+        return output, list(after)
+
+    return step
+
+
+def observed(cell, trace, known=()):
     """What `trace()` gives if nothing but that came of it, twice alike; else `None`.
 
     Args:
         cell: The cell whose step is traced.
         trace: A function without arguments that runs the step once and returns what it computes,
             and a description of it that two traces of the same have in common.
+        known: Descriptions that need no second trace.
     """
     before, found = _attributes(cell), []
     for _ in range(2):
@@ -95,7 +123,9 @@ def _observed(cell, trace):
         changed = scope.losses or not _same(scope.state_mapping, values)
         if not _restored(cell, before) or changed or found[-1] is None:
             return None
-    return found[0][0] if _alike(found[0][1], found[1][1]) else None
+        if known and found[0][1] in known:
+            break
+    return found[0][0] if _alike(found[0][1], found[-1][1]) else None
 
 
 def _alike(a, b):
@@ -186,7 +216,7 @@ def _trace_jax(cell, sequences, states):
         values = [c if isinstance(c, jax.core.Tracer) else np.asarray(c) for c in closed.consts]
         return (closed, (text, values)) if fits else None
 
-    closed = _observed(cell, trace)
+    closed = observed(cell, trace)
     if closed is None:
         return None
     learned = [jax.numpy.issubdtype(c.dtype, jax.numpy.inexact) for c in closed.consts]
@@ -219,32 +249,18 @@ def _trace_tensorflow(cell, sequences, states):
     variables = cell.variables
     with AutocastScope(None):  # values in their own dtype, whatever layer is around
         parameters = [ops.convert_to_tensor(v.value) for v in variables]
-    outer = stateless_values()
-
-    def step(x, states, parameters):
-        with keras.StatelessScope() as scope:
-            scope.state_mapping.update(outer)
-            scope.state_mapping.update(zip(map(id, variables), parameters))
-            output, states = cell.step(dynamics.saturate(x), list(states))
-        return output, list(states)
-
+    step = pure(cell)
     like = [tf.TensorSpec(z.shape, z.dtype) for z in (sequences[:, 0], *states, *parameters)]
     count = len(states)
     floating = all(z.dtype.is_floating for z in like)
 
     def trace():
         def traced(x, *rest):
-            values = outer | dict(zip(map(id, variables), rest[count:]))
-            with keras.StatelessScope(collect_losses=True) as scope:
-                scope.state_mapping.update(values)
-                output, after = cell.step(dynamics.saturate(x), list(rest[:count]))
-            if scope.losses or not _same(scope.state_mapping, values):
-                raise _ChangesError
-            return output, list(after)
+            return step(x, rest[:count], rest[count:])
 
         try:
             graph = tf.function(traced, autograph=False).get_concrete_function(*like)
-        except _ChangesError:
+        except UnfitError:
             return None
         output, after = graph.structured_outputs
         nodes = [operation.node_def for operation in graph.graph.get_operations()]
@@ -256,11 +272,7 @@ def _trace_tensorflow(cell, sequences, states):
         )
         return (True, [_description(node) for node in nodes]) if fits else None
 
-    return (step, parameters) if floating and _observed(cell, trace) else None
-
-
-class _ChangesError(Exception):
-    """A step assigns a variable or adds a loss."""
+    return (step, parameters) if floating and observed(cell, trace) else None
 
 
 def _description(node):

@@ -24,6 +24,16 @@ GEOMETRIES = 1024
 # Longer plain loops take PyTorch's compiler minutes. (AMD EPYC, two cores.)
 TORCH_COMPILE_UNROLL_LIMIT = 32
 
+# Elements, all steps together, from which PyTorch's kernels of any neuron pay: what a step does is
+# written down at each call. In the plain loop a step takes at least as long as so many elements.
+# (AMD EPYC, two cores.)
+TORCH_ELEMENTS = 2**18
+TORCH_STEP_ELEMENTS = 2**14
+
+# Elements of which the plain loop has cost as much as the compiler will: some 20 s. (AMD EPYC, two
+# cores.)
+TORCH_COMPILE_AFTER = 2**30
+
 # Elements that one operation of PyTorch touches: few enough for the cache that cores share, enough
 # to occupy all. (AMD EPYC with and without AVX-512, two cores.)
 TILE = 2**19
