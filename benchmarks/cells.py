@@ -6,7 +6,7 @@
 Spikes and gradients of a sequence, all neurons of one process in turns, each beside its plain loop
 (`use_fused = False`), LIF with a mask too. `x LIF` is the median of milliseconds over that of LIF
 without a mask, for each state that the neuron has; `CPU` the same of CPU seconds, which tell more
-where other programs share the machine.
+where other programs share the machine. On PyTorch kernels are made at once, not when they pay.
 """
 
 import statistics
@@ -20,6 +20,7 @@ from common import FLAGS, save, table
 from keras import ops
 
 from keras_snn import layers
+from keras_snn.kernels import tuning
 
 NAMES = ["LIF", "LIF, mask", "AdaptiveLIF", "SynapticLIF", "QIF", "Izhikevich", "own"]
 
@@ -114,7 +115,7 @@ def one(steps):
 
 def main(argv):
     """All tables."""
-    results = {}
+    results, tuning.TORCH_COMPILE_AFTER = {}, 0
     for steps in FLAGS.timesteps:
         results[steps] = one(int(steps))
         rows = [{"neuron": name} | result for name, result in results[steps].items()]

@@ -411,3 +411,20 @@ def test_what_is_computed_again_is_the_same(taken):
     for _ in range(2):
         ops.sum(model(x, training=True)).backward()
     assert not any(taken)
+
+
+@needs_torch
+def test_masks_of_neurons_with_a_form_of_their_own(taken):
+    from keras_snn.kernels import torch_steps
+
+    rng = np.random.default_rng(0)
+    x, mask = ops.array(rng.normal(0.6, 1, SHAPE), "float32"), ops.array(MASK)
+    found = []
+    for use_fused in (True, False):
+        layer = layers.LIF(surrogate="sigmoid")
+        layer.use_fused = use_fused
+        loss = slopes(lambda x, f=layer: ops.sum(f(x, mask=mask) ** 2 * x), [])
+        found.append([to_numpy(layer(x, mask=mask)), to_numpy(loss(x)[0])])
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
+    assert len(torch_steps.KERNELS) == 2  # with a gradient, and without

@@ -33,6 +33,8 @@ from keras_snn.surrogates import ATan
 if keras.backend.backend() == "torch":
     import torch
 
+    from keras_snn.kernels import torch_steps
+
     class _Move(torch.autograd.Function):
         """Moves steps by a permutation, and makes those that are not kept 0.
 
@@ -65,7 +67,14 @@ def run(cell, sequences, v, wants_last, training=False, mask=None):
 
 
 def _run_masked(cell, sequences, v, mask, training):
-    """What `run` gives with a mask: each example's other steps run in front, and move back."""
+    """What `run` gives with a mask: by kernels of masked steps, once the neuron has some.
+
+    Until then each example's other steps run in front, and move back.
+    """
+    first = v if torch.is_tensor(v) else torch.full_like(sequences[:, 0], v)
+    steps = torch_steps.run(cell, sequences, [first], mask, training)
+    if steps is not None:
+        return steps[0], None
     mask = ops.cast(mask, "bool")
     count = mask.sum(1, True)
     places = torch.where(mask, mask.cumsum(1), count + (~mask).cumsum(1)) - 1
