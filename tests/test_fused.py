@@ -68,7 +68,7 @@ def pair(name, **kwargs):
     return fused, plain
 
 
-def compare(fused, plain, x):
+def compare(fused, plain, x, **given):
     """Spikes, last potentials and all gradients of both."""
     rng = np.random.default_rng(1)
     upstream = rng.normal(size=x.shape).astype("float32")
@@ -79,10 +79,10 @@ def compare(fused, plain, x):
         layer.return_state = True
 
         def run(x, v, layer=layer):
-            spikes, v = layer(x, initial_state=[v])
+            spikes, v = layer(x, initial_state=[v], **given)
             return ops.sum(spikes * ops.array(upstream)) + ops.sum(v * ops.array(last))
 
-        spikes, v = to_numpy(layer(x, initial_state=[ops.array(start)]))
+        spikes, v = to_numpy(layer(x, initial_state=[ops.array(start)], **given))
         _, slopes, weights = gradients(run, layer.trainable_variables, x, start)
         found.append((spikes, v, [*slopes, *weights]))
     (spikes, v, slopes), (plain_spikes, plain_v, plain_slopes) = found
@@ -330,6 +330,15 @@ def test_infinite_currents_make_spikes_and_nan_shows(name, reset):
 def test_a_neuron_fires_on_after_an_infinite_current():
     for layer in (layers.LIF(), layers.LIF(detach_reset=False), layers.IF(reset="soft")):
         assert to_numpy(layer(np.array([np.inf, 3, 3, 3], "float32")[None, :, None])).all()
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_last_states_behind_masks(name, reset, steps):
+    """With gradients through the reset, to first states, weights and learned thresholds."""
+    mask = ops.array(MASKS["anywhere"], "bool")[:, :steps]
+    compare(*pair(name, reset=reset, detach_reset=False), currents(3, steps, 5) + 1.5, mask=mask)
 
 
 def penalty_gradients(layer, x, **given):

@@ -200,7 +200,7 @@ def test_all_neurons_of_the_library_take_it(taken):
 
             call = tf.function(lambda x, layer=layer: layer(x, mask=mask), autograph=False)
             call.get_concrete_function(tf.TensorSpec((None, *SHAPE[1:])))
-    others = 4 if BACKEND == "torch" else 0  # which have their own form with masks
+    others = 4  # which have a form of their own with masks
     assert taken == [True] * (len(reference.NEURONS) - others)
 
 

@@ -2,7 +2,8 @@
 
 Nothing here is a layer, and no layer needs one: each has its plain form beside. `spec.py` says what
 a fused neuron is; `xla.py` (TensorFlow, JAX) and `torch.py` run whole sequences of it, `triton.py`
-does so on CUDA devices; `steps.py` (TensorFlow, JAX) runs any other neuron by its `step`.
+does so on CUDA devices; `steps.py` (TensorFlow, JAX) and `torch_steps.py` run any other neuron by
+its `step`.
 `torch_compile.py` is what PyTorch's compiler wants. `convolution.py` and `normalization.py` stand
 in for Keras's layers within `FoldTime`. Every threshold that was measured is in `tuning.py`.
 """

@@ -121,7 +121,12 @@ NUMBERS = (int, float, type(None))
 
 
 def split(
-    linear_charge: Decay | Leak, fire: Fire, threshold: Number, v: Number, wants_last: bool
+    linear_charge: Decay | Leak,
+    fire: Fire,
+    threshold: Number,
+    v: Number,
+    wants_last: bool,
+    keep: Tensor | None = None,
 ) -> tuple["FusedNeuron", list[Tensor]]:
     """Divides a neuron into what can be hashed and its tensors.
 
@@ -131,12 +136,14 @@ def split(
         threshold: A number, or a tensor to learn.
         v: Potential before the first step, a number or a tensor `(batch, ...)`.
         wants_last: Whether the potential after the last step is used.
+        keep: Optional mask, `(batch, time, 1, ...)` of zeros and ones in the dtype of the currents:
+            a step of 0 leaves the potential alone and has no spikes.
 
     Returns:
-        `(neuron, tensors)`: a `FusedNeuron`, and those of first potential, rate and threshold that
-        are tensors.
+        `(neuron, tensors)`: a `FusedNeuron`, and those of first potential, rate, threshold and mask
+        that are tensors.
     """
-    parameters = (v, linear_charge.rate, threshold)
+    parameters = (v, linear_charge.rate, threshold, keep)
     if linear_charge.rate is not None:
         linear_charge = dataclasses.replace(linear_charge, rate=None)
     constants = tuple([p if isinstance(p, NUMBERS) else TENSOR for p in parameters])
@@ -151,7 +158,8 @@ class FusedNeuron:
     Attributes:
         linear_charge: Its charge.
         fire: How it fires and resets.
-        constants: First potential, rate (or `None`) and threshold: numbers, or `TENSOR`.
+        constants: First potential, rate (or `None`), threshold and mask (or `None`): numbers, or
+            `TENSOR`.
         wants_last: Whether the potential after the last step is used.
     """
 
@@ -161,9 +169,21 @@ class FusedNeuron:
     wants_last: bool = True
 
     def parameters(self, tensors: Iterable[Tensor]) -> list[Number | None]:
-        """First potential, rate and threshold, the tensors in their places."""
+        """First potential, rate, threshold and mask, the tensors in their places."""
         tensors = iter(tensors)
         return [next(tensors) if constant is TENSOR else constant for constant in self.constants]
+
+    def after(self, h: Tensor, threshold: Number, *keep: Tensor) -> Tensor:
+        """The potentials after steps of charged ones; `keep` is of these steps."""
+        return _where(keep, self.fire.after(h, threshold), h)
+
+    def before(self, dx: Tensor, rate: Number, *keep: Tensor) -> Tensor:
+        """Gradients to the potentials before steps, from those to the currents.
+
+        Of a masked step `dx` is that gradient itself.
+        """
+        decay, gain = self.linear_charge.slopes(rate)
+        return _where(keep, dx * (decay / gain), dx)
 
     def gradients(
         self, h: Tensor, dx: Tensor, grad_spikes: Tensor, grad_v: Number, tensors: list[Tensor]
@@ -172,28 +192,34 @@ class FusedNeuron:
 
         Args:
             h: Charged potentials, `(batch, time, ...)`.
-            dx: Gradients to the currents.
+            dx: Gradients to the currents, of masked steps to the potentials before.
             grad_spikes: Gradients to the spikes.
             grad_v: Gradient to the last potential, a number or `(batch, ...)`.
-            tensors: Those of first potential, rate and threshold that are tensors.
+            tensors: Those of first potential, rate, threshold and mask that are tensors.
         """
-        first, rate, threshold = self.parameters(tensors)
-        decay, gain = self.linear_charge.slopes(rate)
-        gradients = []
+        first, rate, threshold, keep = self.parameters(tensors)
+        _, gain = self.linear_charge.slopes(rate)
+        gradients, keep = [], () if keep is None else (keep,)
         if self.constants[0] is TENSOR:
-            gradients.append(dx[:, 0] * (decay / gain))
+            gradients.append(self.before(dx[:, 0], rate, *(k[:, 0] for k in keep)))
         if self.constants[1] is TENSOR:
             first = ops.zeros_like(h[:, 0]) + first
-            before = self.fire.after(h[:, :-1], threshold)
+            before = self.after(h[:, :-1], threshold, *(k[:, :-1] for k in keep))
             before = ops.concatenate([first[:, None], before], axis=1)
-            slope = self.linear_charge.rate_slope(before, h, rate)
-            gradients.append(_sum_to_shape(dx / gain * slope, rate))
+            slope = dx / gain * self.linear_charge.rate_slope(before, h, rate)
+            gradients.append(_sum_to_shape(_where(keep, slope, 0), rate))
         if self.constants[2] is TENSOR:
             last = ops.zeros_like(h[:, 0]) + grad_v
-            after = ops.concatenate([dx[:, 1:] * (decay / gain), last[:, None]], axis=1)
+            after = self.before(dx[:, 1:], rate, *(k[:, 1:] for k in keep))
+            after = ops.concatenate([after, last[:, None]], axis=1)
             slope = self.fire.backward(h, threshold, grad_spikes, after)[1]
-            gradients.append(_sum_to_shape(slope, threshold))
-        return gradients
+            gradients.append(_sum_to_shape(_where(keep, slope, 0), threshold))
+        return gradients + [ops.zeros_like(k) for k in keep]
+
+
+def _where(keep, kept, masked):
+    """`kept` in the steps that count, `masked` in the others, if there is a mask `(keep,)`."""
+    return ops.where(keep[0] > 0, kept, masked) if keep else kept
 
 
 def _sum_to_shape(gradient, parameter):
@@ -214,17 +240,25 @@ def forward(
         recur: What runs the recurrence, as `unrolled` does.
         keep: Whether the charged potentials are returned.
         x: Currents, `(batch, time, ...)`.
-        tensors: Those of first potential, rate and threshold that are tensors.
+        tensors: Those of first potential, rate, threshold and mask that are tensors.
     """
-    first, rate, threshold = neuron.parameters(tensors)
+    first, rate, threshold, mask = neuron.parameters(tensors)
+    masks = () if mask is None else (mask,)
+
+    def charge(v, x, *keep):
+        # The potential that a masked step leaves alone counts as its charged one.
+        return _where(keep, neuron.linear_charge.charge(v, x, rate), v)
+
     h = recur(
-        lambda v, x: neuron.linear_charge.charge(v, x, rate),
-        lambda h: neuron.fire.after(h, threshold),
+        charge,
+        lambda h, *keep: neuron.after(h, threshold, *keep),
         first,
         dynamics.saturate(x),
+        masks=masks,
     )
-    outputs = [neuron.fire.spikes(h, threshold)]
-    outputs += [neuron.fire.after(h[:, -1], threshold)] if neuron.wants_last else []
+    outputs = [_where(masks, neuron.fire.spikes(h, threshold), 0)]
+    if neuron.wants_last:
+        outputs.append(neuron.after(h[:, -1], threshold, *(keep[:, -1] for keep in masks)))
     return (*outputs, h) if keep else tuple(outputs)
 
 
@@ -243,30 +277,42 @@ def backward(
         recur: What runs the recurrence, as `unrolled` does.
         h: Charged potentials, `(batch, time, ...)`.
         upstream: Gradients to the spikes and, if it is wanted, to the last potential.
-        tensors: Those of first potential, rate and threshold that are tensors.
-        grad_h: Gradient to the charged potentials, if something else reads these too.
+        tensors: Those of first potential, rate, threshold and mask that are tensors.
+        grad_h: Gradient to the charged potentials, if something else reads these too; without a
+            mask.
     """
-    _, rate, threshold = neuron.parameters(tensors)
-    decay, gain = neuron.linear_charge.slopes(rate)
+    _, rate, threshold, mask = neuron.parameters(tensors)
+    masks = () if mask is None else (mask,)
+    _, gain = neuron.linear_charge.slopes(rate)
     grad_spikes, grad_v = upstream if neuron.wants_last else (*upstream, 0.0)
 
-    def step(grad_v, grad_spikes, h, *grad_h):
-        return gain * sum(grad_h, neuron.fire.backward(h, threshold, grad_spikes, grad_v)[0])
+    def step(grad_v, grad_spikes, h, *rest):
+        keep, grad_h = (rest, ()) if masks else ((), rest)
+        dx = gain * sum(grad_h, neuron.fire.backward(h, threshold, grad_spikes, grad_v)[0])
+        return _where(keep, dx, grad_v)
 
     # Of one step only the gradient to the current is kept; that to the potential follows from it.
-    dx = recur(step, lambda d: d * (decay / gain), grad_v, grad_spikes, h, *grad_h, reverse=True)
-    return (dx, *neuron.gradients(h, dx, grad_spikes, grad_v, tensors))
+    def follow(dx, *keep):
+        return neuron.before(dx, rate, *keep)
+
+    dx = recur(step, follow, grad_v, grad_spikes, h, *grad_h, masks=masks, reverse=True)
+    return (_where(masks, dx, 0), *neuron.gradients(h, dx, grad_spikes, grad_v, tensors))
 
 
 def unrolled(
-    step: Callable, follow: Callable, carry: Number, *xs: Tensor, reverse: bool = False
+    step: Callable,
+    follow: Callable,
+    carry: Number,
+    *xs: Tensor,
+    masks: tuple[Tensor, ...] = (),
+    reverse: bool = False,
 ) -> Tensor:
-    """Outputs `y[t] = step(carry, x[t], ...)`, where `follow(y[t])` is carried to the next step."""
+    """Outputs `y[t] = step(carry, x[t], ..., mask[t])`; then `follow(y[t], mask[t])` is carried."""
     outputs = []
-    steps = list(zip(*(ops.unstack(x, axis=1) for x in xs)))
+    steps = list(zip(*(ops.unstack(x, axis=1) for x in (*xs, *masks))))
     for inputs in reversed(steps) if reverse else steps:
         outputs.append(step(carry, *inputs))
-        carry = follow(outputs[-1])
+        carry = follow(outputs[-1], *inputs[len(xs) :])
     return ops.stack(outputs[::-1] if reverse else outputs, axis=1)
 
 

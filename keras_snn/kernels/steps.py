@@ -6,8 +6,8 @@ those here. A step is taken for one function of its input, the states and the we
 `observed` and the trace of each backend make sure of: where it is anything else (it draws random
 numbers, assigns variables, keeps something in Python, mixes neurons), the plain loop runs.
 
-`xla.py` has the compiled loops' counterparts for linear charges. PyTorch has no such loop: what it
-does of a step without a compiler costs as much in any order as in the plain loop.
+`xla.py` has the compiled loops' counterparts for linear charges, `torch_steps.py` this one's for
+PyTorch.
 """
 
 import functools

@@ -180,7 +180,7 @@ class InPlace:
         Returns:
             `(spikes, v, h)`; `h` is of use if `keep`.
         """
-        first, rate, threshold = neuron.parameters(tensors)
+        first, rate, threshold, _ = neuron.parameters(tensors)
         charge, reset = _charge(neuron.linear_charge, rate, x), _reset(neuron.fire, threshold)
         v = like_step(first, x)
         compare = torch.gt if neuron.fire.strict else torch.ge
@@ -220,7 +220,7 @@ class InPlace:
             A tensor like `h`.
         """
         fire, last = neuron.fire, h.shape[1] - 1
-        _, rate, threshold = neuron.parameters(tensors)
+        _, rate, threshold, _ = neuron.parameters(tensors)
         (decay, decays), (gain, gains) = map(_split, neuron.linear_charge.slopes(rate))
         dx, tiles = torch.empty_like(h), _tiles(h)
         count = max(1, tuning.TILE // max(1, h[tiles[0], 0].numel()))

@@ -119,7 +119,7 @@ def _grid(v):
 def _arguments(neuron, flat, tensors):
     """Arguments that both kernels have."""
     linear_charge, fire = neuron.linear_charge, neuron.fire
-    _, rate, threshold = neuron.parameters(tensors)
+    _, rate, threshold, _ = neuron.parameters(tensors)
     if rate is None:
         rate = linear_charge.decay if isinstance(linear_charge, spec.Decay) else linear_charge.tau
     rate, rate_stride = flat.parameter(rate)

@@ -21,9 +21,12 @@ from keras_snn.surrogates import jax_gradient
 def run(cell, sequences, v, wants_last, training=False, mask=None):
     """Runs a cell over a sequence; see `keras_snn.kernels.implementation`."""
     jax = keras.backend.backend() == "jax"
-    if mask is not None or is_exporting(sequences, jax):
-        return None  # `steps.py` has masks; files have plain operations only
-    neuron, tensors = split(*cell.fused_spec(), v, wants_last)
+    if is_exporting(sequences, jax):
+        return None  # files have plain operations only
+    if mask is not None:
+        mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(sequences.shape) - 2)))
+        mask = ops.cast(mask, sequences.dtype)
+    neuron, tensors = split(*cell.fused_spec(), v, wants_last, mask)
     if jax:
         spikes, *last = _jax(neuron, sequences, *tensors)
     else:
@@ -57,12 +60,20 @@ def _backward_again(neuron, recur, x, upstream, tensors):
 
 def _plain(neuron, x, *tensors):
     """Spikes, and the last potential if it is wanted, by the plain loop."""
-    v, rate, threshold = neuron.parameters(tensors)
-    fire, spikes = neuron.fire, []
-    for current in ops.unstack(dynamics.saturate(x), axis=1):
+    v, rate, threshold, mask = neuron.parameters(tensors)
+    fire, spikes, steps = neuron.fire, [], [ops.unstack(dynamics.saturate(x), axis=1)]
+    if mask is not None:
+        steps.append(ops.unstack(mask > 0, axis=1))
+    for current, *keep in zip(*steps):
+        for kept in keep:
+            current = ops.where(kept, current, 0)  # no slope of what it might be
         h = neuron.linear_charge.charge(v, current, rate)
-        spikes.append(dynamics.fire(h, threshold, fire.surrogate, fire.strict))
-        v = dynamics.reset_membrane(h, spikes[-1], threshold, fire.reset, fire.v_reset, fire.detach)
+        s = dynamics.fire(h, threshold, fire.surrogate, fire.strict)
+        after = dynamics.reset_membrane(h, s, threshold, fire.reset, fire.v_reset, fire.detach)
+        for kept in keep:
+            s, after = ops.where(kept, s, 0), ops.where(kept, after, v)
+        spikes.append(s)
+        v = after
     spikes = ops.stack(spikes, axis=1)
     return (spikes, v) if neuron.wants_last else (spikes,)
 
@@ -102,7 +113,7 @@ def _again(neuron, given, upstream):
     return again(functools.partial(_plain, neuron), 1 + neuron.wants_last, given, upstream)
 
 
-def _looped(step, follow, carry, *xs, reverse=False):
+def _looped(step, follow, carry, *xs, masks=(), reverse=False):
     """The same as a loop.
 
     What is carried is read back from the outputs, which XLA then writes in place; a second tensor
@@ -115,8 +126,9 @@ def _looped(step, follow, carry, *xs, reverse=False):
 
     def body(i, outputs):
         t = start + direction * i
-        before = follow(outputs[:, t - direction * ops.cast(i > 0, t.dtype)])
-        inputs = [x[:, t] for x in ((outputs, *xs[1:]) if takes_over else xs)]
+        last = t - direction * ops.cast(i > 0, t.dtype)
+        before = follow(outputs[:, last], *(mask[:, last] for mask in masks))
+        inputs = [x[:, t] for x in (*((outputs, *xs[1:]) if takes_over else xs), *masks)]
         output = step(ops.where(i > 0, before, carry), *inputs)
         return ops.slice_update(outputs, [0, t] + [0] * (len(output.shape) - 1), output[:, None])
 

@@ -192,7 +192,7 @@ class SpikingRNN(keras.layers.RNN):
     True
     """
 
-    # Whether neurons that have a `fused_spec` run by a kernel with a hand-written backward pass.
+    # Whether neurons run by kernels, where there are some.
     use_fused = True
     # That kernel's function, once built.
     _implementation = None
