@@ -30,9 +30,9 @@ TORCH_COMPILE_UNROLL_LIMIT = 32
 TORCH_ELEMENTS = 2**18
 TORCH_STEP_ELEMENTS = 2**14
 
-# Elements of which the plain loop has cost as much as the compiler will: some 20 s. (AMD EPYC, two
+# Elements of which the plain loop has cost as much as the compiler will: some 5 s. (AMD EPYC, two
 # cores.)
-TORCH_COMPILE_AFTER = 2**30
+TORCH_COMPILE_AFTER = 2**28
 
 # Elements that one operation of PyTorch touches: few enough for the cache that cores share, enough
 # to occupy all. (AMD EPYC with and without AVX-512, two cores.)
