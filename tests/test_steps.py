@@ -52,6 +52,18 @@ def at_once(monkeypatch, compiled=False):
             monkeypatch.setattr(torch_steps, "_kernel", lambda f, *given: make_fx(f)(*given))
 
 
+class ExpandingCell(TraceCell):
+    """The same; its gain has an axis for the batch."""
+
+    def step(self, x, states):
+        v, a = states
+        gain = ops.expand_dims(self.gain, 0)
+        assert len(gain.shape) == 2
+        h = 0.8 * v + gain * x - ops.expand_dims(self.pull, 0) * ops.tanh(a)
+        spikes = self.fire(h)
+        return spikes, [self.reset_membrane(h, spikes), 0.9 * a + spikes]
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """Of each call whether the compiled loop ran."""
@@ -67,9 +79,14 @@ def taken(monkeypatch):
     return answers
 
 
+USERS = {"user": TraceCell, "expanding": ExpandingCell}
+
+
 def create(name, **changes):
-    if name == "user":
-        return layers.SpikingRNN(TraceCell(trainable_threshold=True, detach_reset=False), **changes)
+    if name in USERS:
+        return layers.SpikingRNN(
+            USERS[name](trainable_threshold=True, detach_reset=False), **changes
+        )
     given = reference.arguments(name)
     if "threshold" in given and name != "GLIF":
         given |= {"trainable_threshold": True, "parameter_shape": "channel"}
@@ -171,8 +188,9 @@ def compare(name, mask=None, dtype="float32", **changes):
 MASK = np.array([[0, 1, 1, 0, 1, 1, 0], [1, 1, 0, 0, 1, 1, 1]], bool)
 
 
-def test_any_neuron_is_the_plain_loop(taken):
-    compare("user", mask=MASK)
+@pytest.mark.parametrize("name", USERS)
+def test_any_neuron_is_the_plain_loop(name, taken):
+    compare(name, mask=MASK)
     assert taken == [True, True]
 
 

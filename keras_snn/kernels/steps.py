@@ -10,6 +10,7 @@ numbers, assigns variables, keeps something in Python, mixes neurons), the plain
 PyTorch.
 """
 
+import contextlib
 import functools
 import re
 from types import FunctionType, MethodType, ModuleType
@@ -21,7 +22,7 @@ from keras import ops
 from keras_snn import dynamics
 from keras_snn.graph import AutocastScope, stateless_values
 from keras_snn.kernels import tuning
-from keras_snn.kernels.xla import again, gradients, is_exporting, scan
+from keras_snn.kernels.xla import again, gradients, is_exporting, scan, sliced
 from keras_snn.surrogates import jax_gradient
 
 __all__ = ["run"]
@@ -47,7 +48,10 @@ def run(cell, sequences, states, mask=None, training=False):
         return None
     if is_exporting(sequences, jax):
         return None  # files have plain operations only
-    parts = (_trace_jax if jax else _trace_tensorflow)(cell, sequences, states)
+    if jax:
+        parts = _trace_jax(cell, sequences, states)
+    else:
+        parts = _trace_tensorflow(cell, sequences, states, training)
     if parts is None:
         return None
     step, parameters = parts
@@ -242,14 +246,34 @@ ELEMENTWISE = frozenset(
 )
 
 
-def _trace_tensorflow(cell, sequences, states):
+def _trace_tensorflow(cell, sequences, states, training):
     """`(step, parameters)`: `step(x, states, parameters)` of TensorFlow, and what it reads."""
+    with AutocastScope(None):  # values in their own dtype, whatever layer is around
+        parameters = [ops.convert_to_tensor(v.value) for v in cell.variables]
+    step = pure(cell)
+    if training and parameters:
+        # XLA is slow to sum a step's gradients over the batch: one for each neuron is summed over
+        # time, and then once. That is the same, as no operation of a step removes an axis.
+        like = sequences[:, 0]
+        wide = [_widened(p, like) for p in parameters]
+        with contextlib.suppress(Exception):  # of steps that count the axes of a weight
+            if _fits_tensorflow(cell, step, sequences, states, wide):
+                return step, wide
+    fits = _fits_tensorflow(cell, step, sequences, states, parameters)
+    return (step, parameters) if fits else None
+
+
+def _widened(parameter, like):
+    """A parameter for each neuron of each example, if it is shared by them."""
+    sizes = zip(reversed(parameter.shape), reversed(like.shape[1:]))
+    shared = len(parameter.shape) < len(like.shape) and all(a in (1, b) for a, b in sizes)
+    return ops.broadcast_to(parameter, ops.shape(like)) if shared else parameter
+
+
+def _fits_tensorflow(cell, step, sequences, states, parameters):
+    """Whether a step is a function of these alone, element by element."""
     import tensorflow as tf
 
-    variables = cell.variables
-    with AutocastScope(None):  # values in their own dtype, whatever layer is around
-        parameters = [ops.convert_to_tensor(v.value) for v in variables]
-    step = pure(cell)
     like = [tf.TensorSpec(z.shape, z.dtype) for z in (sequences[:, 0], *states, *parameters)]
     count = len(states)
     floating = all(z.dtype.is_floating for z in like)
@@ -268,11 +292,11 @@ def _trace_tensorflow(cell, sequences, states):
             not graph.captured_inputs
             and all(node.op in ELEMENTWISE for node in nodes)
             and [z.dtype for z in (output, *after)] == [z.dtype for z in like[: count + 1]]
-            and all(a.shape.is_compatible_with(b.shape) for a, b in zip(after, like[1:]))
+            and all(a.shape.is_compatible_with(b.shape) for a, b in zip((output, *after), like))
         )
         return (True, [_description(node) for node in nodes]) if fits else None
 
-    return (step, parameters) if floating and observed(cell, trace) else None
+    return floating and observed(cell, trace)
 
 
 def _description(node):
@@ -309,7 +333,7 @@ class Loop:
         return ops.where(keep, output, ops.zeros_like(output)), after
 
     def forward(self, save, *given):
-        """Outputs, last states and, to `save`, the states before each step, `(time, batch, ...)`.
+        """Outputs, last states and, to `save`, the states before each step, `(batch, time, ...)`.
 
         Args:
             save: Whether these are returned.
@@ -321,24 +345,36 @@ class Loop:
             output, after = self.once(inputs, states, parameters)
             return after, (output, *(states if save else ()))
 
+        like = [sequences[0]] * (1 + save * self.states)
+        states, (outputs, *before) = sliced(body, states, sequences, like)
+        return (outputs, *states, *before)
+
+    def plain(self, *given):
+        """Outputs and last states by a loop that can be differentiated."""
+        sequences, states, parameters = self.split(given)
+
+        def body(states, inputs):
+            output, after = self.once(inputs, states, parameters)
+            return after, (output,)
+
         sequences = tuple(ops.swapaxes(z, 0, 1) for z in sequences)
-        states, (outputs, *before) = scan(body, states, sequences, count=1 + save * self.states)
-        return (ops.swapaxes(outputs, 0, 1), *states, *before)
+        states, (outputs,) = scan(body, states, sequences)
+        return (ops.swapaxes(outputs, 0, 1), *states)
 
     def backward(self, before, upstream, *given):
         """Gradients to all that is given.
 
         Args:
-            before: The states before each step, `(time, batch, ...)`.
+            before: The states before each step, `(batch, time, ...)`.
             upstream: Gradients to the outputs and the last states.
             *given: As in `forward`.
         """
         sequences, _, parameters = self.split(given)
-        sequences = [ops.swapaxes(z, 0, 1) for z in (upstream[0], *sequences)]
+        rest = 2 + self.masked
 
         def body(carry, inputs):
             grad_states, sums = carry
-            (grad_output, x, *keep), before = inputs
+            (grad_output, x, *keep), before = inputs[:rest], inputs[rest:]
 
             def once(x, *rest):
                 states, parameters = list(rest[: self.states]), list(rest[self.states :])
@@ -348,12 +384,13 @@ class Loop:
             slopes = gradients(once, (x, *before, *parameters), (grad_output, *grad_states))
             dx, slopes = slopes[0], slopes[1:]
             sums = [total + slope for total, slope in zip(sums, slopes[self.states :])]
-            return (list(slopes[: self.states]), sums), dx
+            return (list(slopes[: self.states]), sums), (dx,)
 
         start = (list(upstream[1:]), [ops.zeros_like(p) for p in parameters])
-        (states, sums), dx = scan(body, start, (sequences, list(before)), reverse=True)
+        sequences = (upstream[0], *sequences, *before)
+        (states, sums), (dx,) = sliced(body, start, sequences, sequences[1:2], reverse=True)
         masks = [ops.zeros_like(z) for z in given[1 : 1 + self.masked]]
-        return (ops.swapaxes(dx, 0, 1), *masks, *states, *sums)
+        return (dx, *masks, *states, *sums)
 
     def backward_again(self, upstream, *given):
         """The same, from the inputs alone."""
@@ -364,16 +401,13 @@ class Loop:
 def _jax(loop, given):
     count = 1 + loop.states
 
-    def plain(*given):
-        return loop.forward(False, *given)
-
     def slopes(*saved):
         before, rest = saved[: loop.states], saved[loop.states :]
         return loop.backward(before, rest[:count], *rest[count:])
 
     def slopes_of_slopes(saved, _, upstream):
         zeros = [ops.zeros_like(z) for z in saved[: loop.states]]
-        return (*zeros, *again(plain, count, saved[loop.states :], upstream))
+        return (*zeros, *again(loop.plain, count, saved[loop.states :], upstream))
 
     first = jax_gradient(slopes, slopes_of_slopes)
     sequence = jax_gradient(
@@ -405,8 +439,7 @@ def _tensorflow(loop, given, keep):
             def first(*rest):
                 saved = [before] if keep else []
                 slopes = backward(*saved, rest[:count], *[ops.stop_gradient(z) for z in inputs])
-                plain = functools.partial(loop.forward, False)
-                return slopes, lambda *g: again(plain, count, rest, g)
+                return slopes, lambda *g: again(loop.plain, count, rest, g)
 
             return first(*upstream, *given)
 

@@ -176,6 +176,33 @@ def scan(body, carry, xs, count=1, reverse=False):
     return tree.pack_sequence_as(start, carry), outputs
 
 
+def sliced(body, carry, xs, like, reverse=False):
+    """As `scan`, for tensors `(batch, time, ...)`, which are not turned around; without a gradient.
+
+    Args:
+        body: As of `keras.ops.scan`; its outputs are a tuple.
+        carry: What the first step is given, any structure of tensors.
+        xs: Tensors `(batch, time, ...)`.
+        like: A tensor `(batch, time, ...)` for each output, of its shape and dtype.
+        reverse: Whether the last step is the first.
+
+    Returns:
+        `(carry, outputs)`.
+    """
+    timesteps = xs[0].shape[1]
+
+    def step(i, state):
+        carry, outputs = state
+        t = timesteps - 1 - i if reverse else i
+        carry, found = body(carry, [x[:, t] for x in xs])
+        return carry, [
+            ops.slice_update(array, [0, t] + [0] * (len(y.shape) - 1), y[:, None])
+            for array, y in zip(outputs, found)
+        ]
+
+    return ops.fori_loop(0, timesteps, step, (carry, [ops.zeros_like(z) for z in like]))
+
+
 def _jax(neuron, sequences, *tensors):
     # What is not used of its results, XLA does not compute.
     short = sequences.shape[1] <= tuning.XLA_UNROLL_LIMIT
