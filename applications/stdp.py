@@ -11,6 +11,7 @@ it. Test images, a fifth of 1,797, are seen by neither.
 """
 
 import json
+import statistics
 import time
 
 import keras
@@ -136,14 +137,15 @@ def main(_):
         raise app.UsageError(f"--seeds should be numbers such as 0,1,2, got {FLAGS.seeds}.")
     runs = [run(int(seed)) for seed in FLAGS.seeds]
     accuracies = [r["test_accuracy"] for r in runs]
-    print(f"accuracy {np.mean(accuracies):.2%} ± {np.std(accuracies):.2%} of {len(runs)} seeds")
+    deviation = statistics.stdev(accuracies) if len(runs) > 1 else 0.0
+    print(f"accuracy {np.mean(accuracies):.2%} ± {deviation:.2%} of {len(runs)} seeds")
     if FLAGS.json:
         names = ("neurons", "epochs", "batch_size", "timesteps", "learning_rate")
         results = {
             "flags": {name: FLAGS[name].value for name in names},
             "backend": keras.backend.backend(),
             "mean": float(np.mean(accuracies)),
-            "deviation": float(np.std(accuracies)),
+            "deviation": deviation,
             "runs": runs,
         }
         path = files.check_path(FLAGS.json, (".json",))

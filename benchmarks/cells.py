@@ -15,13 +15,14 @@ import time
 import keras
 import neuron
 import numpy as np
-from absl import app
+from absl import app, flags
 from common import FLAGS, save, table
 from keras import ops
 
 from keras_snn import layers
 from keras_snn.kernels import tuning
 
+flags.DEFINE_bool("plain", True, "Whether plain loops are measured too; XLA compiles them slowly.")
 NAMES = ["LIF", "LIF, mask", "AdaptiveLIF", "SynapticLIF", "QIF", "Izhikevich", "own"]
 
 
@@ -84,7 +85,7 @@ def one(steps):
     mask = rng.uniform(size=shape[:2]) > 0.2
     calls = {}
     for name in NAMES:
-        for use_fused in (True, False):
+        for use_fused in (True, False) if FLAGS.plain else (True,):
             call, states = trainer(name, use_fused, x, g, mask)
             start = time.perf_counter()
             call()

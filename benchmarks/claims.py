@@ -18,6 +18,7 @@ network trained from scratch for as long. Rathi et al. (2020): hybrid is better 
 import functools
 import json
 import pathlib
+import statistics
 
 import keras
 import numpy as np
@@ -64,8 +65,11 @@ def print_table(title, columns, rows, cell):
 
 def over_seeds(measure):
     """Mean and deviation over seeds of each of the figures `measure(seed)`."""
-    figures = np.array([measure(seed) for seed in range(FLAGS.seeds)])
-    return [float(x) for pair in zip(figures.mean(0), figures.std(0)) for x in pair]
+    figures = zip(*(measure(seed) for seed in range(FLAGS.seeds)))
+    several = FLAGS.seeds > 1
+    return [
+        float(x) for f in figures for x in (np.mean(f), statistics.stdev(f) if several else 0.0)
+    ]
 
 
 def trained(model, data, epochs, learning_rate=2e-3):

@@ -163,6 +163,11 @@ def answer(result):
     print(MARK + json.dumps(result), flush=True)
 
 
+def spread(values):
+    """Standard deviation of a sample; 0 of one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def table(title, columns, rows):
     """Prints rows, dictionaries by column; what is missing is a dash."""
     print(f"\n{title}")

@@ -11,7 +11,7 @@ before.
 import keras
 import numpy as np
 from absl import app, flags
-from common import held, save, table
+from common import held, save, spread, table
 from keras import layers
 
 from keras_snn import datasets, losses, training
@@ -81,7 +81,7 @@ def main(argv):
     rows = []
     for rule in RULES:
         found = [accuracy(rule, int(seed)) for seed in FLAGS.seeds]
-        row = {"rule": rule, "accuracy %": float(np.mean(found)), "±": float(np.std(found))}
+        row = {"rule": rule, "accuracy %": float(np.mean(found)), "±": spread(found)}
         row |= {f"MB, T = {n}": memory(rule, int(n)) for n in FLAGS.lengths}
         rows.append(row)
         print(row, flush=True)

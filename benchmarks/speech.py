@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 from absl import app, flags
-from common import Runs, table
+from common import Runs, spread, table
 
 from keras_snn import applications, callbacks, datasets
 from keras_snn import layers as snn
@@ -120,7 +120,7 @@ def main(argv):
                 100 * r["accuracy"] for r in runs if r["network"] == name and r["split"] in wanted
             ]
             if found:
-                row |= {f"{title} (%)": np.mean(found), f"{title}: ±": np.std(found)}
+                row |= {f"{title} (%)": np.mean(found), f"{title}: ±": spread(found)}
                 row |= {f"{title}: runs": len(found)}
         rows.append(row)
     table("Spoken digits", list(dict.fromkeys(key for row in rows for key in row)), rows)

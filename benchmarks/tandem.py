@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 from absl import app, flags
-from common import Runs, table
+from common import Runs, spread, table
 
 from keras_snn import conversion, datasets, training
 
@@ -138,7 +138,7 @@ def main(argv):
         mine = [run for run in found if run["way"] == way]
         for key in ("ANN", "converted", "accuracy") if mine else ():
             values = [100 * run[key] for run in mine]
-            rows.append({"": f"{way}: {key}", "%": np.mean(values), "±": np.std(values)})
+            rows.append({"": f"{way}: {key}", "%": np.mean(values), "±": spread(values)})
     table(f"Tandem learning, {FLAGS.dataset}, T = {FLAGS.timesteps}", ["", "%", "±"], rows)
 
 

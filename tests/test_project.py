@@ -392,7 +392,7 @@ def print_recipes(name):
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("train", 41), ("convert", 1), ("hybrid", 4), ("segment", 2), ("federated", 1)],
+    [("train", 42), ("convert", 1), ("hybrid", 4), ("segment", 2), ("federated", 1)],
 )
 def test_recipes_are_values_of_flags(name, count):
     found = in_a_process(print_recipes, name)
