@@ -6,7 +6,8 @@
 SEW-ResNet-8 on 8x8, one step, and one pass of its ReLUs: milliseconds as plain C and as TensorFlow
 Lite files, which take turns in one process; medians. Layers of spikes in plain C by their firing
 rate, passing over silent inputs or not: microseconds, the least time of the thread itself. The same
-layers pruned, their zeros left out or not.
+layers pruned, their zeros left out or not. Layers with delays and their neurons, as rings and with
+steps that move.
 """
 
 import pathlib
@@ -150,6 +151,86 @@ def pruned(kind):
     return rows
 
 
+DELAYED = {
+    "DelayedDense(128, 25) of 140": (140,),
+    "AxonalDelay(25) of 140, Dense(128)": (140,),
+    "DelayedConv2D(8, 3, 10) on 16x16x4": (16, 16, 4),
+}
+FIRING = 0.1
+FORMS = ("ring", "moved")
+
+
+def delayed(name):
+    """A network of a layer with whole delays and LIF neurons."""
+    import keras
+
+    from keras_snn import layers
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((30, *DELAYED[name]))
+    if name.startswith("DelayedDense"):
+        x = layers.DelayedDense(128, 25)(inputs)
+    elif name.startswith("AxonalDelay"):
+        x = keras.layers.Dense(128)(layers.AxonalDelay(25)(inputs))
+    else:
+        x = layers.DelayedConv2D(8, 3, 10, padding="same")(inputs)
+    model = keras.Model(inputs, layers.LIF()(x))
+    layers.round_delays(model)
+    return model
+
+
+def delays():
+    """Microseconds of a step and bytes of layers with delays, as rings and moved."""
+    from unittest import mock
+
+    from keras_snn import export
+    from keras_snn.export.targets import c
+
+    rng, rows = np.random.default_rng(0), []
+    for name, shape in DELAYED.items():
+        data = (rng.random((8, 30, *shape)) < FIRING).astype("float32")
+        for quantize in (None, "int8"):
+            row = {"layer": name, "type": quantize or "float32"}
+            runners, model = {}, delayed(name)
+            for form, rings in zip(FORMS, (c.with_rings, lambda step, first: step)):
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    mock.patch.object(c, "with_rings", rings),
+                ):
+                    path = pathlib.Path(folder, "net.c")
+                    given = data if quantize else None
+                    report = export.to_c(model, path, quantize, given, data, verify_samples=1)
+                    runners[form] = export.CRunner(path, (FLAGS.optimization,))
+                row |= {f"{form}, kB": report.arena_bytes / 1e3}
+                row |= {f"{form}, kB of constants": report.bytes / 1e3}
+            calls = {form: walk(runner, data[0]) for form, runner in runners.items()}
+            times = {form: [] for form in FORMS}
+            for _ in range(FLAGS.repeats + 1):
+                for form, call in calls.items():
+                    times[form].append(own_seconds(call))
+            rows.append(row | {f"{f}, us": 1e6 * min(t) / len(data[0]) for f, t in times.items()})
+    return rows
+
+
+def walk(runner, clip):
+    """A call that takes all steps of a clip, without what Python does of each."""
+    import ctypes
+
+    from keras_snn.export.targets.c import stored
+
+    ((_, given),), ((_, found),) = runner._in.items(), runner._out.items()
+    steps = [np.ascontiguousarray(stored(x[None], given)) for x in clip]
+    output = np.empty(found["shape"], found["dtype"])
+    places = [(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(output.ctypes.data)) for x in steps]
+
+    def call():
+        for place in places:
+            runner._step(*place)
+        return steps, output  # which must live as long
+
+    return call
+
+
 def own_seconds(call):
     """Seconds that this thread computes for a call, whatever else the machine does."""
     start = time.thread_time()
@@ -171,11 +252,12 @@ def main(argv):
     """The tables, or one measurement."""
     if FLAGS.only:
         what, _, kind = FLAGS.only.partition("_")
-        answer({"small": small, "silent": silent, "pruned": pruned}[what](*filter(None, [kind])))
+        parts = {"small": small, "silent": silent, "pruned": pruned, "delays": delays}
+        answer(parts[what](*filter(None, [kind])))
         return
     option = f"--optimization={FLAGS.optimization}"
     silents, pruneds = ([f"{what}_{kind}" for kind in LAYERS] for what in ("silent", "pruned"))
-    names = FLAGS.parts or ("small", *silents, *pruneds)
+    names = FLAGS.parts or ("small", *silents, *pruneds, "delays")
     results = {name: measure(__file__, name, "tensorflow", option) for name in names}
     missing = {name: text for name, text in results.items() if isinstance(text, str)}
     rows = [{"file": name, "ms": text} for name, text in missing.items()]
@@ -192,6 +274,9 @@ def main(argv):
     rows = [row for name in filter(found.get, pruneds) for row in found[name]]
     columns = ["layer", "type", "not 0", "kB", "all, kB", "us", "all, us"]
     table(f"Pruned layers in C at a firing rate of {RATE}, {FLAGS.optimization}", columns, rows)
+    forms = [f"{form}, {what}" for what in ("us", "kB", "kB of constants") for form in FORMS]
+    rows = found.get("delays", [])
+    table(f"Delays in C at a firing rate of {FIRING}", ["layer", "type", *forms], rows)
     save(results)
 
 
