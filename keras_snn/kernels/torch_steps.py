@@ -161,7 +161,7 @@ def _kernel(function, *given):
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(function)(*given)
-    # `torch.compile` would check at every call what `PROGRAMS` knows. Of more threads, processes
+    # `torch.compile` would check at every call what `KERNELS` knows. Of more threads, processes
     # would stay.
     kernel = torch._inductor.compile(graph, list(given), options={"compile_threads": 1})
     kernel(*given)
