@@ -355,10 +355,10 @@ class Loop:
 
         def body(states, inputs):
             output, after = self.once(inputs, states, parameters)
-            return after, (output,)
+            return after, output
 
         sequences = tuple(ops.swapaxes(z, 0, 1) for z in sequences)
-        states, (outputs,) = scan(body, states, sequences)
+        states, outputs = scan(body, states, sequences)
         return (ops.swapaxes(outputs, 0, 1), *states)
 
     def backward(self, before, upstream, *given):

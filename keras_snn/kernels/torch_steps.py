@@ -25,8 +25,24 @@ __all__ = ["run"]
 
 def run(cell, sequences, states, mask=None, training=False):
     """Runs a cell over a sequence; see `keras_snn.kernels.steps.run`."""
-    if not _is_plain(sequences):
+    # Few elements take as long as their operations take to start.
+    elements = max(sequences.numel(), sequences.shape[1] * tuning.TORCH_STEP_ELEMENTS)
+    if elements < tuning.TORCH_ELEMENTS or not _is_plain(sequences):
         return None
+    work, found = WORK.setdefault(cell, Work()), None
+    due = work.elements >= tuning.TORCH_COMPILE_AFTER
+    if due or work.compiled:
+        found = _by_kernels(cell, sequences, states, mask, due)
+        work.compiled |= found is not None
+    if due:
+        work.elements = 0
+    if found is None:
+        work.elements += elements
+    return found
+
+
+def _by_kernels(cell, sequences, states, mask, make):
+    """What `run` gives, if there are kernels; those not there are made, if `make`."""
     parameters = [variable.value for variable in cell.variables]
     keep = [] if mask is None else [mask.to(sequences.dtype)]
     given = [sequences, *keep, *states, *parameters]
@@ -34,7 +50,7 @@ def run(cell, sequences, states, mask=None, training=False):
         return None
     given = [z.contiguous() for z in given]
     loop = Loop(pure(cell), len(keep), len(states))
-    kernels = _kernels(cell, loop, given)
+    kernels = _find(cell, loop, given, make)
     if kernels is None:
         return None
     outputs, *states = Sequence.apply(loop, kernels, *given)
@@ -77,24 +93,6 @@ class Work:
 
 
 WORK = weakref.WeakKeyDictionary()
-
-
-def _kernels(cell, loop, given):
-    """The kernels of a cell for what it is given, once they pay."""
-    x, work = given[0], WORK.setdefault(cell, Work())
-    # Few elements take as long as their operations take to start.
-    elements = max(x.numel(), x.shape[1] * tuning.TORCH_STEP_ELEMENTS)
-    if elements < tuning.TORCH_ELEMENTS:
-        return None
-    due, kernels = work.elements >= tuning.TORCH_COMPILE_AFTER, None
-    if due or work.compiled:
-        kernels = _find(cell, loop, given, due)
-        work.compiled |= kernels is not None
-    if due:
-        work.elements = 0
-    if kernels is None:
-        work.elements += elements
-    return kernels
 
 
 def _find(cell, loop, given, make):

@@ -135,45 +135,38 @@ def _looped(step, follow, carry, *xs, masks=(), reverse=False):
     return ops.fori_loop(0, timesteps, body, xs[0] if takes_over else ops.zeros_like(xs[0]))
 
 
-def scan(body, carry, xs, count=1, reverse=False):
+def scan(body, carry, xs):
     """`keras.ops.scan`; on TensorFlow with a bound on the steps, or XLA has no gradient.
 
     Args:
-        body: As of `keras.ops.scan`.
+        body: As of `keras.ops.scan`; its output is a tensor of the type of the first of `xs`.
         carry: What the first step is given, any structure of tensors.
         xs: Tensors `(time, ...)`, any structure.
-        count: Number of tensors that a step gives, all of the type of the first of `xs`.
-        reverse: Whether the last step is the first.
 
     Returns:
         `(carry, outputs)`.
     """
     if keras.backend.backend() != "tensorflow":
-        return ops.scan(body, carry, xs, reverse=reverse)
+        return ops.scan(body, carry, xs)
     import tensorflow as tf
 
     flat = tree.flatten(xs)
     steps = flat[0].shape[0] or tf.shape(flat[0])[0]
     inputs = [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in flat]
-    structure = None
+    start = carry
 
-    def step(index, carry, outputs):
-        nonlocal structure
-        t = steps - 1 - index if reverse else index
+    def step(t, carry, outputs):
         x = tree.pack_sequence_as(xs, [values.read(t) for values in inputs])
-        carry, structure = body(tree.pack_sequence_as(start, carry), x)
-        outputs = [array.write(t, y) for array, y in zip(outputs, tree.flatten(structure))]
-        return index + 1, tree.flatten(carry), outputs
+        carry, y = body(tree.pack_sequence_as(start, carry), x)
+        return t + 1, tree.flatten(carry), outputs.write(t, y)
 
-    start, outputs = carry, [tf.TensorArray(flat[0].dtype, steps) for _ in range(count)]
     _, carry, outputs = tf.while_loop(
-        lambda index, *_: index < steps,
+        lambda t, *_: t < steps,
         step,
-        (0, tree.flatten(start), outputs),
+        (0, tree.flatten(start), tf.TensorArray(flat[0].dtype, steps)),
         maximum_iterations=steps,
     )
-    outputs = tree.pack_sequence_as(structure, [array.stack() for array in outputs])
-    return tree.pack_sequence_as(start, carry), outputs
+    return tree.pack_sequence_as(start, carry), outputs.stack()
 
 
 def sliced(body, carry, xs, like, reverse=False):
